@@ -1,0 +1,7 @@
+"""nngpt-lab: re-run, question and teach the NNGPT papers.
+
+Importing this package is cheap on purpose: it imports neither torch nor transformers (a test holds it), so that
+``nngpt-lab --help`` answers at once.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,76 @@
+"""Profiles: one code path, four sizes. A profile is data; no experiment asks which one it is in.
+
+Recorded evidence (the authors' published data) is used in full by every profile. What differs is how finely the
+uncertainty is resolved and, in the notebooks that train something, what is trained on what.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from nngpt_lab.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One size of run.
+
+    Attributes:
+        name: what ``--profile`` takes.
+        purpose: one line for ``--help`` and ``doctor``.
+        llm: the language models the profile uses, by the names of ``llm/models.py``.
+        images: the image data sets it trains on.
+        needs_gpu: whether it needs a CUDA device.
+        gpu_memory_gib: device memory it needs, GiB.
+        disk_gib: free disk it needs in the cache, GiB (published data, models, images).
+        minutes: rough wall-clock time of all notebooks on the profile's hardware.
+        bootstrap_resamples: resamples behind each bootstrap interval. 200 show the size of an interval, 1,000 its
+            ends to about 5 % of its width, 10,000 to about 2 % (Efron & Tibshirani 1993, ch. 13).
+        seeds: seeds of everything that is random in an analysis (splits, balanced sets, classifiers).
+    """
+
+    name: str
+    purpose: str
+    llm: tuple[str, ...]
+    images: tuple[str, ...]
+    needs_gpu: bool
+    gpu_memory_gib: float
+    disk_gib: float
+    minutes: int
+    bootstrap_resamples: int
+    seeds: int
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("smoke", "the notebooks' own defaults: checks that everything runs, on any CPU, under a minute each",
+                llm=("nano-coder",), images=("digits",), needs_gpu=False, gpu_memory_gib=0, disk_gib=1,
+                minutes=3, bootstrap_resamples=200, seeds=1),
+        Profile("demo", "the published data in full, on a laptop CPU, about ten minutes",
+                llm=("nano-coder", "SmolLM2-135M"), images=("digits",), needs_gpu=False, gpu_memory_gib=0, disk_gib=2,
+                minutes=10, bootstrap_resamples=1000, seeds=3),
+        Profile("gpu", "ablations and several seeds, on one CUDA device, about an hour a paper",
+                llm=("SmolLM2-135M", "Qwen2.5-Coder-0.5B", "Qwen2.5-Coder-1.5B"), images=("cifar-10",),
+                needs_gpu=True, gpu_memory_gib=8, disk_gib=20,
+                minutes=180, bootstrap_resamples=2000, seeds=5),
+        Profile("paper", "the papers' own protocols, number by number, on one CUDA device with 24 GB or more",
+                llm=("DeepSeek-Coder-7B", "DeepSeek-Coder-1.3B", "OlympicCoder-7B"),
+                images=("cifar-10", "cifar-100", "svhn"), needs_gpu=True, gpu_memory_gib=22, disk_gib=80,
+                minutes=7200, bootstrap_resamples=10000, seeds=5),
+    )
+}  # fmt: skip
+
+
+def get_profile(name: str) -> Profile:
+    """The profile of that name; a UsageError that names the nearest one if there is none."""
+    if name in PROFILES:
+        return PROFILES[name]
+    raise UsageError(f"there is no profile {name!r}", f"{did_you_mean(name, PROFILES)}use one of {', '.join(PROFILES)}")
+
+
+def did_you_mean(word: str, words) -> str:
+    """``"did you mean 'demo'? "`` for the word nearest to ``word``, or an empty string when none is near."""
+    near = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -1,0 +1,67 @@
+"""What a notebook leaves behind: tables as CSV and Markdown, figures as SVG and PNG, each with its caption.
+
+Layout of one notebook's folder, ``results/<profile>/<notebook>/``::
+
+    executed.ipynb  manifest.json                     (written by runner.py)
+    tables/<name>.csv  tables/<name>.md               full precision; rounded for reading
+    figures/<name>.svg  figures/<name>.png
+    contents.json                                     names, titles and captions, in the order they were made
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from nngpt_lab import paths
+from nngpt_lab.profiles import Profile, get_profile
+
+SVG_SALT = "nngpt-lab"  # fixed, so that the same figure gives the same file
+
+
+class Results:
+    """Writes one notebook's tables and figures, and remembers their captions for the report.
+
+    Opening it removes an earlier run's manifest: a manifest vouches for the tables beside it, and those are about to
+    be replaced.
+    """
+
+    def __init__(self, folder: str | Path, profile: str):
+        self.profile: Profile = get_profile(profile)
+        self.folder = Path(folder)
+        self._contents: dict[str, dict[str, dict[str, str]]] = {"tables": {}, "figures": {}}
+        for part in self._contents:
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+
+    def table(self, frame: pd.DataFrame, name: str, caption: str, digits: int = 3) -> pd.DataFrame:
+        """Write ``frame`` as CSV (full precision) and Markdown (``digits``); return it rounded, to show in a cell."""
+        frame.to_csv(self.folder / "tables" / f"{name}.csv", index=False)
+        rounded = frame.round(digits)
+        text = rounded.to_markdown(index=False, floatfmt=f".{digits}f", missingval="")
+        (self.folder / "tables" / f"{name}.md").write_text(f"{caption}\n\n{text}\n", encoding="utf-8")
+        self._note("tables", name, caption)
+        return rounded
+
+    def figure(self, figure, name: str, caption: str):
+        """Save a matplotlib figure as SVG and PNG (reproducible bytes); return it, to show in a cell."""
+        import matplotlib
+
+        with matplotlib.rc_context({"svg.hashsalt": SVG_SALT, "svg.fonttype": "path"}):
+            figure.savefig(self.folder / "figures" / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
+        figure.savefig(self.folder / "figures" / f"{name}.png", dpi=150, metadata={"Software": None},
+                       bbox_inches="tight")  # fmt: skip
+        self._note("figures", name, caption)
+        return figure
+
+    def _note(self, part: str, name: str, caption: str) -> None:
+        self._contents[part][name] = {"caption": caption}
+        (self.folder / "contents.json").write_text(json.dumps(self._contents, indent=1) + "\n", encoding="utf-8")
+
+
+def open_results(notebook: str, profile: str, output: str = "") -> Results:
+    """The results folder of ``notebook``: ``output`` itself if the runner named one, else ``results/<profile>/<notebook>``."""
+    folder = Path(output).expanduser().resolve() if output else paths.results_folder(profile) / notebook
+    return Results(folder, profile)
