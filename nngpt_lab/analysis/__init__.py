@@ -1,0 +1,1 @@
+"""Statistics, figures and the claims table: everything that turns tables into statements with intervals."""

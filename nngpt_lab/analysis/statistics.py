@@ -1,0 +1,192 @@
+"""Intervals and rank statistics. Whatever is random takes a ``numpy.random.Generator``; nothing touches global state.
+
+All intervals are two-sided 95 % unless ``level`` says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from scipy.special import gammaln
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval and the number of independent units behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def scaled(self, factor: float) -> Estimate:
+        """The same estimate in another unit, e.g. ``scaled(100)`` for per cent."""
+        return Estimate(self.value * factor, self.low * factor, self.high * factor, self.n)
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}], n = {self.n}"
+
+
+def exact(value: float, n: int) -> Estimate:
+    """A count or share of something enumerated completely: no sampling, so no width."""
+    return Estimate(value, value, value, n)
+
+
+def wilson(successes: float, n: int, level: float = LEVEL) -> Estimate:
+    """A proportion with its Wilson score interval (Wilson 1927); an empty sample gives nan in [0, 1]."""
+    if n == 0:
+        return Estimate(np.nan, 0.0, 1.0, 0)
+    interval = stats.binomtest(round(successes), n).proportion_ci(level, method="wilson")
+    return Estimate(successes / n, interval.low, interval.high, n)
+
+
+def difference_of_proportions(a: int, n_a: int, b: int, n_b: int) -> Estimate:
+    """``a/n_a - b/n_b`` of two independent samples with Newcombe's hybrid score interval (Newcombe 1998, method 10)."""
+    first, second = wilson(a, n_a), wilson(b, n_b)
+    value = first.value - second.value
+    low = value - np.hypot(first.value - first.low, second.high - second.value)
+    high = value + np.hypot(first.high - first.value, second.value - second.low)
+    return Estimate(value, low, high, n_a + n_b)
+
+
+def bootstrap(values: np.ndarray, statistic, rng: np.random.Generator, resamples: int, level: float = LEVEL) -> Estimate:
+    """``statistic(values[index])`` with a percentile bootstrap interval; rows of ``values`` are the units.
+
+    ``statistic`` maps an array of shape (n,) or (n, k) to a float. Cost: ``resamples`` calls.
+    """
+    values = np.asarray(values)
+    n = len(values)
+    draws = [statistic(values[rng.integers(0, n, n)]) for _ in range(resamples)] if n else []
+    low, high = percentile_interval(np.asarray(draws), level)
+    return Estimate(float(statistic(values)) if n else np.nan, low, high, n)
+
+
+def percentile_interval(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """Central interval of bootstrap draws, draws that could not be computed (nan) left out."""
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return np.nan, np.nan
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def cluster_mean(values: np.ndarray, clusters: np.ndarray, rng: np.random.Generator, resamples: int) -> Estimate:
+    """Mean of ``values`` with a bootstrap interval that resamples whole clusters (questions of one architecture, say).
+
+    ``n`` counts values, not clusters. Cost: O(resamples * clusters).
+    """
+    _, code = np.unique(clusters, return_inverse=True)
+    total, count = np.bincount(code, weights=values), np.bincount(code)
+    k = len(count)
+    if k == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    weights = rng.multinomial(k, np.full(k, 1 / k), size=resamples)
+    low, high = percentile_interval((weights @ total) / (weights @ count))
+    return Estimate(float(np.mean(values)), low, high, len(values))
+
+
+def spearman(pairs: np.ndarray) -> float:
+    """Spearman's rank correlation of the two columns of ``pairs``, shape (n, 2); nan when one is constant."""
+    a, b = stats.rankdata(pairs[:, 0]), stats.rankdata(pairs[:, 1])
+    a, b = a - a.mean(), b - b.mean()
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale else np.nan
+
+
+def kendall(pairs: np.ndarray) -> float:
+    """Kendall's tau-b of the two columns of ``pairs``, shape (n, 2)."""
+    return float(stats.kendalltau(pairs[:, 0], pairs[:, 1]).statistic)
+
+
+def top_share_kept(pairs: np.ndarray, share: float = 0.1) -> float:
+    """Of the best ``share`` by the first column, the fraction that is also among the best by the second."""
+    k = max(1, round(share * len(pairs)))
+    best = [set(np.argsort(-column, kind="stable")[:k]) for column in pairs.T]
+    return len(best[0] & best[1]) / k
+
+
+def fisher_interval(r: float, n: int, level: float = LEVEL) -> Estimate:
+    """Interval of a published Spearman correlation from its n alone (Fisher's z; Bonett & Wright 2000 for the error)."""
+    error = np.sqrt((1 + r**2 / 2) / (n - 3)) * stats.norm.ppf((1 + level) / 2)
+    return Estimate(r, float(np.tanh(np.arctanh(r) - error)), float(np.tanh(np.arctanh(r) + error)), n)
+
+
+@dataclass(frozen=True)
+class PairAgreement:
+    """How often two measurements order a pair alike, by the size of the first gap. Arrays have one entry per bin."""
+
+    low_edge: np.ndarray
+    high_edge: np.ndarray
+    pairs: np.ndarray
+    agreement: np.ndarray
+    ci_low: np.ndarray
+    ci_high: np.ndarray
+
+
+def pair_agreement(first: np.ndarray, second: np.ndarray, edges: np.ndarray) -> PairAgreement:
+    """Over all pairs of units: is the better one by ``first`` still the better one by ``second``?
+
+    Pairs are binned by ``|first_i - first_j|`` into ``edges`` (ascending, length b + 1; pairs outside are left out, and
+    so are ties in ``first``); a tie in ``second`` counts one half. Exact over all n(n-1)/2 pairs. Pairs share units, so
+    the interval is a jackknife over units: O(n**2) time, O(n * b) memory.
+    """
+    n, bins = len(first), len(edges) - 1
+    counts, agreed = np.zeros((n, bins)), np.zeros((n, bins))
+    for i in range(n):
+        gap, later = first - first[i], second - second[i]
+        bin_of = np.searchsorted(edges, np.abs(gap), side="right") - 1
+        use = (gap != 0) & (bin_of >= 0) & (bin_of < bins)
+        alike = (np.sign(gap[use]) * np.sign(later[use]) + 1) / 2
+        counts[i] = np.bincount(bin_of[use], minlength=bins)
+        agreed[i] = np.bincount(bin_of[use], weights=alike, minlength=bins)
+    total, total_agreed = counts.sum(0) / 2, agreed.sum(0) / 2
+    share = np.divide(total_agreed, total, out=np.full(bins, np.nan), where=total > 0)
+    left = total - counts
+    left_out = np.divide(total_agreed - agreed, left, out=np.broadcast_to(share, left.shape).copy(), where=left > 0)
+    error = np.sqrt((n - 1) / max(n, 1) * ((left_out - left_out.mean(0)) ** 2).sum(0))
+    reach = stats.norm.ppf((1 + LEVEL) / 2) * error
+    return PairAgreement(edges[:-1], edges[1:], total.astype(int), share,
+                         np.clip(share - reach, 0, 1), np.clip(share + reach, 0, 1))  # fmt: skip
+
+
+def best_of_n_weights(size: int, n: int) -> np.ndarray:
+    """Probability that the k-th smallest of ``size`` items is the best of ``n`` drawn without replacement.
+
+    Shape (size,), k = 1..size: C(k-1, n-1) / C(size, n). Exact, in logarithms.
+    """
+    k = np.arange(1, size + 1, dtype=float)
+    with np.errstate(invalid="ignore"):
+        log = _log_choose(k - 1, n - 1) - _log_choose(float(size), n)
+    return np.where(k >= n, np.exp(log), 0.0)
+
+
+def _log_choose(a, b):
+    return gammaln(a + 1) - gammaln(b + 1) - gammaln(a - b + 1)
+
+
+def expected_draws(size: int, hits: int) -> float:
+    """Mean number of draws without replacement until the first of ``hits`` among ``size``: (size+1)/(hits+1)."""
+    return (size + 1) / (hits + 1) if hits else np.inf
+
+
+def draws_for(probability: float, size: int, hits: int) -> int:
+    """Fewest draws without replacement that meet one of ``hits`` among ``size`` with at least this probability."""
+    if hits == 0:
+        raise ValueError("no item meets the target, so no number of draws does")
+    n = np.arange(1, size - hits + 2, dtype=float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        miss = np.where(n <= size - hits, np.exp(_log_choose(float(size - hits), n) - _log_choose(float(size), n)), 0.0)
+    return int(n[np.argmax(1 - miss >= probability - 1e-12)])
+
+
+def sample_size_for_difference(p_a: float, p_b: float, power: float = 0.8, alpha: float = 0.05) -> int:
+    """Answers per arm needed to tell two independent proportions apart (two-sided z test; Fleiss 1981, without
+    continuity correction)."""
+    z_a, z_b = stats.norm.ppf(1 - alpha / 2), stats.norm.ppf(power)
+    mean = (p_a + p_b) / 2
+    spread = z_a * np.sqrt(2 * mean * (1 - mean)) + z_b * np.sqrt(p_a * (1 - p_a) + p_b * (1 - p_b))
+    return int(np.ceil((spread / (p_a - p_b)) ** 2))

@@ -1,0 +1,233 @@
+"""LEMUR (arXiv 2504.10552): published architectures and their training records, as two tables.
+
+Source: the wheel ``nn-dataset==2.1.2``, read straight from the zip (118,000 files are never unpacked).
+
+``architectures``, one row per source file ``ab/nn/nn/<name>.py``:
+    name, family, base, code, and the facts of :class:`nngpt_lab.corpora.code.CodeFacts`.
+``records``, one row per element of ``ab/nn/stat/train/<task>_<dataset>_<metric>_<name>/<epoch>.json``:
+    task, dataset, metric, architecture, epoch (from 1), accuracy (the metric's value; a share in [0, 1] for ``acc``),
+    batch, lr, momentum, dropout, transform, duration (ns, from the start of training to this epoch's end), uid (the
+    authors' hash of the hyperparameters), planned_epochs (the key ``epoch`` that some records carry: how many epochs
+    the run was given), other (remaining hyperparameters as JSON), id (the authors' primary key, see
+    :func:`record_id`).
+``issues``: what was found odd on the way, by reason, with count, whether the row was kept, and an example.
+
+A *trial* is one training run: same task, dataset, metric, architecture and uid. Its rows are one run seen after each
+epoch: durations grow in proportion to the epoch (ratio of epoch 5 to 1: median 5.01).
+
+Families follow the prefix that the authors' generators give to names:
+
+=============  =======================================================================================
+family         rule
+=============  =======================================================================================
+ga-mut         ``ga-mut-*``: mutated offspring of the genetic algorithm
+ga             other ``ga-*``: genetic algorithm over AlexNet-like stacks
+alt            ``alt-*``: an LLM altered a given network (``base`` keeps the variant: alt-nn1, alt-nn2, ...)
+ast            ``ast-*``: mutations of the syntax tree of AlexNet
+rag            ``rag-*``: LLM with retrieval-augmented generation
+rl             ``rl-*``: LLM tuned with reinforcement learning
+FractalNet     ``FractalNet-<md5>``: generated fractal topologies
+hand-written   everything else: classic networks and their variants (``base`` is the part before the first hyphen)
+=============  =======================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import zipfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+import pyarrow as pa
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from nngpt_lab.corpora import artifacts, compiled
+from nngpt_lab.corpora.code import describe
+
+VERSION = 1
+CODE, RECORDS = "ab/nn/nn/", "ab/nn/stat/train/"
+GENERATED = re.compile(r"(ga-mut|ga|alt|ast|rag|rl)-|(FractalNet)-[0-9a-f]{32}$")
+FAMILIES = ("ga", "ga-mut", "alt", "ast", "rag", "rl", "FractalNet", "hand-written")
+NUMBERS = ("batch", "lr", "momentum", "dropout")  # hyperparameters with a column of their own
+TEXT = ("transform", "uid")
+
+
+@dataclass(frozen=True)
+class Lemur:
+    """LEMUR's tables as data frames; columns are described in this module's docstring."""
+
+    architectures: pd.DataFrame
+    records: pd.DataFrame
+    issues: pd.DataFrame
+
+
+def load() -> Lemur:
+    """LEMUR from the cache; fetched and compiled on first use (about a minute on two cores)."""
+    return Lemur(**{name: table.to_pandas() for name, table in load_arrow().items()})
+
+
+def load_arrow() -> dict[str, pa.Table]:
+    """The same as Arrow tables, by name: architectures, records, issues."""
+    return compiled.load_or_compile("lemur", VERSION, artifacts.LEMUR, compile_tables)
+
+
+def family_of(name: str) -> tuple[str, str]:
+    """Family and base of an architecture's name.
+
+    >>> family_of("ga-mut-17"), family_of("alt-nn1-00b41e0154a74cd210d41f8917916a7d"), family_of("ResNet-708bfd82")
+    (('ga-mut', 'ga-mut'), ('alt', 'alt-nn1'), ('hand-written', 'ResNet'))
+    """
+    match = GENERATED.match(name)
+    if not match:
+        return "hand-written", name.split("-")[0]
+    return match[1] or match[2], re.sub(r"-(\d+|[0-9a-f]{32})$", "", name)
+
+
+def record_id(transform: str, uid: str, task: str, dataset: str, metric: str, nn: str, epoch: int, duration: int,
+              accuracy: float) -> str:  # fmt: skip
+    """The primary key that the authors' data base gives a record: MD5 of its values' text without white space.
+
+    Paper C orders the two datasets of a question by it (``d1.id < d2.id``), so the published order can be rebuilt.
+    Source: nn-dataset 2.1.2, ``ab/nn/util/db/Write.py`` (``save_stat``) and ``ab/nn/util/Util.py`` (``uuid4``).
+    """
+    text = str([transform, uid, task, dataset, metric, nn, epoch, duration, accuracy])
+    return hashlib.md5(re.sub(r"\s", "", text).encode()).hexdigest()
+
+
+def compile_tables(wheel: Path, progress: bool = True) -> dict[str, pa.Table]:
+    """Compile the wheel into the three tables. 105,000 small JSON files and 10,000 sources: about a minute."""
+    issues = Issues()
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        records = _records(archive, [n for n in names if n.startswith(RECORDS) and n.endswith(".json")], issues, progress)
+        architectures = _architectures(
+            archive, [n for n in names if n.startswith(CODE) and n.endswith(".py")], issues, progress
+        )
+    _cross_check(architectures, records, issues)
+    return {"architectures": architectures, "records": records, "issues": issues.table()}
+
+
+class Issues:
+    """Counts what is odd, by reason, and keeps the first example of each."""
+
+    def __init__(self):
+        self.counts: Counter[tuple[str, bool]] = Counter()
+        self.examples: dict[tuple[str, bool], str] = {}
+
+    def add(self, reason: str, example: str, kept: bool, count: int = 1) -> None:
+        self.counts[reason, kept] += count
+        self.examples.setdefault((reason, kept), example)
+
+    def table(self) -> pa.Table:
+        rows = [{"reason": reason, "count": count, "kept": kept, "example": self.examples[reason, kept]}
+                for (reason, kept), count in sorted(self.counts.items())]  # fmt: skip
+        schema = pa.schema([("reason", pa.string()), ("count", pa.int64()), ("kept", pa.bool_()), ("example", pa.string())])
+        return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _records(archive: zipfile.ZipFile, names: list[str], issues: Issues, progress: bool) -> pa.Table:
+    rows: list[dict] = []
+    for name in tqdm(sorted(names), "training records", unit=" files", disable=not progress, leave=False):
+        path = PurePosixPath(name)
+        config = path.parent.name.split("_", 3)
+        if len(config) != 4 or not path.stem.isdigit():
+            issues.add("record file whose path is not <task>_<dataset>_<metric>_<name>/<epoch>.json", name, kept=False)
+            continue
+        key = dict(zip(("task", "dataset", "metric", "architecture"), config, strict=True), epoch=int(path.stem))
+        rows += [row for trial in _trials(archive.read(name), name, issues) if (row := _row(key, trial, name, issues))]
+    table = pa.Table.from_pylist(rows, schema=_record_schema())
+    encoded = [table[f.name].dictionary_encode() if f.name in DICTIONARY else table[f.name] for f in table.schema]
+    return pa.table(encoded, names=table.column_names)
+
+
+DICTIONARY = ("task", "dataset", "metric", "architecture", "transform", "other")
+
+
+def _record_schema() -> pa.Schema:
+    kinds = {"epoch": pa.int16(), "planned_epochs": pa.int16(), "batch": pa.int32(), "duration": pa.int64()}
+    kinds |= dict.fromkeys(("accuracy", "lr", "momentum", "dropout"), pa.float64())
+    order = ("task", "dataset", "metric", "architecture", "epoch", "accuracy", "batch", "lr", "momentum", "dropout",
+             "transform", "duration", "uid", "planned_epochs", "other", "id")  # fmt: skip
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in order])
+
+
+def _trials(data: bytes, name: str, issues: Issues) -> list:
+    try:
+        trials = json.loads(data)
+    except ValueError:
+        issues.add("record file that is not JSON", name, kept=False)
+        return []
+    if not isinstance(trials, list):
+        issues.add("record file that does not hold a list", name, kept=False)
+        return []
+    if not trials:
+        issues.add("record file with an empty list", name, kept=False)
+    return trials
+
+
+def _row(key: dict, trial: dict, name: str, issues: Issues) -> dict | None:
+    """One record as a row, or None (and its reason counted) when it has no usable accuracy."""
+    if not isinstance(trial, dict):
+        issues.add("record that is not an object", name, kept=False)
+        return None
+    accuracy = trial.get("accuracy")
+    if not isinstance(accuracy, int | float) or not math.isfinite(accuracy):
+        issues.add("record without a finite accuracy", name, kept=False)
+        return None
+    if not 0 <= accuracy <= 1:
+        issues.add("record with accuracy outside [0, 1]", name, kept=True)
+    for column in (*NUMBERS, *TEXT, "duration"):
+        if trial.get(column) is None:
+            issues.add(f"record without {column}", name, kept=True)
+    planned = trial.get("epoch")
+    if planned is not None and planned != key["epoch"]:
+        issues.add("record whose key 'epoch' is not the file's epoch (read as planned_epochs)", name, kept=True)
+    known = {*NUMBERS, *TEXT, "duration", "accuracy", "epoch"}
+    other = {k: v for k, v in sorted(trial.items()) if k not in known}
+    return {**key, "accuracy": float(accuracy), **{column: trial.get(column) for column in (*NUMBERS, *TEXT, "duration")},
+            "planned_epochs": None if planned is None else int(planned),
+            "other": json.dumps(other) if other else None,
+            "id": record_id(trial.get("transform"), trial.get("uid"), *key.values(), trial.get("duration"), accuracy)}  # fmt: skip
+
+
+def _architectures(archive: zipfile.ZipFile, names: list[str], issues: Issues, progress: bool) -> pa.Table:
+    sources = {}
+    for name in sorted(names):
+        stem = PurePosixPath(name).stem
+        if stem == "__init__":
+            issues.add("package marker __init__.py, not an architecture", name, kept=False)
+            continue
+        try:
+            sources[stem] = archive.read(name).decode()
+        except UnicodeDecodeError:
+            issues.add("source that is not UTF-8", name, kept=False)
+    # Parsing is pure Python, so it takes processes, not threads; joblib's workers start from notebooks and scripts alike.
+    parallel = Parallel(n_jobs=-1, batch_size=64, return_as="generator")
+    facts = list(tqdm(parallel(delayed(describe)(code) for code in sources.values()), "architectures",
+                      total=len(sources), unit=" files", disable=not progress, leave=False))  # fmt: skip
+    rows = []
+    for (name, code), fact in zip(sources.items(), facts, strict=True):
+        if not fact.parses:
+            issues.add("source that does not parse", name, kept=True)
+        family, base = family_of(name)
+        rows.append({"name": name, "family": family, "base": base, "code": code, **asdict(fact)})
+    return pa.Table.from_pylist(rows)
+
+
+def _cross_check(architectures: pa.Table, records: pa.Table, issues: Issues) -> None:
+    """Count what the two tables say of each other: names without a partner, runs recorded twice."""
+    recorded, sources = set(records["architecture"].unique().to_pylist()), set(architectures["name"].to_pylist())
+    for reason, names in (("architecture without any record", sources - recorded),
+                          ("architecture with records but no source", recorded - sources)):  # fmt: skip
+        if names:
+            issues.add(reason, min(names), kept=True, count=len(names))
+    key = ["task", "dataset", "metric", "architecture", "epoch", "uid"]
+    counts = records.group_by(key).aggregate([("accuracy", "count")])["accuracy_count"].to_numpy()
+    if repeated := int((counts - 1).sum()):
+        issues.add("record that repeats another's architecture, epoch and hyperparameters", "same uid", True, repeated)
