@@ -50,7 +50,7 @@ PROFILES = {
                 minutes=3, bootstrap_resamples=200, seeds=1),
         Profile("demo", "the published data in full, on a laptop CPU, about ten minutes",
                 llm=("nano-coder", "SmolLM2-135M"), images=("digits",), needs_gpu=False, gpu_memory_gib=0, disk_gib=2,
-                minutes=10, bootstrap_resamples=1000, seeds=3),
+                minutes=10, bootstrap_resamples=1000, seeds=5),
         Profile("gpu", "ablations and several seeds, on one CUDA device, about an hour a paper",
                 llm=("SmolLM2-135M", "Qwen2.5-Coder-0.5B", "Qwen2.5-Coder-1.5B"), images=("cifar-10",),
                 needs_gpu=True, gpu_memory_gib=8, disk_gib=20,

@@ -133,7 +133,7 @@ class Issues:
 
 def _records(archive: zipfile.ZipFile, names: list[str], issues: Issues, progress: bool) -> pa.Table:
     rows: list[dict] = []
-    for name in tqdm(sorted(names), "training records", unit=" files", disable=not progress, leave=False):
+    for name in tqdm(sorted(names), "training records", unit=" files", disable=None if progress else True, leave=False):
         path = PurePosixPath(name)
         config = path.parent.name.split("_", 3)
         if len(config) != 4 or not path.stem.isdigit():
@@ -210,7 +210,7 @@ def _architectures(archive: zipfile.ZipFile, names: list[str], issues: Issues, p
     # Parsing is pure Python, so it takes processes, not threads; joblib's workers start from notebooks and scripts alike.
     parallel = Parallel(n_jobs=-1, batch_size=64, return_as="generator")
     facts = list(tqdm(parallel(delayed(describe)(code) for code in sources.values()), "architectures",
-                      total=len(sources), unit=" files", disable=not progress, leave=False))  # fmt: skip
+                      total=len(sources), unit=" files", disable=None if progress else True, leave=False))  # fmt: skip
     rows = []
     for (name, code), fact in zip(sources.items(), facts, strict=True):
         if not fact.parses:

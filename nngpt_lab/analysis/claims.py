@@ -1,0 +1,108 @@
+"""The claims table: what a paper says, what we measured, with interval, n and verdict.
+
+The claims are data (``claims.toml``), each with its source. A notebook hands over what it measured; the verdict follows
+from the claim's own test by the rule below, never from a notebook's opinion:
+
+``reproduced``       the claim's test holds over our whole interval
+``not reproduced``   it fails over our whole interval
+``inconclusive``     our interval holds both possibilities
+``not tested``       nothing was measured; the note says why
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+
+import pandas as pd
+
+from nngpt_lab.analysis.statistics import Estimate
+from nngpt_lab.profiles import did_you_mean
+
+TESTS = ("equal", "at_least", "at_most")
+GRADES = ("P", "C", "I")
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not tested")
+COLUMNS = ["claim_id", "paper", "claim", "unit", "paper_value", "our_value", "ci_low", "ci_high", "n", "grade", "verdict",
+           "note", "source"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of ``claims.toml``; ``reason`` is the text behind its key ``untested``, or None."""
+
+    id: str
+    paper: str
+    claim: str
+    value: float
+    unit: str
+    grade: str
+    source: str
+    test: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a notebook found for a claim, in the claim's unit, and what a reader should know of it.
+
+    ``estimate`` None: not measured, but ``note`` adds to the reason why.
+    """
+
+    estimate: Estimate | None
+    note: str = ""
+
+
+def load_claims() -> dict[str, Claim]:
+    """All claims by id, in the order of ``claims.toml``; a ValueError if the file contradicts its own rules."""
+    data = tomllib.loads(resources.files(__package__).joinpath("claims.toml").read_text(encoding="utf-8"))
+    claims: dict[str, Claim] = {}
+    for row in data["claim"]:
+        reason = data["reasons"][row.pop("untested")] if "untested" in row else None
+        claim = Claim(**row, reason=reason)
+        if claim.id in claims or claim.test not in TESTS or claim.grade not in GRADES:
+            raise ValueError(f"claims.toml: {claim.id} is there twice or has an unknown test or grade")
+        claims[claim.id] = claim
+    return claims
+
+
+def verdict(claim: Claim, estimate: Estimate | None) -> str:
+    """The verdict that the claim's test gives for our interval.
+
+    >>> claim = Claim("x", "A", "…", 50, "%", "P", "…", "at_least")
+    >>> verdict(claim, Estimate(55, 52, 58, 100)), verdict(claim, Estimate(55, 48, 62, 10)), verdict(claim, None)
+    ('reproduced', 'inconclusive', 'not tested')
+    """
+    if estimate is None:
+        return "not tested"
+    if claim.test == "equal":
+        return "reproduced" if estimate.low <= claim.value <= estimate.high else "not reproduced"
+    holds = (estimate.low >= claim.value, estimate.high >= claim.value)
+    if claim.test == "at_most":
+        holds = (estimate.high <= claim.value, estimate.low <= claim.value)
+    return "reproduced" if holds[0] else "inconclusive" if holds[1] else "not reproduced"
+
+
+def claims_table(papers: str, measured: dict[str, Measured]) -> pd.DataFrame:
+    """The claims of ``papers`` (``"B"``, ``"BD"``) with what was measured; columns :data:`COLUMNS`.
+
+    A claim with neither a measurement nor a reason for its absence is an error, and so is a measurement of no claim:
+    a row cannot go missing by a slip of the keyboard.
+    """
+    claims = {key: claim for key, claim in load_claims().items() if claim.paper in papers}
+    for key in measured:
+        if key not in claims:
+            raise ValueError(f"there is no claim {key!r} of paper {papers}: {did_you_mean(key, claims)}")
+    rows = []
+    for key, claim in claims.items():
+        found = measured.get(key, Measured(None))
+        if found.estimate is None and claim.reason is None:
+            raise ValueError(f"claim {key!r} was not measured and claims.toml gives no reason why")
+        notes = [claim.reason if found.estimate is None else None, found.note]
+        rows.append([key, claim.paper, claim.claim, claim.unit, claim.value, *_numbers(found.estimate), claim.grade,
+                     verdict(claim, found.estimate), " ".join(note for note in notes if note), claim.source])  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"n": "Int64"})
+
+
+def _numbers(estimate: Estimate | None) -> list:
+    return [None] * 4 if estimate is None else [estimate.value, estimate.low, estimate.high, estimate.n]

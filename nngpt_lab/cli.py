@@ -1,0 +1,242 @@
+"""The console command ``nngpt-lab``.
+
+Only what ``--help`` needs is imported at the top (a test holds it): the help must answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nngpt_lab import __version__, paths
+from nngpt_lab.errors import DataError, LabError, UsageError
+from nngpt_lab.profiles import PROFILES, did_you_mean, get_profile
+
+if TYPE_CHECKING:
+    from nngpt_lab.runner import RunOutcome
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+PAPER_NOTEBOOKS = "0[1-9]_*.ipynb"
+
+EPILOG = """\b
+Start here:
+  nngpt-lab demo                                 everything, about ten minutes
+  nngpt-lab run 01 --profile demo -p top 5       one notebook, one parameter changed
+  nngpt-lab doctor                               what this machine can do
+
+\b
+Exit codes:
+  0    done
+  1    a notebook failed; the others ran, and what it did is kept
+  2    bad input: nothing was started
+  3    published data cannot be had
+  4    another process is working in the same folder
+  130  interrupted; the same command continues
+"""
+
+
+class Lab(click.Group):
+    """Turns what can go wrong into exit codes, and a LabError into two lines: its cause and its cure."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order a newcomer meets them, not of the alphabet
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LabError as error:
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted: nothing that was finished is lost; the same command continues", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=Lab, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="nngpt-lab")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Re-run, question and teach the NNGPT papers.
+
+    Each paper is a notebook. This command runs them with parameters you choose, keeps their figures, tables and a
+    record of the run in results/PROFILE/NOTEBOOK/, and builds one page from it all.
+    """
+
+
+def common_options(command: Any) -> Any:
+    """The options that every command which runs notebooks has."""
+    for option in (
+        click.option("--force", is_flag=True, help="Run again even what is up to date."),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed of all randomness.  [default: 0]"
+        ),
+        click.option("--output", metavar="DIR", help="Folder for the results.  [default: results/PROFILE]"),
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command(short_help="All papers on the published data, and the report.")
+@common_options
+def demo(output: str | None, seed: int, force: bool) -> None:
+    """Fetch the published data, run the paper notebooks, build the report.
+
+    Needs no GPU and takes about ten minutes. Run again, it continues where it stopped and repeats nothing that is up
+    to date. Ends by saying where index.html is: open that.
+    """
+    from nngpt_lab import doctor, runner
+
+    notebooks = sorted(paths.notebooks_folder().glob(PAPER_NOTEBOOKS))
+    if not notebooks:
+        raise UsageError(f"there are no paper notebooks in {paths.notebooks_folder()}", "install nngpt-lab again")
+    folder = paths.results_folder("demo", output)
+    doctor.check_writable(folder)
+    doctor.check_disk(get_profile("demo"))
+    fetch_and_compile()
+    outcomes = runner.run_notebooks(notebooks, "demo", seed, output=output, force=force, on_done=tell)
+    click.echo(f"report  {build(folder)}")
+    stop_if_failed(outcomes)
+
+
+@cli.command(short_help="Run notebooks with parameters you choose.")
+@click.argument("notebook", nargs=-1, required=True)
+@click.option("--profile", default="smoke", show_default=True, metavar="|".join(PROFILES), help="Size of the run.")
+@click.option("-p", "parameters", type=(str, str), multiple=True, metavar="NAME VALUE", help="A parameter; repeatable.")
+@common_options
+def run(
+    notebook: tuple[str, ...],
+    profile: str,
+    parameters: tuple[tuple[str, str], ...],
+    output: str | None,
+    seed: int,
+    force: bool,
+) -> None:
+    """Run notebooks, one after the other.
+
+    NOTEBOOK is a path, or the name of one of the lab's notebooks or its beginning: 01, ablations/novelty. What can be
+    set with -p stands in the notebook's first code cell; a parameter goes to those of the notebooks that have it.
+
+    \b
+    Examples:
+      nngpt-lab run 01
+      nngpt-lab run 01 03 --profile demo --seed 1
+      nngpt-lab run my/own.ipynb -p epochs 3 -p datasets "['svhn']" --output /tmp/try
+    """
+    from nngpt_lab import runner
+
+    chosen = [find_notebook(name) for name in notebook]
+    stop_if_failed(runner.run_notebooks(chosen, profile, seed, dict(parameters), output, force, on_done=tell))
+
+
+@cli.command(short_help="Fetch the published data ahead of time.")
+@click.argument("name", nargs=-1)
+def fetch(name: tuple[str, ...]) -> None:
+    """Fetch the published data and compile its tables, ahead of time.
+
+    With NAME, fetches only those and compiles nothing. Goes to the user's cache folder; NNGPT_LAB_CACHE moves it. What
+    is already there is not fetched again.
+    """
+    fetch_and_compile(name)
+
+
+@cli.command(short_help="Build index.html from results that are there.")
+@click.argument("folder", required=False)
+@click.option(
+    "--profile", default="demo", show_default=True, metavar="|".join(PROFILES), help="Report on this profile."
+)
+def report(folder: str | None, profile: str) -> None:
+    """Build index.html from results that are there: from FOLDER, or else from results/PROFILE."""
+    get_profile(profile)
+    click.echo(f"report  {build(paths.results_folder(profile, folder))}")
+
+
+@cli.command(short_help="What this machine can do, and the cures.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Say what this machine can do and which profiles that allows.
+
+    Beside each "no" stands its cure. Exits with 1 when not even the smoke profile can run.
+    """
+    from nngpt_lab import doctor
+
+    checks = doctor.examine()
+    click.echo(doctor.as_json(checks) if as_json else doctor.as_text(checks))
+    ctx.exit(0 if doctor.smoke_is_possible(checks) else 1)
+
+
+def find_notebook(name: str) -> Path:
+    """The notebook a user means: a path, or a name or its beginning among the lab's own notebooks."""
+    given = Path(name).expanduser()
+    if given.is_file():
+        return given.resolve()
+    folder = paths.notebooks_folder()
+    own = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.ipynb"))
+        if ".ipynb_checkpoints" not in path.parts
+    }
+    wanted = name.removeprefix("notebooks/").removesuffix(".ipynb")
+    for matches in (
+        [key for key in own if wanted in (key, Path(key).name)],
+        [key for key in own if wanted and (key.startswith(wanted) or Path(key).name.startswith(wanted))],
+    ):
+        if len(matches) == 1:
+            return own[matches[0]]
+        if matches:
+            raise UsageError(f"{name!r} could be any of {', '.join(matches)}", "write more of the name")
+    raise UsageError(
+        f"there is no notebook {name!r}",
+        did_you_mean(wanted, own) + f"give a path, or one of {', '.join(own) or '(none installed)'}",
+    )
+
+
+def fetch_and_compile(names: tuple[str, ...] = ()) -> None:
+    """Have the published artifacts (all, or those named) in the cache and, for all, the tables compiled from them."""
+    from nngpt_lab.corpora import architectures, artifacts, augmentations
+
+    known = artifacts.ARTIFACTS
+    for name in names:
+        if name not in known:
+            cure = f"{did_you_mean(name, known)}use one of {', '.join(known)}"
+            raise UsageError(f"there are no published data {name!r}", cure)
+    for name in names or known:
+        item = known[name]
+        artifacts.fetch(item, progress=sys.stderr.isatty())
+        click.echo(f"ok  {name} {item.version}  {item.size_bytes / 1e6:.0f} MB  licence {item.licence}")
+    for table in () if names else (architectures, augmentations):
+        started = time.perf_counter()
+        table.load()
+        click.echo(f"ok  {table.__name__.rpartition('.')[2]} table  {time.perf_counter() - started:.1f} s")
+
+
+def build(folder: Path) -> Path:
+    """Build the report on ``folder``; the page's path."""
+    from nngpt_lab.report import build_report
+
+    return build_report(folder)
+
+
+def tell(outcome: RunOutcome) -> None:
+    """Print how a notebook ended: a success to stdout, a failure to stderr."""
+    for line in outcome.lines():
+        click.echo(line, err=outcome.error is not None)
+
+
+def stop_if_failed(outcomes: list[RunOutcome]) -> None:
+    """Exit with 1 when a notebook failed, or with 3 when none failed but for want of data."""
+    errors = {outcome.error["type"] for outcome in outcomes if outcome.error}
+    if errors:
+        raise SystemExit(DataError.exit_code if errors == {"DataError"} else 1)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    cli(prog_name="nngpt-lab")

@@ -1,0 +1,269 @@
+"""What this machine can do, and which profiles that allows; beside each "no" stands its cure.
+
+Cheap on purpose: packages are looked up, not imported, and torch is asked about CUDA in a child process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nngpt_lab import manifest, paths
+from nngpt_lab.errors import LabError, UsageError
+from nngpt_lab.profiles import PROFILES, Profile
+
+MIN_PYTHON = (3, 11)
+DATA_SETS = ("cifar-10", "cifar-100", "svhn", "mnist", "fashion-mnist")
+RESULTS_DISK_GIB = 0.2  # figures, tables and executed notebooks of all papers
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at. ``ok`` is None where there is nothing to judge; ``cure`` says what to do about a "no"."""
+
+    group: str
+    name: str
+    ok: bool | None
+    value: str
+    cure: str = ""
+
+
+def examine() -> list[Check]:
+    """Everything ``nngpt-lab doctor`` shows, in order; the profiles, which depend on the rest, come last."""
+    checks = [*_software(), *_hardware(), *_folders(), *_data(), *_isolation()]
+    return checks + [_profile(profile, checks) for profile in PROFILES.values()]
+
+
+def smoke_is_possible(checks: list[Check]) -> bool:
+    """Whether the smallest profile can run."""
+    return next(check.ok for check in checks if (check.group, check.name) == ("profiles", "smoke")) is True
+
+
+def as_json(checks: list[Check]) -> str:
+    """The checks as JSON."""
+    return json.dumps({"smoke_possible": smoke_is_possible(checks), "checks": [asdict(c) for c in checks]}, indent=1)
+
+
+def as_text(checks: list[Check]) -> str:
+    """The checks as an aligned table, a blank line between groups."""
+    marks = {True: "yes", False: "no", None: "-"}
+    width = max(len(check.name) for check in checks)
+    lines, group = [], None
+    for check in checks:
+        if check.group != group:
+            lines += ["", check.group]
+            group = check.group
+        lines.append(f"  {marks[check.ok]:3}  {check.name:{width}}  {check.value}")
+        if check.cure:
+            lines.append(f"       {'':{width}}  cure: {check.cure}")
+    return "\n".join(lines[1:])
+
+
+def check_hardware(profile: Profile) -> None:
+    """Refuse a profile that needs a CUDA device this machine lacks. Only then is torch asked: it takes seconds."""
+    if not profile.needs_gpu:
+        return
+    memory = max((device["memory_gib"] for device in manifest.cuda_devices()), default=0)
+    if memory < profile.gpu_memory_gib:
+        here = f"the largest here has {memory} GiB" if memory else "torch finds none here"
+        raise UsageError(
+            f"profile {profile.name!r} needs a CUDA device with {profile.gpu_memory_gib} GiB, and {here}",
+            "use --profile demo, or see `nngpt-lab doctor`",
+        )
+
+
+def check_disk(profile: Profile) -> None:
+    """Refuse a profile whose data do not fit on the cache's disk. Once the data are there, there is nothing to fit."""
+    free = free_gib(paths.cache_folder())
+    if free < profile.disk_gib and not all(check.ok for check in _artifacts()):
+        raise UsageError(
+            f"profile {profile.name!r} needs {profile.disk_gib} GiB in the cache folder, which has {free:.1f} GiB free",
+            "free some, or point NNGPT_LAB_CACHE at a larger disk",
+        )
+
+
+def check_writable(folder: Path, cure: str = "choose another folder with --output DIR") -> None:
+    """Create ``folder`` and try to write in it; a UsageError when that cannot be done."""
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write to {manifest.display(folder)}: {error.strerror}", cure) from error
+
+
+def free_gib(folder: Path) -> float:
+    """Free disk, GiB, where ``folder`` is or would be created."""
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(existing).free / 2**30
+
+
+def _software() -> Iterator[Check]:
+    wanted = ".".join(map(str, MIN_PYTHON))
+    fine = sys.version_info >= MIN_PYTHON
+    yield Check("software", "python", fine, platform.python_version(), "" if fine else f"use Python {wanted} or newer")
+    versions = manifest.package_versions(manifest.direct_dependencies() or ["torch"])
+    missing = [name for name, version in versions.items() if version is None]
+    yield Check(
+        "software",
+        "packages",
+        not missing,
+        f"missing: {', '.join(missing)}" if missing else f"all {len(versions)} that nngpt-lab needs",
+        f"pip install {' '.join(missing)}" if missing else "",
+    )
+    torch = versions.get("torch")
+    yield Check("software", "torch", bool(torch), torch or "not installed", "" if torch else "pip install torch")
+
+
+def _hardware() -> Iterator[Check]:
+    facts = manifest.hardware()
+    yield Check("hardware", "processor", None, f"{manifest.processor_name()}, {facts['cores']} cores")
+    yield Check("hardware", "memory", None, f"{facts['memory_gib']} GiB")
+    devices = [f"{device['name']}, {device['memory_gib']} GiB" for device in manifest.cuda_devices()]
+    cure = "" if devices else "an NVIDIA GPU with its driver, and a torch built for CUDA; smoke and demo need none"
+    yield Check("hardware", "CUDA", bool(devices), "; ".join(devices) or "no device that torch can use", cure)
+
+
+def _folders() -> Iterator[Check]:
+    smoke = PROFILES["smoke"].disk_gib
+    try:
+        yield _folder("cache", paths.cache_folder(), smoke, "set NNGPT_LAB_CACHE to a folder you may write")
+    except OSError as error:
+        yield Check("folders", "cache", False, f"cannot be created: {error.strerror}", "set NNGPT_LAB_CACHE")
+    yield _folder("results", paths.results_root(), RESULTS_DISK_GIB, "use --output with a folder you may write")
+
+
+def _folder(name: str, folder: Path, need: float, cure: str) -> Check:
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        check_writable(existing, cure)
+    except UsageError as error:
+        return Check("folders", name, False, error.cause, cure)
+    free = free_gib(existing)
+    few = "" if free >= need else f"free {need} GiB, or {cure}"
+    return Check("folders", name, not few, f"{folder}, {free:.1f} GiB free", few)
+
+
+def _artifacts() -> Iterator[Check]:
+    from nngpt_lab.corpora import artifacts
+
+    for name, artifact in artifacts.ARTIFACTS.items():
+        here = artifacts.is_present(artifact)
+        size = f"{artifact.size_bytes / 1e6:.0f} MB"
+        value = f"present ({artifact.version}, {size})" if here else f"not fetched yet ({artifact.version}, {size})"
+        yield Check("data", name, here, value, "" if here else f"nngpt-lab fetch {name}")
+
+
+def _data() -> Iterator[Check]:
+    try:
+        yield from _artifacts()
+    except (LabError, OSError) as error:
+        yield Check("data", "published data", False, "cannot be looked at", " ".join(str(error).split()))
+    folder = paths.data_folder()
+    if folder is None:
+        yield Check("data", "images", None, "NNGPT_LAB_DATA is not set: digits is built in, the rest is downloaded")
+        return
+    found = [
+        name for name in DATA_SETS if all((folder / name / f"{part}.parquet").exists() for part in ("train", "test"))
+    ]
+    yield Check(
+        "data",
+        "images",
+        bool(found),
+        f"NNGPT_LAB_DATA holds {', '.join(found)}" if found else "NNGPT_LAB_DATA holds no data set",
+        "" if found else "it must hold, for example, cifar-10/train.parquet and cifar-10/test.parquet",
+    )
+
+
+# What code written by a language model can be locked into. Asked in a child process, because unshare() changes the one
+# that calls it. Landlock: https://docs.kernel.org/userspace-api/landlock.html, where landlock_create_ruleset(NULL, 0,
+# LANDLOCK_CREATE_RULESET_VERSION) returns the ABI version; its number is 444 on every architecture but alpha. Seccomp
+# (man 2 seccomp): a kernel that knows filters answers a null filter with EFAULT, any other with EINVAL.
+PROBE_ISOLATION = """
+import ctypes, errno, json, os
+libc = ctypes.CDLL(None, use_errno=True)
+def said(result):
+    return 0 if result >= 0 else ctypes.get_errno()
+abi = libc.syscall(ctypes.c_long(444), None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+seccomp = said(libc.prctl(22, ctypes.c_ulong(2), None, None, None)) == errno.EFAULT
+user = said(libc.unshare(0x10000000))
+network = said(libc.unshare(0x40000000))
+print(json.dumps({"landlock": abi, "seccomp": seccomp, "user": user, "network": network}))
+"""
+
+
+def isolation() -> dict[str, Any]:
+    """Landlock's ABI version (-1: none), whether seccomp takes filters, and the errno (0: fine) of a new user and then
+    a new network namespace; empty where they cannot be asked about."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", PROBE_ISOLATION], capture_output=True, text=True, timeout=20
+        )
+        return json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return {}
+
+
+def _isolation() -> Iterator[Check]:
+    if sys.platform != "linux":
+        names = ("user namespace", "network namespace", "Landlock", "seccomp", "resource limits", "cgroup")
+        yield from (Check("isolation", name, None, f"not available on {sys.platform}") for name in names)
+        return
+    import resource
+
+    found = isolation()
+    for kind in ("user", "network"):
+        code = found.get(kind)
+        cure = "" if code == 0 else "an administrator can allow it (sysctl user.max_user_namespaces, AppArmor)"
+        value = "can be created" if code == 0 else f"refused: {os.strerror(code) if code else 'cannot be asked about'}"
+        yield Check("isolation", f"{kind} namespace", code == 0, value, cure)
+    abi = found.get("landlock", -1)
+    cure = "" if abi > 0 else "Linux 5.13 or newer with landlock in the kernel's lsm= list"
+    yield Check("isolation", "Landlock", abi > 0, f"ABI {abi}" if abi > 0 else "not in this kernel", cure)
+    seccomp = bool(found.get("seccomp"))
+    cure = "" if seccomp else "a kernel with CONFIG_SECCOMP_FILTER"
+    yield Check("isolation", "seccomp", seccomp, "filters" if seccomp else "no filters", cure)
+    limits = {"processes": resource.RLIMIT_NPROC, "open files": resource.RLIMIT_NOFILE}
+    shown = ", ".join(f"{name} {_limit(resource.getrlimit(limit)[1])}" for name, limit in limits.items())
+    yield Check("isolation", "resource limits", True, f"at most: {shown}")
+    yield Check("isolation", "cgroup", None, _cgroup())
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value < 0 else str(value)
+
+
+def _cgroup() -> str:
+    """Version and memory limit of this process's control group, for reading; a sandbox does not depend on it."""
+    try:
+        line = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()[-1]
+        version, place = ("v2", line[3:]) if line.startswith("0::") else ("v1", "")
+        limit = Path("/sys/fs/cgroup", place.lstrip("/"), "memory.max")
+        return f"{version}, memory limit {limit.read_text(encoding='utf-8').strip() if limit.is_file() else 'none'}"
+    except (OSError, IndexError):
+        return "none"
+
+
+def _profile(profile: Profile, checks: list[Check]) -> Check:
+    """Whether this machine can run a profile: the first thing in its way, or how long it takes."""
+    for check in checks:
+        if check.group in ("software", "folders") and check.ok is False:
+            return Check("profiles", profile.name, False, f"{check.name}: {check.value}", check.cure)
+    try:
+        check_hardware(profile)
+        check_disk(profile)
+    except UsageError as error:
+        cuda = next(check for check in checks if check.name == "CUDA")
+        return Check("profiles", profile.name, False, error.cause, cuda.cure or error.cure)
+    fetch = any(check.group == "data" and check.ok is False and check.name != "images" for check in checks)
+    first = " (the published data are fetched first)" if fetch else ""
+    return Check("profiles", profile.name, True, f"{profile.purpose}{first}")

@@ -1,0 +1,373 @@
+"""``results/<profile>/`` as one HTML page: what the papers claim first, then each notebook's figures and tables.
+
+The page carries its figures, style and script in itself and asks no network: its content security policy allows no
+request, and no script but its own, whatever a notebook's output holds. The same results give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import logging
+import re
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from nngpt_lab import manifest, paths
+from nngpt_lab.errors import UsageError
+from nngpt_lab.formatting import clock, format_column, number, present, show, slug, words
+from nngpt_lab.profiles import PROFILES
+
+VERDICTS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not tested": "–"}  # in the page's order
+CLAIM_COLUMNS = ("claim_id", "paper", "claim", "paper_value", "our_value", "ci_low", "ci_high", "n", "unit", "grade",
+                 "source", "verdict", "note")  # fmt: skip
+ROWS_SHOWN = 12  # of each table; the whole of it is one link away
+LARGEST_SVG = 400_000  # bytes; a figure of many thousand points is smaller, and faster to show, as PNG
+FOLDER_MARKS = ("contents.json", "manifest.json", "executed.ipynb", "tables", "figures")  # any of them: a notebook's
+PNG_DPI = 150  # of results.py
+
+
+@dataclass
+class Item:
+    """A figure (``src``) or a table (``columns``, ``rows``) with its caption and files; ``label`` numbers it."""
+
+    anchor: str
+    words: str
+    caption: str
+    links: list[tuple[str, str]]
+    label: str = ""
+    src: str = ""
+    width: int = 0
+    height: int = 0
+    columns: list[tuple[str, str]] = field(default_factory=list)
+    rows: list[list[tuple[str, str]]] = field(default_factory=list)
+    total: int = 0
+
+
+@dataclass
+class Section:
+    """One notebook's folder: what it says about itself, its figures and tables, and what is wrong with it."""
+
+    name: str
+    anchor: str
+    title: str
+    lead: str = ""
+    record: dict[str, Any] | None = None
+    problems: list[str] = field(default_factory=list)
+    figures: list[Item] = field(default_factory=list)
+    tables: list[Item] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def short(self) -> str:
+        """The title without its subtitle."""
+        return re.split(r": | — | – ", self.title)[0]
+
+    @property
+    def items(self) -> list[Item]:
+        return [*self.figures, *self.tables]
+
+    @property
+    def by_hand(self) -> bool:
+        return self.record is None
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.record) and self.record.get("status") not in (None, "ok")
+
+    @property
+    def error(self) -> str:
+        error = (self.record or {}).get("error") or ""
+        if not isinstance(error, dict):
+            return str(error)
+        where = f"\nin cell [{error['cell']}]: {error.get('line', '')}" if error.get("cell") is not None else ""
+        return f"{error.get('type', 'Error')}: {error.get('message', '')}{where}"
+
+    @property
+    def notice(self) -> str:
+        """What a reader of the claims table must know about the numbers of this notebook; mostly nothing."""
+        if self.failed:
+            return "this notebook failed; its claims may be missing or come from part of the run."
+        return "run by hand, no manifest vouches for its numbers." if self.by_hand else " ".join(self.problems)
+
+    @property
+    def provenance(self) -> list[tuple[str, bool]]:
+        """The manifest in one line: texts, each with whether it is a warning."""
+        record = self.record or {}
+        seconds = number(record.get("seconds"))
+        parts = [
+            ("commit " + str(record["commit"])[:10] if record.get("commit") else "commit unknown", False),
+            ("with uncommitted changes" if record.get("dirty") else "", True),
+            (clock(record.get("started")), False),
+            (f"{seconds:,.0f} s" if seconds is not None else "", False),
+            *((f"{key} {record[key]}" if record.get(key) is not None else "", False) for key in ("profile", "seed")),
+            (str(record.get("device") or ""), False),
+            (f"Python {record['python']}" if record.get("python") else "", False),
+        ]
+        return [part for part in parts if part[0]] if record else []
+
+
+def build_report(folder: Path) -> Path:
+    """Write ``index.html`` in ``folder``, and ``executed.html`` beside each notebook there; return the former's path.
+
+    Args:
+        folder: a results folder, one sub-folder per notebook (``results/<profile>``).
+
+    Raises:
+        UsageError: nothing to report there, or no permission to write there.
+    """
+    folder = Path(folder)
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [path for path in found if path.is_dir() and any((path / mark).exists() for mark in FOLDER_MARKS)]
+    if not found:
+        raise UsageError(
+            f"there are no results in {manifest.display(folder)}",
+            "run `nngpt-lab demo` first, or name a results folder",
+        )
+    sections = [read_section(path) for path in found]
+    for kind in ("figures", "tables"):
+        for place, item in enumerate((item for section in sections for item in getattr(section, kind)), 1):
+            item.label = f"{kind[:-1].capitalize()} {place}"
+    claims = [claim for path, section in zip(found, sections, strict=True) for claim in read_claims(path, section)]
+    return write(folder / "index.html", page("report.html.j2", **overview(folder, sections, claims)))
+
+
+def overview(folder: Path, sections: list[Section], claims: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the page's template asks for."""
+    counts = Counter(claim["verdict"] for claim in claims)
+    profiles = sorted({str(section.record["profile"]) for section in sections if (section.record or {}).get("profile")})
+    profile = ", ".join(profiles) or folder.resolve().name
+    titles = {section.anchor: section.short for section in sections}
+    homes: dict[str, set[str]] = {}
+    for claim in claims:
+        homes.setdefault(claim["paper"], set()).add(titles[claim["section"]])
+    return {
+        "sections": sections,
+        "claims": sorted(claims, key=lambda claim: not claim["tested"]),  # tested first, else as the notebooks say
+        "tested": sum(claim["tested"] for claim in claims),
+        "counts": counts,
+        "verdicts": [*VERDICTS, *sorted(set(counts) - set(VERDICTS))],
+        "papers": {paper: home.pop() if len(home) == 1 else "" for paper, home in sorted(homes.items()) if paper},
+        "profile": profile,
+        "purpose": PROFILES[profile].purpose if profile in PROFILES else "",
+    }
+
+
+# --- one notebook's folder ---------------------------------------------------------------------------------------
+
+
+def read_section(folder: Path) -> Section:
+    """Everything of one notebook but its claims; writes its ``executed.html`` on the way."""
+    section = Section(folder.name, slug(folder.name), words(re.sub(r"^\d+[_-]", "", folder.name)))
+    section.record = manifest.read(folder)
+    if section.record is None and (folder / manifest.FILENAME).exists():
+        section.problems.append("manifest.json cannot be read.")
+    if changed := changed_files(folder, section.record or {}):
+        section.problems.append(f"Changed since the run that the manifest describes: {', '.join(changed)}.")
+    read_notebook(folder, section)
+    for kind, name, caption in read_contents(folder, section):
+        try:
+            if kind == "figures":
+                section.figures.append(read_figure(folder, name, caption))
+            elif name != "claims":  # they are the page's first table
+                section.tables.append(read_table(folder, name, caption))
+        except (OSError, ValueError) as error:
+            section.problems.append(f"{kind}/{name} cannot be shown ({type(error).__name__}).")
+    section.links += existing(folder, {"claims.csv": "tables/claims.csv", "manifest.json": manifest.FILENAME})
+    return section
+
+
+def changed_files(folder: Path, record: dict[str, Any]) -> list[str]:
+    """Files whose bytes are not the ones the manifest vouches for."""
+    listed = record.get("outputs")
+    if not isinstance(listed, dict):
+        return []
+    known = ((name, digest, folder / name) for name, digest in sorted(listed.items()))
+    return [name for name, digest, path in known if not path.is_file() or manifest.sha256_file(path) != digest]
+
+
+def read_notebook(folder: Path, section: Section) -> None:
+    """Title and lead from the executed notebook's opening; the notebook itself as a page of its own."""
+    import nbformat
+
+    path = folder / "executed.ipynb"
+    if not path.is_file():
+        section.problems.append("There is no executed notebook here.")
+        return
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises whatever its JSON and its schema raise
+        section.problems.append(f"executed.ipynb cannot be read ({type(error).__name__}).")
+        return
+    title, lead = opening(notebook)
+    section.title = title or section.title
+    section.lead = markdown(lead)
+    body = notebook_body(notebook)
+    write(folder / "executed.html", page("executed.html.j2", title=section.title, anchor=section.anchor, body=body))
+    section.links += existing(folder, {"executed notebook": "executed.html", "as .ipynb": "executed.ipynb"})
+
+
+def opening(notebook) -> tuple[str, str]:
+    """First heading and first plain paragraph of a notebook's Markdown, papermill's error banner aside."""
+    text = "\n\n".join(
+        cell.source
+        for cell in notebook.cells
+        if cell.cell_type == "markdown" and "papermill-error-cell-tag" not in cell.metadata.get("tags", [])
+    )
+    text = re.sub(r"^(#+ .*)$", r"\n\1\n", text, flags=re.MULTILINE)
+    blocks = [block.strip() for block in re.split(r"\n\s*\n", text) if block.strip()]
+    title = next((re.sub(r"[`*]", "", block.lstrip("# ")) for block in blocks if block.startswith("#")), "")
+    lead = next((block for block in blocks if not re.match(r"#|>|\||```|<|!\[|[-*+] |\d+\. ", block)), "")
+    return title, lead
+
+
+def markdown(text: str) -> str:
+    """Markdown as HTML; HTML inside it is shown, not obeyed."""
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    return MarkdownWithMath(renderer=IPythonRenderer(escape=True, exclude_anchor_links=True)).render(text)
+
+
+def notebook_body(notebook) -> str:
+    """The notebook's cells and outputs as HTML, without page, style or any script of nbconvert's."""
+    from nbconvert import HTMLExporter
+
+    shown = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
+    quiet = logging.getLogger("nngpt_lab.nbconvert")
+    quiet.setLevel(logging.ERROR)  # or it warns of every figure that it has no alternative text
+    exporter = HTMLExporter(template_name="basic", anchor_link_text="", log=quiet)
+    exporter.register_preprocessor("nbconvert.preprocessors.HighlightMagicsPreprocessor", enabled=True)
+    exporter.config.NbConvertBase.display_data_priority = shown
+    return exporter.from_notebook_node(notebook)[0]
+
+
+def read_contents(folder: Path, section: Section) -> list[tuple[str, str, str]]:
+    """Kind, name and caption in the order they were made; where that list cannot be read, the files there, by name."""
+    kinds = ("figures", "tables")
+    try:
+        contents = json.loads((folder / "contents.json").read_text(encoding="utf-8"))
+        return [(kind, name, str(item["caption"])) for kind in kinds for name, item in contents[kind].items()]
+    except FileNotFoundError:
+        section.problems.append("There is no contents.json: captions are missing.")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        section.problems.append("contents.json cannot be read: captions are missing.")
+    return [(kind, name, "") for kind in kinds for name in sorted({path.stem for path in (folder / kind).glob("*.*")})]
+
+
+def read_figure(folder: Path, name: str, caption: str) -> Item:
+    """The figure as a data URI: SVG unless that is large. Its size is the PNG's, so that nothing jumps on loading."""
+    svg, png = folder / "figures" / f"{name}.svg", folder / "figures" / f"{name}.png"
+    use_svg = svg.is_file() and (svg.stat().st_size <= LARGEST_SVG or not png.is_file())
+    kind, data = ("svg+xml", svg.read_bytes()) if use_svg else ("png", png.read_bytes())
+    item = Item(f"{slug(folder.name)}-figure-{slug(name)}", words(name), caption, existing(
+        folder, {"SVG": f"figures/{name}.svg", "PNG": f"figures/{name}.png"}))  # fmt: skip
+    item.src = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    if png.is_file():
+        header = png.read_bytes()[16:24]
+        if len(header) == 8:
+            item.width, item.height = (round(pixels * 96 / PNG_DPI) for pixels in struct.unpack(">II", header))
+    return item
+
+
+def read_table(folder: Path, name: str, caption: str) -> Item:
+    """The first rows of a table, numbers rounded column by column."""
+    path = folder / "tables" / f"{name}.csv"
+    frame = read_csv(path)
+    item = Item(f"{slug(folder.name)}-table-{slug(name)}", words(name), caption, existing(
+        folder, {"CSV": f"tables/{name}.csv", "Markdown": f"tables/{name}.md"}))  # fmt: skip
+    columns = [format_column(list(frame[column])) for column in frame]
+    item.columns = [(str(name).replace("_", " "), kind) for name, (kind, _) in zip(frame, columns, strict=True)]
+    shown = [[(cell, kind) for cell in cells[:ROWS_SHOWN]] for kind, cells in columns]
+    item.rows, item.total = [list(row) for row in zip(*shown, strict=True)], len(frame)
+    return item
+
+
+def existing(folder: Path, files: dict[str, str]) -> list[tuple[str, str]]:
+    """Text and address, relative to the report, of those files that exist."""
+    return [(text, quote(f"{folder.name}/{name}")) for text, name in files.items() if (folder / name).is_file()]
+
+
+def read_csv(path: Path):
+    """A CSV with every cell as the text that was written, empty where there is none."""
+    import pandas as pd
+
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+# --- claims ------------------------------------------------------------------------------------------------------
+
+
+def read_claims(folder: Path, section: Section) -> list[dict[str, Any]]:
+    """The notebook's claims, a column that its table lacks being empty; none where it wrote no claims table."""
+    path = folder / "tables" / "claims.csv"
+    if not path.is_file():
+        return []
+    try:
+        rows = read_csv(path).to_dict("records")
+    except (OSError, ValueError) as error:
+        section.problems.append(f"tables/claims.csv cannot be read ({type(error).__name__}).")
+        return []
+    claims = [{column: present(row.get(column, "")) for column in CLAIM_COLUMNS} for row in rows]
+    for place, claim in enumerate(claims, 1):
+        verdict = claim["verdict"].lower().replace(" at this scale", "") or "not tested"
+        claim |= {
+            "anchor": f"{section.anchor}-claim-{place}",
+            "section": section.anchor,
+            "verdict": verdict,
+            "tested": verdict != "not tested",
+            "plot": interval_plot(*(number(claim[key]) for key in ("our_value", "ci_low", "ci_high", "paper_value"))),
+        }
+    return claims
+
+
+def interval_plot(
+    ours: float | None, low: float | None, high: float | None, paper: float | None
+) -> dict[str, float | None] | None:
+    """Where dot, interval and tick stand on a line 112 wide, or None where there is nothing to compare."""
+    places = {"ours": ours, "low": low, "high": high, "paper": paper}
+    known = [value for value in places.values() if value is not None]
+    if ours is None or (low is None) != (high is None) or min(known) == max(known):
+        return None
+    scale = 100 / (max(known) - min(known))
+    return {key: None if value is None else round(6 + (value - min(known)) * scale, 1) for key, value in places.items()}
+
+
+# --- pages -------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def templates():
+    """The Jinja environment of the report's templates; every value is escaped unless a template says otherwise."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(paths.PACKAGE / "templates")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"slug": slug, "show": show, "icon": lambda verdict: VERDICTS.get(verdict, "·")}
+    return environment
+
+
+def page(template: str, **values: Any) -> str:
+    """A whole page. The policy names the hash of the one script that may run, and allows no request at all."""
+    style, script = ((paths.PACKAGE / "templates" / name).read_text("utf-8") for name in ("style.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return templates().get_template(template).render(style=style, script=script, policy=policy, **values)
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a page, and say what to do where that is not allowed."""
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {manifest.display(path)}: {error.strerror}", "make the folder writable, or copy it"
+        ) from error
+    return path

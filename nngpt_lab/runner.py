@@ -1,0 +1,396 @@
+"""Runs notebooks: papermill underneath, with what papermill lacks.
+
+* Everything that can be refused is refused before the first kernel starts, for all notebooks of a call: parameters
+  that a notebook does not have or of the wrong type, a profile the hardware cannot carry, a folder that cannot be
+  written, a folder another process is working in.
+* A run leaves a manifest, written last; a notebook whose manifest still holds is not run again, so that repeating an
+  interrupted command continues it.
+* A failed notebook is kept and told in three lines; the others still run.
+
+A ``-p`` parameter must exist in at least one of the notebooks and goes to those that have it, so that one command can
+set ``resamples`` for the two notebooks out of three that resample.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import logging
+import os
+import shlex
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from nngpt_lab import doctor, manifest, paths
+from nngpt_lab.errors import BusyError, UsageError
+from nngpt_lab.profiles import Profile, did_you_mean, get_profile
+
+KERNEL_LOG = ".kernel.log"  # of the kernel's process, not of the notebook; tells why a kernel died or never came up
+LOCK, HOLDER = ".lock", ".lock-holder.json"
+KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a dictionary",
+         list: "a list", tuple: "a list in parentheses"}  # fmt: skip
+OWN_OPTIONS = ("profile", "seed", "output")  # parameters every notebook has, set by options of their own
+KERNEL_ENVIRONMENT = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS is not deterministic, and it must be set before CUDA is
+    "JUPYTER_PREFER_ENV_PATH": "1",  # a kernel that starts kernels takes this environment's, not the user's
+}
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How one notebook ended: ``ok``, ``failed`` or ``up to date``. ``again`` is the command that repeats it."""
+
+    notebook: Path
+    folder: Path
+    status: str
+    seconds: float
+    again: str
+    error: dict[str, Any] | None = None
+
+    def lines(self) -> list[str]:
+        """What to tell the user: one line, or three for a failure (where, what, what next)."""
+        name, folder = self.notebook.stem, manifest.display(self.folder)
+        if self.error is None:
+            took = "up to date" if self.status == "up to date" else f"{self.seconds:.1f} s"
+            return [f"ok  {name}  {took}  {folder}"]
+        return [
+            f"failed  {name}  {self.seconds:.1f} s  in cell [{self.error['cell']}]: {self.error['line']}",
+            f"  {self.error['type']}: {self.error['message']}",
+            f"  see {manifest.display(self.folder / manifest.EXECUTED)}; again: {self.again}",
+        ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook with everything decided: what is run, with which parameters, into which folder."""
+
+    notebook: Path
+    content: Any  # nbformat.NotebookNode
+    parameters: dict[str, Any]
+    folder: Path
+    again: str
+
+
+def run_notebook(
+    notebook: Path,
+    profile: str = "smoke",
+    seed: int = 0,
+    parameters: dict[str, Any] | None = None,
+    output: Path | str | None = None,
+    force: bool = False,
+    progress: bool = True,
+) -> RunOutcome:
+    """Run one notebook; see :func:`run_notebooks`."""
+    return run_notebooks([notebook], profile, seed, parameters, output, force, progress)[0]
+
+
+def run_notebooks(
+    notebooks: Sequence[Path],
+    profile: str = "smoke",
+    seed: int = 0,
+    parameters: dict[str, Any] | None = None,
+    output: Path | str | None = None,
+    force: bool = False,
+    progress: bool = True,
+    on_done: Callable[[RunOutcome], None] = lambda outcome: None,
+) -> list[RunOutcome]:
+    """Run notebooks one after the other into ``output/<stem>/``.
+
+    Args:
+        notebooks: paths of notebooks, each with one cell tagged ``parameters``.
+        profile: name of a profile.
+        seed: seed of everything random, 0 or more.
+        parameters: values by name; a text is converted to the type of the notebook's default.
+        output: folder that holds one folder per notebook; default ``results/<profile>``.
+        force: run again even what is up to date.
+        progress: show a progress line per notebook (never where stderr is not a terminal).
+        on_done: called with each outcome as it comes.
+
+    Raises:
+        UsageError: something given is wrong; nothing was started.
+        BusyError: another process is working in one of the folders; nothing was started.
+    """
+    folder = paths.results_folder(profile, output)
+    jobs = prepare(notebooks, get_profile(profile), seed, parameters or {}, folder, custom_output=bool(output))
+    outcomes = []
+    with contextlib.ExitStack() as locks:
+        for job in jobs:  # all before the first starts: a second run must fail now, not in ten minutes
+            locks.enter_context(hold(job.folder))
+        for job in jobs:
+            outcomes.append(_run(job, force, progress))
+            on_done(outcomes[-1])
+    return outcomes
+
+
+def prepare(
+    notebooks: Sequence[Path], profile: Profile, seed: int, given: dict[str, Any], output: Path, custom_output: bool
+) -> list[Job]:
+    """Check everything about a call and decide its jobs; starts nothing."""
+    notebooks = list(dict.fromkeys(Path(notebook).resolve() for notebook in notebooks))
+    if len({notebook.stem for notebook in notebooks}) < len(notebooks):
+        raise UsageError("two of the notebooks have one name and would share a results folder", "run them separately")
+    contents = {notebook: read_notebook(notebook) for notebook in notebooks}
+    defaults = {notebook: read_parameters(contents[notebook], notebook.name) for notebook in notebooks}
+    check_names(given, defaults)
+    jobs = []
+    for notebook in notebooks:
+        own = {name: convert(name, given[name], value) for name, value in defaults[notebook].items() if name in given}
+        folder = output / notebook.stem
+        values = defaults[notebook] | own | {"profile": profile.name, "seed": seed, "output": str(folder)}
+        again = rerun_command(notebook, profile.name, seed, own, output if custom_output else None)
+        jobs.append(Job(notebook, contents[notebook], values, folder, again))
+    doctor.check_hardware(profile)
+    for job in jobs:
+        doctor.check_writable(job.folder)
+    return jobs
+
+
+# --- what a notebook takes, and whether what was given fits -----------------------------------------------------------
+
+
+def read_notebook(path: Path):
+    """The notebook as nbformat 4, or a UsageError when it cannot be read."""
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {manifest.display(path)}: {error.strerror}", "give the path of a notebook"
+        ) from error
+    except Exception as error:  # nbformat raises many kinds for what is not a notebook
+        raise UsageError(
+            f"{manifest.display(path)} is not a Jupyter notebook", "open it in JupyterLab to repair it"
+        ) from error
+
+
+def read_parameters(notebook, name: str) -> dict[str, Any]:
+    """Names and default values of the cell tagged ``parameters``, read without running it.
+
+    Raises:
+        UsageError: there is not exactly one such cell, a line of it is not ``name = literal``, or one of
+            ``profile``, ``seed``, ``output`` is missing.
+    """
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise UsageError(
+            f"{name} has {len(cells) or 'no'} cell{'s' * (len(cells) > 1)} tagged 'parameters'",
+            "tag exactly one (JupyterLab: the gear at the right, Cell Tags)",
+        )
+    try:
+        statements = ast.parse(cells[0].source).body
+    except SyntaxError as error:
+        raise UsageError(
+            f"the parameters cell of {name} is not Python: {error.msg}", "mend it in JupyterLab"
+        ) from error
+    values = dict(_assignment(statement, name) for statement in statements)
+    if missing := [option for option in OWN_OPTIONS if option not in values]:
+        raise UsageError(
+            f"the parameters cell of {name} lacks {', '.join(missing)}",
+            'it must hold profile = "smoke", seed = 0 and output = ""',
+        )
+    return values
+
+
+def _assignment(statement: ast.stmt, notebook: str) -> tuple[str, Any]:
+    with contextlib.suppress(ValueError):
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                return name, ast.literal_eval(value)
+    raise UsageError(
+        f"the parameters cell of {notebook} holds more than plain values: {ast.unparse(statement)}",
+        "write one `name = literal` a line there and compute in the next cell",
+    )
+
+
+def check_names(given: dict[str, Any], defaults: dict[Path, dict[str, Any]]) -> None:
+    """Refuse a parameter that none of the notebooks has, and those that have an option of their own."""
+    known = sorted({name for values in defaults.values() for name in values if name not in OWN_OPTIONS})
+    for name in given:
+        if name in OWN_OPTIONS:
+            raise UsageError(f"{name!r} is not set with -p", f"use --{name} {given[name]}")
+        if name not in known:
+            notebooks = ", ".join(notebook.stem for notebook in defaults)
+            choice = f"it takes {', '.join(known)}" if known else "it takes no parameters of its own"
+            raise UsageError(f"{notebooks} has no parameter {name!r}", did_you_mean(name, known) + choice)
+
+
+def convert(name: str, value: Any, default: Any) -> Any:
+    """``value`` as the type of ``default``; a text, as the command line gives it, is read as that type.
+
+    A default of None says nothing about the type, so any literal will do, and else the text itself.
+
+    >>> convert("epochs", "3", default=5), convert("lr", "1e-3", default=0.1), convert("plot", "false", default=True)
+    (3, 0.001, False)
+    """
+    kind, given = type(default), value
+    if isinstance(value, str) and kind is not str:
+        value = _read_literal(value, kind)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind in (list, tuple) and isinstance(value, list | tuple):
+        value = kind(value)
+    if default is not None and (type(value) is not kind or repr(value) in ("nan", "inf", "-inf")):
+        raise UsageError(
+            f"parameter {name!r} takes {KINDS.get(kind, 'a value')} ({kind.__name__}), not {given!r}",
+            f"for example -p {name} {shlex.quote(str(default))}",
+        )
+    return value
+
+
+def _read_literal(text: str, kind: type) -> Any:
+    """``text`` read as ``kind``, or unchanged, for the caller to refuse, when it cannot be."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        return kind(text) if kind in (int, float) else ast.literal_eval(text)
+    return text
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other processes out of ``folder``; a BusyError at once, naming the holder, when one is already there.
+
+    The lock is the system's, so it dies with its process; the file beside it only says whose it is.
+    """
+    from filelock import FileLock, Timeout
+
+    holder = folder / HOLDER
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            started = datetime.now().astimezone().isoformat(timespec="seconds")
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started}))
+            try:
+                yield
+            finally:
+                holder.unlink(missing_ok=True)
+    except Timeout:
+        try:
+            who = "process {pid} on {host}, since {started}".format(**json.loads(holder.read_text()))
+        except (OSError, ValueError, KeyError):
+            who = "it has not said who it is"
+        raise BusyError(
+            f"another process is working in {manifest.display(folder)} ({who})",
+            "wait for it, or choose another --output",
+        ) from None
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def _run(job: Job, force: bool, progress: bool) -> RunOutcome:
+    mark = manifest.fingerprint(job.content, job.parameters)
+    if not force and manifest.is_current(job.folder, mark):
+        return RunOutcome(job.notebook, job.folder, "up to date", 0.0, job.again)
+    manifest.clear(job.folder)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    error = _execute(job, progress)
+    seconds, status = round(time.perf_counter() - clock, 2), "failed" if error else "ok"
+    record = {
+        "status": status,
+        "notebook": manifest.portable_name(job.notebook),
+        "profile": job.parameters["profile"],
+        "seed": job.parameters["seed"],
+        "parameters": {name: value for name, value in job.parameters.items() if name not in OWN_OPTIONS},
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "cells": [{"index": cell.index, "seconds": cell.seconds} for cell in manifest.cells(job.folder)],
+        "error": error,
+        "fingerprint": mark,
+        "notebook_sha256": manifest.notebook_sha256(job.content),
+        **manifest.provenance(),
+        "outputs": manifest.outputs(job.folder),
+    }
+    manifest.write(job.folder, record)
+    return RunOutcome(job.notebook, job.folder, status, seconds, job.again, error)
+
+
+def _execute(job: Job, progress: bool) -> dict[str, Any] | None:
+    """Run the notebook, saving it after every cell; the error that stopped it, or None."""
+    import papermill
+
+    logging.getLogger("papermill").addHandler(logging.NullHandler())  # the outcome says what its log would say again
+    # papermill formats output paths, so braces are doubled
+    executed = str(job.folder / manifest.EXECUTED).replace("{", "{{").replace("}", "}}")
+    shape = "{desc}  {n_fmt}/{total_fmt} cells  {elapsed}"
+    bar = {"desc": job.notebook.stem, "bar_format": shape, "leave": False, "disable": None}
+    try:
+        with (job.folder / KERNEL_LOG).open("wb") as log:
+            papermill.execute_notebook(
+                _injected(job),
+                executed,
+                kernel_name="python3",
+                language="python",
+                progress_bar=bar if progress else False,
+                cwd=str(job.notebook.parent),  # as in JupyterLab and nbval
+                kernel_manager_class=_this_python(stderr=log),
+            )
+    except papermill.PapermillExecutionError as error:
+        return _error(error.exec_count, error.source, error.ename, error.evalue)
+    except Exception as error:  # a kernel that died or never came up must not stop the other notebooks
+        last = (manifest.cells(job.folder) or [manifest.Cell(0, "(before the first)", 0.0)])[-1]
+        hint = f"(often: out of memory; what the kernel last said is in {manifest.display(job.folder / KERNEL_LOG)})"
+        return _error(last.index, last.source, type(error).__name__, f"{error} {hint}")
+    return None
+
+
+def _injected(job: Job):
+    """The notebook with a cell that sets the parameters, as papermill would add it. Not papermill's own, which turns a
+    tuple into a text and the numbers that are keys of a dictionary as well."""
+    import nbformat
+
+    content = nbformat.from_dict(json.loads(nbformat.writes(job.content)))
+    where = next(i for i, cell in enumerate(content.cells) if "parameters" in cell.metadata.get("tags", []))
+    lines = "\n".join(f"{name} = {value!r}" for name, value in job.parameters.items())
+    cell = nbformat.v4.new_code_cell(f"# Parameters\n{lines}", metadata={"tags": ["injected-parameters"]})
+    content.cells.insert(where + 1, cell)
+    return content
+
+
+def _this_python(stderr: IO[bytes]):
+    """A kernel manager whose kernels run this very interpreter, whatever the name ``python3`` stands for here.
+
+    Their processes' own messages go to ``stderr``.
+
+    A kernelspec called ``python3`` in the user's Jupyter folder wins over the environment's own and may point to
+    another Python, one without this package or with other versions of everything the manifest vouches for.
+    """
+    import zmq
+    from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+    from traitlets import default
+
+    class ThisPython(AsyncKernelManager):
+        @default("transport_encryption")
+        def _encrypted_where_it_can_be(self) -> str:  # other users of the machine could read a plain connection
+            return "auto" if zmq.has("curve") else "disabled"
+
+        def start_kernel(self, **options: Any):
+            return super().start_kernel(stderr=stderr, **options)
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(resource_dir=RESOURCES, **{**get_kernel_dict(), "env": KERNEL_ENVIRONMENT})
+
+    return ThisPython
+
+
+def _error(number: int | None, source: str, kind: str, message: str) -> dict[str, Any]:
+    line = next((line.strip() for line in source.splitlines() if line.strip()), "")
+    return {"cell": number, "line": line[:100], "type": kind, "message": " ".join(message.split())[:400]}
+
+
+def rerun_command(notebook: Path, profile: str, seed: int, parameters: dict[str, Any], output: Path | None) -> str:
+    """The shell command that repeats a run."""
+    words = ["nngpt-lab", "run", manifest.display(notebook), "--profile", profile, "--seed", seed]
+    for name, value in parameters.items():
+        words += ["-p", name, value]
+    words += ["--output", manifest.display(output)] if output else []
+    return shlex.join(map(str, words))

@@ -1,0 +1,388 @@
+"""The report: what it must say of good, partial and broken results, and how it behaves in a browser."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pandas as pd
+import pytest
+from nbformat import v4
+
+from nngpt_lab.errors import UsageError
+from nngpt_lab.formatting import format_column, show
+from nngpt_lab.report import build_report
+from nngpt_lab.results import Results
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+HOSTILE = "<script>document.title = 'taken over'</script>"
+MANIFEST = {
+    "status": "ok", "commit": "0123456789abcdef0123", "dirty": True, "started": "2026-01-07T10:30:00+00:00",
+    "seconds": 95.4, "device": "cpu (a laptop)", "python": "3.12.1", "seed": 7, "profile": "demo",
+}  # fmt: skip
+CLAIMS = [
+    # claim_id, claim, paper_value, our_value, ci_low, ci_high, n, unit, grade, verdict, note
+    ("b-valid", "Valid share at cycle 1", 44.0, None, None, None, None, "%", "P", "not tested", "Needs a GPU. " * 12),
+    ("b-best", "Best one-epoch accuracy", 63.98, 9.5, 8.25, 10.5, 3, "%", "P", "not reproduced", HOSTILE),
+    ("b-mean", "Mean accuracy over cycles", 42.32, 41.987654, 41.2, 42.9, 118000, "%", "C", "reproduced", ""),
+    ("b-dup", "Rank correlation with later epochs", 0.6, 0.55, 0.3, 0.8, 25, "", "I", "inconclusive", "wide interval"),
+    ("b-hours", "Training hours", "unknown", None, None, None, None, "", "I", "not tested", "never stated"),
+]  # fmt: skip
+FIELDS = ("claim_id", "claim", "paper_value", "our_value", "ci_low", "ci_high", "n", "unit", "grade", "verdict", "note")
+
+
+def add_notebook(folder: Path, name: str, paper: str, manifest: dict | None = None, rows: int = 40) -> Path:
+    """One notebook's results as a run leaves them: tables, a figure, claims, executed notebook and manifest."""
+    from matplotlib.figure import Figure
+
+    results = Results(folder / name, "demo")
+    plot = Figure(figsize=(9, 3))
+    plot.subplots().plot([1, 2, 3], [1, 4, 9])
+    results.figure(plot, "proxy_audit", "Rank correlation between epochs, <b>all</b> data sets.")
+    results.table(pd.DataFrame({"data_set": ["mnist"] * rows, "n": range(rows), "rho": 0.123456}), "ranks", "Ranks.")
+    claims = pd.DataFrame(CLAIMS, columns=FIELDS).assign(paper=paper)
+    results.table(claims, "claims", "Claims.")
+    write_notebook(folder / name, f"# The story of paper {paper}")
+    if manifest:
+        (folder / name / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder / name
+
+
+def write_notebook(folder: Path, heading: str, hostile: str = "") -> None:
+    """An executed notebook with the kinds of output that ours have."""
+    image = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    outputs = [
+        v4.new_output("stream", name="stdout", text="a line of " + "text " * 60 + "<b>\n"),
+        v4.new_output("display_data", data={"image/png": image, "text/plain": "<Figure>"}),
+        v4.new_output(
+            "display_data", data={"text/html": f"<table class='dataframe'><tr><td>1</td></tr></table>{hostile}"}
+        ),
+        v4.new_output("error", ename="ValueError", evalue="no", traceback=["\x1b[31mValueError\x1b[0m: no"]),
+    ]
+    cells = [
+        v4.new_markdown_cell(
+            "<span>An Exception was encountered</span>", metadata={"tags": ["papermill-error-cell-tag"]}
+        ),
+        v4.new_markdown_cell(
+            f"{heading}\n\nIt asks *whether* one epoch tells. {hostile}\n\n## Evidence\n\nNot the lead."
+        ),
+        v4.new_code_cell("import pandas as pd  # what we use\nprint('text')", execution_count=1, outputs=outputs),
+    ]
+    for place, cell in enumerate(cells):
+        cell.id = f"cell-{place}"
+    nbformat.write(v4.new_notebook(cells=cells), folder / "executed.ipynb")
+
+
+class Links(HTMLParser):
+    """Every address and every anchor of a page, and the text of its rows."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.addresses, self.anchors = [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.anchors += [found["id"]] if "id" in found else []
+        self.addresses += [found[key] for key in ("href", "src") if key in found]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """Results of two notebooks, one in order, one run by hand; not to be changed."""
+    made = tmp_path_factory.mktemp("results")
+    add_notebook(made, "01_first", "B", MANIFEST)
+    add_notebook(made, "02_second", "A")
+    return made
+
+
+@pytest.fixture
+def folder(results: Path, tmp_path: Path) -> Path:
+    """A copy of ``results`` that a test may break."""
+    return shutil.copytree(results, tmp_path / "demo")
+
+
+def text_of(folder: Path) -> str:
+    return build_report(folder).read_text(encoding="utf-8")
+
+
+def test_importing_the_report_imports_no_torch():
+    code = "import sys, nngpt_lab.report; sys.exit('torch' in sys.modules or 'nbconvert' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_claims_come_first_and_tested_ones_before_the_rest(folder):
+    page = text_of(folder)
+    assert page.index('class="claims"') < page.index("<figure")
+    verdicts = re.findall(r'<tr role="row" id="[^"]+" data-verdict="([^"]+)"', page)
+    assert len(verdicts) == 2 * len(CLAIMS)
+    assert verdicts[:6] == ["not reproduced", "reproduced", "inconclusive"] * 2
+    assert set(verdicts[6:]) == {"not tested"}
+    assert "<b>6 could be tested in this run</b>" in page
+
+
+def test_values_are_rounded_for_reading_and_kept_for_sorting(folder):
+    page = text_of(folder)
+    assert "41.99\u202f%" in page
+    assert 'data-key="41.987654"' in page
+    assert "118,000" in page
+    assert "41.2 to 42.9" in page
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["0.5", "", "0.123456"], ("number", ["0.500", "", "0.123"])),
+        (["12.0", "nan", "3.0"], ("number", ["12", "", "3"])),
+        (["0.00001234", "1.5"], ("number", ["1.2e-05", "1.500"])),
+        (["123456", "2"], ("number", ["123,456", "2"])),
+        (["ResNet", "3"], ("", ["ResNet", "3"])),
+        (["", ""], ("", ["", ""])),
+    ],
+)
+def test_columns_get_the_decimals_they_need(cells, expected):
+    assert format_column(cells) == expected
+
+
+def test_numbers_carry_their_unit_and_text_does_not():
+    assert show("600", "×") == "600\u202f×"
+    assert show("unknown", "%") == "unknown"
+    assert show("", "%") == ""
+
+
+def test_what_the_results_say_is_escaped(folder):
+    write_notebook(folder / "01_first", "# The story", HOSTILE)
+    page = text_of(folder)
+    assert HOSTILE not in page
+    assert page.count("&lt;script&gt;document.title") >= 2  # notes and leads
+    assert "&lt;b&gt;all&lt;/b&gt;" in page
+    assert page.count("<script") == 1
+
+
+def test_each_page_forbids_every_request_and_every_foreign_script(folder):
+    index = build_report(folder)
+    for path in (index, folder / "01_first" / "executed.html"):
+        page = html.unescape(path.read_text(encoding="utf-8"))
+        assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-" in page
+        assert "cdnjs" not in page and "unpkg" not in page and "jsdelivr" not in page
+
+
+def test_the_opening_of_the_notebook_is_the_lead(folder):
+    page = text_of(folder)
+    assert "The story of paper B</h2>" in page
+    assert "<p>It asks <em>whether</em> one epoch tells." in page
+    assert "Not the lead" not in page
+
+
+def test_provenance_tells_commit_dirt_time_and_machine(folder):
+    page = text_of(folder)
+    for text in ("commit 0123456789<", "with uncommitted changes", "2026-01-07 10:30 UTC", "95 s", "seed 7",
+                 "cpu (a laptop)", "Python 3.12.1", "profile demo"):  # fmt: skip
+        assert text in page, text
+    assert page.count("no manifest vouches for these numbers") == 1  # 02_second
+
+
+def test_files_that_the_manifest_does_not_vouch_for_are_named(tmp_path):
+    add_notebook(tmp_path, "01_first", "B", MANIFEST | {"outputs": {"tables/ranks.csv": "0" * 64}})
+    assert "Changed since the run that the manifest describes: tables/ranks.csv." in text_of(tmp_path)
+
+
+def test_long_tables_are_cut_and_say_so(folder):
+    page = text_of(folder)
+    assert "First 12 of 40 rows." in page
+    assert "0.123</td>" in page
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ValueError: no data\nin cell [3]: load()",
+        {"type": "ValueError", "message": "no data", "cell": 3, "line": "load()"},
+    ],
+)
+def test_a_failed_notebook_shows_its_error_and_what_it_had_written(folder, error):
+    add_notebook(folder, "03_third", "C", MANIFEST | {"status": "failed", "error": error})
+    page = text_of(folder)
+    assert "This notebook failed." in page
+    assert "ValueError: no data\nin cell [3]: load()" in page
+    assert 'id="03-third-figure-proxy-audit"' in page
+
+
+@pytest.mark.parametrize(
+    "broken", ["contents.json", "executed.ipynb", "manifest.json", "tables/ranks.csv", "tables/claims.csv"]
+)
+@pytest.mark.parametrize("content", [None, b"", b"{\x00", b"[1]"])
+def test_missing_and_broken_files_cost_only_themselves(folder, broken, content):
+    path = folder / "01_first" / broken
+    path.write_bytes(content) if content is not None else path.unlink()
+    page = text_of(folder)
+    assert "The story of paper A</h2>" in page  # the other notebook is whole
+    assert 'id="01-first-figure-proxy-audit"' in page
+    if broken == "contents.json":
+        assert "captions are missing" in page
+    assert_links_resolve(folder / "index.html")
+
+
+def test_no_claims_and_no_figures_is_still_a_page(tmp_path):
+    write_notebook(Results(tmp_path / "01_first", "demo").folder, "# Bare")
+    assert "No notebook here has written a claims table." in text_of(tmp_path)
+
+
+def test_an_unplanned_verdict_and_missing_columns_are_shown(tmp_path):
+    tables = Results(tmp_path / "01_first", "demo").folder / "tables"
+    with (tables / "claims.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("claim_id", "claim", "verdict"), ("x", "A claim", "Disputed")])
+    assert 'data-verdict="disputed"' in text_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: None, lambda path: path.mkdir(), lambda path: (path / "x").mkdir(parents=True)]
+)
+def test_nothing_to_report_is_a_usage_error(tmp_path, make):
+    make(tmp_path / "demo")
+    with pytest.raises(UsageError, match="there are no results") as error:
+        build_report(tmp_path / "demo")
+    assert "nngpt-lab demo" in error.value.cure
+
+
+def test_a_page_that_cannot_be_written_is_a_usage_error(folder):
+    (folder / "index.html").mkdir()
+    with pytest.raises(UsageError, match="cannot write"):
+        build_report(folder)
+
+
+def test_the_same_results_give_the_same_bytes(folder):
+    pages = ("index.html", "01_first/executed.html")
+    build_report(folder)
+    before = [(folder / name).read_bytes() for name in pages]
+    build_report(folder)
+    assert [(folder / name).read_bytes() for name in pages] == before
+
+
+def assert_links_resolve(path: Path) -> None:
+    page = Links(path)
+    assert len(page.anchors) == len(set(page.anchors)), "two elements share an id"
+    for address in page.addresses:
+        target = urlsplit(address)
+        if target.scheme or target.netloc:
+            assert target.scheme in ("data", "https")
+            continue
+        file = (path.parent / unquote(target.path)) if target.path else path
+        assert file.is_file(), address
+        if target.fragment and file.suffix == ".html":
+            assert unquote(target.fragment) in Links(file).anchors, address
+
+
+def test_every_link_and_anchor_resolves(folder):
+    add_notebook(folder, "my own notebook", "D", MANIFEST)
+    assert_links_resolve(build_report(folder))
+    assert_links_resolve(folder / "01_first" / "executed.html")
+
+
+# --- in a browser ------------------------------------------------------------------------------------------------
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or chrome on this machine")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: test)")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync"]  # fmt: skip
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a file in a fresh window; errors, and requests that the policy let out, are in ``page.troubles``."""
+
+    def is_remote(address: str) -> bool:
+        return urlsplit(address).scheme not in ("file", "data")
+
+    def open_file(path: Path, width: int = 1280, scheme: str = "light"):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.troubles = []
+        page.on("console", lambda message: page.troubles.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: page.troubles.append(str(error)))
+        page.on("requestfinished", lambda asked: page.troubles.append(asked.url) if is_remote(asked.url) else None)
+        page.on("requestfailed", lambda asked: page.troubles.append(asked.url) if asked.failure != "csp" else None)
+        page.goto(path.as_uri())
+        return page
+
+    yield open_file
+    for context in browser.contexts:
+        context.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1000, 1280])
+def test_pages_load_without_trouble_and_without_sideways_scrolling(folder, open_page, width, scheme):
+    index = build_report(folder)
+    backgrounds = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}
+    for path in (index, folder / "01_first" / "executed.html"):
+        page = open_page(path, width, scheme)
+        assert page.troubles == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == backgrounds[scheme]
+
+
+@needs_chromium
+def test_a_hostile_notebook_neither_runs_scripts_nor_calls_home(folder, open_page):
+    address = "https://lab.invalid/x"
+    hostile = f"{HOSTILE}<script src='{address}.js'></script><img src='{address}.png' onerror='document.title = 1'>"
+    write_notebook(folder / "01_first", "# The story", hostile)
+    build_report(folder)
+    page = open_page(folder / "01_first" / "executed.html")
+    assert page.title() == "The story · executed notebook"
+    assert all("Content Security Policy" in trouble for trouble in page.troubles)
+
+
+@needs_chromium
+def test_headers_sort_by_number_then_back(folder, open_page):
+    page = open_page(build_report(folder))
+    header = page.get_by_role("columnheader", name="Ours")
+    column = "[...document.querySelectorAll('.claims tbody tr')].map(row => row.cells[4].dataset.key)"
+    original = page.evaluate(column)
+    header.get_by_role("button").click()
+    values = page.evaluate(column)
+    assert [float(value) for value in values[:6]] == [0.55, 0.55, 9.5, 9.5, 41.987654, 41.987654]
+    assert values[6:] == [""] * 4  # nothing to sort by stays last, in either direction
+    assert header.get_attribute("aria-sort") == "ascending"
+    header.get_by_role("button").press("Enter")
+    assert float(page.evaluate(column)[0]) == 41.987654 and page.evaluate(column)[6:] == [""] * 4
+    assert header.get_attribute("aria-sort") == "descending"
+    header.get_by_role("button").click()
+    assert page.evaluate(column) == original
+
+
+@needs_chromium
+def test_filters_work_together_and_by_keyboard(folder, open_page):
+    page = open_page(build_report(folder))
+    page.get_by_role("radio", name="not reproduced").check(force=True)
+    assert page.locator(".claims tbody tr:visible .verdict").all_inner_texts() == ["✗ not reproduced"] * 2
+    assert page.get_by_role("status").inner_text() == "2 of 10 claims shown."
+    page.get_by_role("radio", name="B: The story of paper B").check(force=True)
+    assert page.locator(".claims tbody tr:visible").count() == 1
+    page.keyboard.press("ArrowLeft")  # to the previous paper
+    assert page.locator(".claims tbody tr:visible td:nth-child(2)").all_inner_texts() == ["A"]
+
+
+@needs_chromium
+def test_the_theme_switch_turns_the_page(folder, open_page):
+    page = open_page(build_report(folder))
+    page.get_by_role("button", name="Dark theme").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
+    assert page.get_by_role("button", name="Light theme").is_visible()

@@ -1,0 +1,360 @@
+"""The runner, on tiny notebooks: what it refuses, what it leaves, what it repeats."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+import psutil
+import pytest
+
+from nngpt_lab import manifest, runner
+from nngpt_lab.errors import BusyError, UsageError
+
+HEADER = 'profile = "smoke"\nseed = 0\noutput = ""\n'
+LAB = [sys.executable, "-m", "nngpt_lab"]
+WRITES_A_TABLE = """
+from pathlib import Path
+table = Path(output, "tables", "t.csv")
+table.parent.mkdir(exist_ok=True)
+table.write_text(f"{profile},{seed}")
+"""
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = "", header: str = HEADER) -> Path:
+    """A notebook with a parameters cell and the given code cells."""
+    first = nbformat.v4.new_code_cell(header + parameters, metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+    return path
+
+
+def counting(counter: Path) -> str:
+    """A cell that leaves one line for each time it is executed."""
+    return f"with open({str(counter)!r}, 'a') as file: file.write('x\\n')"
+
+
+def times(counter: Path) -> int:
+    return len(counter.read_text().split()) if counter.exists() else 0
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """Fails the test if anything is executed."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a kernel was about to start")
+
+    monkeypatch.setattr(papermill, "execute_notebook", refuse)
+
+
+# --- refused before a kernel starts -----------------------------------------------------------------------------------
+
+
+def refused(*notebooks: Path, output, **options) -> str:
+    with pytest.raises(UsageError) as error:
+        runner.run_notebooks(notebooks, output=output, **options)
+    return str(error.value)
+
+
+def test_unknown_parameter_names_the_nearest(tmp_path, no_kernel):
+    notebook = write_notebook(tmp_path / "n.ipynb", parameters="epochs = 5\ntop = 3")
+    said = refused(notebook, output=tmp_path / "out", parameters={"epoch": "3"})
+    assert "n has no parameter 'epoch'" in said
+    assert "did you mean 'epochs'?" in said
+    assert "epochs, top" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_parameter_need_only_be_in_one_of_the_notebooks(tmp_path, no_kernel):
+    one = write_notebook(tmp_path / "one.ipynb", parameters="epochs = 5")
+    two = write_notebook(tmp_path / "two.ipynb", parameters="top = 3")
+    jobs = runner.prepare([one, two], runner.get_profile("smoke"), 0, {"top": "7"}, tmp_path / "out", True)
+    assert [job.parameters.get("top") for job in jobs] == [None, 7]
+    assert "'topp'" in refused(one, two, output=tmp_path / "out", parameters={"topp": "7"})
+
+
+def test_every_notebook_is_checked_before_the_first_starts(tmp_path, no_kernel):
+    good = write_notebook(tmp_path / "good.ipynb")
+    bad = write_notebook(tmp_path / "bad.ipynb", header="profile = 'smoke'")
+    assert "bad.ipynb lacks seed, output" in refused(good, bad, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("default", "given", "expected"),
+    [
+        (5, "7", 7),
+        (5, "-7", -7),
+        (0.1, "1e-3", 0.001),
+        (0.1, "2", 2.0),
+        (True, "False", False),
+        ("a", "7", "7"),
+        ([1], "[2, 3]", [2, 3]),
+        ((1,), "[2, 3]", (2, 3)),
+        ({}, "{1: 'x'}", {1: "x"}),
+        (None, "None", None),
+        (None, "3", 3),
+        (None, "plain text", "plain text"),
+        (0.1, 3, 3.0),
+    ],
+)
+def test_values_take_the_type_of_the_default(default, given, expected):
+    value = runner.convert("x", given, default)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("default", "given", "kind"),
+    [(5, "ten", "int"), (5, "1.5", "int"), (0.1, "fast", "float"), (0.1, "nan", "float"), (True, "1", "bool"),
+     ([1], "3", "list"), ({}, "[1]", "dict"), (5, True, "int"), ("a", 3, "str"), ([1], "[1", "list")],
+)  # fmt: skip
+def test_a_wrong_type_is_refused_by_name_type_and_value(default, given, kind):
+    with pytest.raises(UsageError) as error:
+        runner.convert("epochs", given, default)
+    assert "'epochs'" in error.value.cause
+    assert f"({kind})" in error.value.cause
+    assert repr(given) in error.value.cause
+
+
+def test_a_wrong_type_starts_nothing(tmp_path, no_kernel):
+    notebook = write_notebook(tmp_path / "n.ipynb", parameters="epochs = 5")
+    assert "(int), not 'ten'" in refused(notebook, output=tmp_path / "out", parameters={"epochs": "ten"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"profile": "dmeo"}, "did you mean 'demo'?"),
+        ({"parameters": {"seed": "3"}}, "use --seed 3"),
+        ({"parameters": {"anything": "3"}}, "no parameters of its own"),
+    ],
+)
+def test_options_are_refused(tmp_path, no_kernel, options, message):
+    assert message in refused(write_notebook(tmp_path / "n.ipynb"), output=tmp_path / "out", **options)
+
+
+def test_a_profile_for_a_gpu_is_refused_without_one(tmp_path, no_kernel, monkeypatch):
+    monkeypatch.setattr(manifest, "cuda_devices", list)
+    notebook = write_notebook(tmp_path / "n.ipynb")
+    assert "needs a CUDA device" in refused(notebook, output=tmp_path / "out", profile="gpu")
+    monkeypatch.setattr(manifest, "cuda_devices", lambda: [{"name": "small", "memory_gib": 4.0}])
+    assert "the largest here has 4.0 GiB" in refused(notebook, output=tmp_path / "out", profile="gpu")
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("x = 1 + y", "more than plain values: x = 1 + y"),
+        ("import os", "more than plain values: import os"),
+        ("a = b = 1", "more than plain values"),
+        ("x = (", "is not Python"),
+    ],
+)
+def test_a_parameters_cell_holds_literals_only(tmp_path, no_kernel, cell, message):
+    assert message in refused(write_notebook(tmp_path / "n.ipynb", parameters=cell), output=tmp_path / "out")
+
+
+def test_there_is_one_parameters_cell(tmp_path, no_kernel):
+    notebook = write_notebook(tmp_path / "n.ipynb")
+    content = nbformat.read(notebook, 4)
+    again = nbformat.v4.new_code_cell("x = 1", metadata={"tags": ["parameters"]})
+    for cells, message in (([], "no cell tagged"), ([*content.cells, again], "2 cells tagged")):
+        content.cells = cells
+        nbformat.write(content, notebook)
+        assert message in refused(notebook, output=tmp_path / "out")
+
+
+def test_what_is_no_notebook_is_refused(tmp_path, no_kernel):
+    (tmp_path / "n.ipynb").write_text("{")
+    assert "is not a Jupyter notebook" in refused(tmp_path / "n.ipynb", output=tmp_path / "out")
+    assert "cannot read" in refused(tmp_path / "missing.ipynb", output=tmp_path / "out")
+
+
+def test_two_notebooks_of_one_name_are_refused(tmp_path, no_kernel):
+    (tmp_path / "other").mkdir()
+    notebooks = write_notebook(tmp_path / "n.ipynb"), write_notebook(tmp_path / "other" / "n.ipynb")
+    assert "share a results folder" in refused(*notebooks, output=tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, no_kernel):
+    # Below a regular file, because permission bits do not stop root, and CI often is root.
+    (tmp_path / "file").write_text("")
+    said = refused(write_notebook(tmp_path / "n.ipynb"), output=tmp_path / "file" / "out")
+    assert "cannot write to" in said
+    assert "--output" in said
+
+
+# --- what a run leaves ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_and_its_manifest(tmp_path, monkeypatch):
+    """One run in an awkward folder, from another working directory, holds most of what a run promises."""
+    folder = tmp_path / "a {b} %s c"
+    folder.mkdir()
+    monkeypatch.chdir("/")
+    elsewhere = tmp_path / "jupyter" / "kernels" / "python3"  # a user's kernelspec of that name wins over everything
+    elsewhere.mkdir(parents=True)
+    other = {"argv": ["false", "{connection_file}"], "display_name": "another Python", "language": "python"}
+    (elsewhere / "kernel.json").write_text(json.dumps(other))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    there_before, write = [], manifest.write
+
+    def spy(place: Path, record: dict) -> None:
+        there_before.extend(path.name for path in place.rglob("*"))
+        write(place, record)
+
+    monkeypatch.setattr(manifest, "write", spy)
+    facts = "import os, sys, json; json.dump([os.getcwd(), sys.executable, os.environ['CUBLAS_WORKSPACE_CONFIG'], "
+    notebook = write_notebook(
+        folder / "01_x.ipynb",
+        WRITES_A_TABLE,
+        facts + "pair, {1: 2} | keyed, place], open(output + '/facts.json', 'w'))",
+        parameters="pair = (1, 2)\nkeyed = {3: 4}\nplace = 'here'",
+    )
+    outcome = runner.run_notebook(notebook, "demo", 7, {"place": str(tmp_path)}, output=folder / "out", progress=False)
+
+    place = folder / "out" / "01_x"
+    assert outcome.lines() == [f"ok  01_x  {outcome.seconds:.1f} s  {str(place).removeprefix('/')}"]
+    cwd, python, cublas, pair, keyed, given = json.loads((place / "facts.json").read_text())
+    assert (cwd, python, cublas) == (str(folder), sys.executable, ":4096:8")
+    assert (pair, keyed, given) == ([1, 2], {"1": 2, "3": 4}, str(tmp_path))
+    assert (place / "tables" / "t.csv").read_text() == "demo,7"
+
+    record = manifest.read(place)
+    assert {"t.csv", "executed.ipynb", "facts.json"} <= set(there_before)
+    assert "manifest.json" not in there_before  # written last
+    assert set(record["outputs"]) == {"executed.ipynb", "facts.json", "tables/t.csv"}
+    assert (record["status"], record["profile"], record["seed"], record["error"]) == ("ok", "demo", 7, None)
+    assert [cell["index"] for cell in record["cells"]] == [1, 2, 3, 4]
+    assert {"commit", "dirty", "python", "platform", "device", "cores", "threads", "memory_gib"} <= set(record)
+    assert {"torch", "papermill", "ipykernel"} <= set(record["packages"])
+    assert all(len(digest) == 64 for digest in record["data"].values())
+    text = (place / "manifest.json").read_text()
+    for private in (str(tmp_path), str(Path.home()), sys.prefix):
+        assert private not in text
+
+
+def test_a_failed_notebook_is_kept_and_the_others_run(tmp_path):
+    bad = write_notebook(tmp_path / "bad.ipynb", "1 + 1", "\nvalues = [1,\n 2]\nraise KeyError('it broke')", "'never'")
+    dead = write_notebook(tmp_path / "dead.ipynb", "import os; os._exit(3)")
+    good = write_notebook(tmp_path / "good.ipynb", "2 + 2")
+    told = []
+    outcomes = runner.run_notebooks([bad, dead, good], output=tmp_path / "out", progress=False, on_done=told.append)
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed", "ok"]
+    assert told == outcomes
+    where, what, next_step = outcomes[0].lines()
+    assert where.startswith("failed  bad  ")
+    assert where.endswith("in cell [4]: values = [1,")
+    assert what == "  KeyError: 'it broke'"
+    assert "executed.ipynb" in next_step
+    assert "nngpt-lab run" in next_step
+    kept = nbformat.read(tmp_path / "out" / "bad" / "executed.ipynb", 4)
+    assert any(output.output_type == "error" for cell in kept.cells for output in cell.get("outputs", []))
+    record = manifest.read(tmp_path / "out" / "bad")
+    assert (record["status"], record["error"]["type"], record["error"]["cell"]) == ("failed", "KeyError", 4)
+    assert outcomes[1].error["type"] == "DeadKernelError"
+    assert outcomes[1].error["line"] == "import os; os._exit(3)"
+
+
+def test_plain_papermill_runs_the_same_notebook(tmp_path):
+    notebook = write_notebook(tmp_path / "n.ipynb", WRITES_A_TABLE)
+    command = [sys.executable, "-m", "papermill", "n.ipynb", "out.ipynb", "-p", "profile", "demo", "-p", "output", "."]
+    subprocess.run(command, cwd=notebook.parent, check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "tables" / "t.csv").read_text() == "demo,0"
+
+
+# --- what is repeated, and what is not --------------------------------------------------------------------------------
+
+
+def test_only_what_changed_is_run_again(tmp_path):
+    counter, out = tmp_path / "counter", tmp_path / "out"
+    notebook = write_notebook(tmp_path / "n.ipynb", counting(counter), WRITES_A_TABLE, parameters="top = 1")
+
+    def run(expected: str, **options) -> None:
+        before = times(counter)
+        outcome = runner.run_notebook(notebook, output=out, progress=False, **options)
+        assert (outcome.status, times(counter) - before) == (expected, int(expected == "ok"))
+
+    run("ok")
+    run("up to date")
+    (out / "n" / "executed.html").write_text("rendered by the report")
+    run("up to date")
+    run("ok", force=True)
+    (out / "n" / "tables" / "t.csv").unlink()
+    (out / "n" / "tables" / "stale.csv").write_text("of an earlier run")
+    run("ok")
+    assert not (out / "n" / "tables" / "stale.csv").exists()
+    run("ok", seed=1)
+    run("ok", seed=1, parameters={"top": "2"})
+    write_notebook(notebook, counting(counter), WRITES_A_TABLE + "# edited", parameters="top = 1")
+    run("ok", seed=1, parameters={"top": "2"})
+    run("up to date", seed=1, parameters={"top": "2"})
+
+
+def test_the_fingerprint_covers_code_and_data_but_not_place_and_outputs(tmp_path, monkeypatch):
+    notebook = nbformat.read(write_notebook(tmp_path / "n.ipynb", "1"), 4)
+    first = manifest.fingerprint(notebook, {"seed": 0, "output": "here"})
+    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="saved in JupyterLab")]
+    assert manifest.fingerprint(notebook, {"seed": 0, "output": "there"}) == first
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "code_sha256", lambda: "other code")
+        assert manifest.fingerprint(notebook, {"seed": 0}) != first
+    monkeypatch.setattr(manifest, "data_sha256s", lambda: {"other": "data"})
+    assert manifest.fingerprint(notebook, {"seed": 0}) != first
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "ok"}'])
+def test_a_damaged_manifest_counts_as_none(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    assert not manifest.is_current(tmp_path, "anything")
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_interrupted_busy_and_continued(tmp_path):
+    """Ctrl-C in mid-notebook leaves no manifest and no kernel; meanwhile a second run is refused; a third continues."""
+    counter, begun, go_on = tmp_path / "counter", tmp_path / "begun", tmp_path / "go_on"
+    first = write_notebook(tmp_path / "first.ipynb", counting(counter))
+    waits = f"import os, pathlib, time\npathlib.Path({str(begun)!r}).write_text(str(os.getpid()))\n"
+    waits += f"while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.05)"
+    second = write_notebook(tmp_path / "second.ipynb", "1 + 1", waits)
+    command = [*LAB, "run", str(first), str(second), "--output", str(tmp_path / "out")]
+
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: begun.exists() and begun.read_text())
+        with pytest.raises(BusyError) as error:  # even the notebook that has already run: its call is not over
+            runner.run_notebook(first, output=tmp_path / "out", progress=False)
+        assert f"process {running.pid} on " in error.value.cause
+        busy = subprocess.run([*command[:4], str(second), *command[-2:]], capture_output=True, text=True, timeout=20)
+        assert (busy.returncode, times(counter)) == (4, 1)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=20)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert "the same command continues" in said
+    assert "Traceback" not in said
+    wait_for(lambda: not psutil.pid_exists(int(begun.read_text())), 5)
+    assert (tmp_path / "out" / "second" / "executed.ipynb").exists()
+    assert not (tmp_path / "out" / "second" / "manifest.json").exists()
+
+    go_on.touch()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "first  up to date" in done.stdout
+    assert times(counter) == 1
+    assert manifest.read(tmp_path / "out" / "second")["status"] == "ok"
