@@ -25,7 +25,7 @@ class Profile:
         gpu_memory_gib: device memory it needs, GiB.
         disk_gib: free disk it needs in the cache, GiB (published data, models, images).
         minutes: rough wall-clock time of all notebooks on the profile's hardware.
-        bootstrap_resamples: resamples behind each bootstrap interval. 200 show the size of an interval, 1,000 its
+        bootstrap_resamples: resamples behind each bootstrap interval. 100 show the size of an interval, 1,000 its
             ends to about 5 % of its width, 10,000 to about 2 % (Efron & Tibshirani 1993, ch. 13).
         seeds: seeds of everything that is random in an analysis (splits, balanced sets, classifiers).
     """
@@ -45,22 +45,56 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("smoke", "the notebooks' own defaults: checks that everything runs, on any CPU, under a minute each",
-                llm=("nano-coder",), images=("digits",), needs_gpu=False, gpu_memory_gib=0, disk_gib=1,
-                minutes=3, bootstrap_resamples=200, seeds=1),
-        Profile("demo", "the published data in full, on a laptop CPU, about ten minutes",
-                llm=("nano-coder", "SmolLM2-135M"), images=("digits",), needs_gpu=False, gpu_memory_gib=0, disk_gib=2,
-                minutes=10, bootstrap_resamples=1000, seeds=5),
-        Profile("gpu", "ablations and several seeds, on one CUDA device, about an hour a paper",
-                llm=("SmolLM2-135M", "Qwen2.5-Coder-0.5B", "Qwen2.5-Coder-1.5B"), images=("cifar-10",),
-                needs_gpu=True, gpu_memory_gib=8, disk_gib=20,
-                minutes=180, bootstrap_resamples=2000, seeds=5),
-        Profile("paper", "the papers' own protocols, number by number, on one CUDA device with 24 GB or more",
-                llm=("DeepSeek-Coder-7B", "DeepSeek-Coder-1.3B", "OlympicCoder-7B"),
-                images=("cifar-10", "cifar-100", "svhn"), needs_gpu=True, gpu_memory_gib=22, disk_gib=80,
-                minutes=7200, bootstrap_resamples=10000, seeds=5),
+        Profile(
+            "smoke",
+            "the notebooks' own defaults: checks that everything runs, on any CPU, under a minute each",
+            llm=("nano-coder",),
+            images=("digits",),
+            needs_gpu=False,
+            gpu_memory_gib=0,
+            disk_gib=1,
+            minutes=3,
+            bootstrap_resamples=100,
+            seeds=1,
+        ),
+        Profile(
+            "demo",
+            "the published data in full, on a laptop CPU, about ten minutes",
+            llm=("nano-coder", "SmolLM2-135M"),
+            images=("digits",),
+            needs_gpu=False,
+            gpu_memory_gib=0,
+            disk_gib=2,
+            minutes=10,
+            bootstrap_resamples=1000,
+            seeds=5,
+        ),
+        Profile(
+            "gpu",
+            "ablations and several seeds, on one CUDA device, about an hour a paper",
+            llm=("SmolLM2-135M", "Qwen2.5-Coder-0.5B", "Qwen2.5-Coder-1.5B"),
+            images=("cifar-10",),
+            needs_gpu=True,
+            gpu_memory_gib=8,
+            disk_gib=20,
+            minutes=180,
+            bootstrap_resamples=2000,
+            seeds=5,
+        ),
+        Profile(
+            "paper",
+            "the papers' own protocols, number by number, on one CUDA device with 24 GB or more",
+            llm=("DeepSeek-Coder-7B", "DeepSeek-Coder-1.3B", "OlympicCoder-7B"),
+            images=("cifar-10", "cifar-100", "svhn"),
+            needs_gpu=True,
+            gpu_memory_gib=22,
+            disk_gib=80,
+            minutes=7200,
+            bootstrap_resamples=10000,
+            seeds=5,
+        ),
     )
-}  # fmt: skip
+}
 
 
 def get_profile(name: str) -> Profile:

@@ -23,6 +23,7 @@ from nngpt_lab import manifest, paths
 from nngpt_lab.errors import UsageError
 from nngpt_lab.formatting import clock, format_column, number, present, show, slug, words
 from nngpt_lab.profiles import PROFILES
+from nngpt_lab.results import PNG_DPI
 
 VERDICTS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not tested": "–"}  # in the page's order
 CLAIM_COLUMNS = ("claim_id", "paper", "claim", "paper_value", "our_value", "ci_low", "ci_high", "n", "unit", "grade",
@@ -30,7 +31,6 @@ CLAIM_COLUMNS = ("claim_id", "paper", "claim", "paper_value", "our_value", "ci_l
 ROWS_SHOWN = 12  # of each table; the whole of it is one link away
 LARGEST_SVG = 400_000  # bytes; a figure of many thousand points is smaller, and faster to show, as PNG
 FOLDER_MARKS = ("contents.json", "manifest.json", "executed.ipynb", "tables", "figures")  # any of them: a notebook's
-PNG_DPI = 150  # of results.py
 
 
 @dataclass

@@ -3,6 +3,7 @@
 Layout of one notebook's folder, ``results/<profile>/<notebook>/``::
 
     executed.ipynb  manifest.json                     (written by runner.py)
+    executed.html, and index.html one folder up       (written by report.py)
     tables/<name>.csv  tables/<name>.md               full precision; rounded for reading
     figures/<name>.svg  figures/<name>.png
     contents.json                                     names, titles and captions, in the order they were made
@@ -18,6 +19,7 @@ import pandas as pd
 from nngpt_lab import paths
 from nngpt_lab.profiles import Profile, get_profile
 
+PNG_DPI = 150
 SVG_SALT = "nngpt-lab"  # fixed, so that the same figure gives the same file
 
 
@@ -51,8 +53,9 @@ class Results:
 
         with matplotlib.rc_context({"svg.hashsalt": SVG_SALT, "svg.fonttype": "path"}):
             figure.savefig(self.folder / "figures" / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
-        figure.savefig(self.folder / "figures" / f"{name}.png", dpi=150, metadata={"Software": None},
-                       bbox_inches="tight")  # fmt: skip
+        figure.savefig(
+            self.folder / "figures" / f"{name}.png", dpi=PNG_DPI, metadata={"Software": None}, bbox_inches="tight"
+        )
         self._note("figures", name, caption)
         return figure
 
@@ -62,6 +65,6 @@ class Results:
 
 
 def open_results(notebook: str, profile: str, output: str = "") -> Results:
-    """The results folder of ``notebook``: ``output`` itself if the runner named one, else ``results/<profile>/<notebook>``."""
+    """Results of ``notebook`` in ``output``, if the runner named one, else in ``results/<profile>/<notebook>``."""
     folder = Path(output).expanduser().resolve() if output else paths.results_folder(profile) / notebook
     return Results(folder, profile)

@@ -15,6 +15,7 @@ import tomllib
 from dataclasses import dataclass
 from importlib import resources
 
+import numpy as np
 import pandas as pd
 
 from nngpt_lab.analysis.statistics import Estimate
@@ -23,8 +24,21 @@ from nngpt_lab.profiles import did_you_mean
 TESTS = ("equal", "at_least", "at_most")
 GRADES = ("P", "C", "I")
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not tested")
-COLUMNS = ["claim_id", "paper", "claim", "unit", "paper_value", "our_value", "ci_low", "ci_high", "n", "grade", "verdict",
-           "note", "source"]  # fmt: skip
+COLUMNS = [
+    "claim_id",
+    "paper",
+    "claim",
+    "unit",
+    "paper_value",
+    "our_value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "grade",
+    "verdict",
+    "note",
+    "source",
+]
 
 
 @dataclass(frozen=True)
@@ -73,8 +87,8 @@ def verdict(claim: Claim, estimate: Estimate | None) -> str:
     >>> verdict(claim, Estimate(55, 52, 58, 100)), verdict(claim, Estimate(55, 48, 62, 10)), verdict(claim, None)
     ('reproduced', 'inconclusive', 'not tested')
     """
-    if estimate is None:
-        return "not tested"
+    if estimate is None or not estimate.n or not np.isfinite([estimate.value, estimate.low, estimate.high]).all():
+        return "not tested"  # no data, no verdict: the interval of an empty sample holds every value
     if claim.test == "equal":
         return "reproduced" if estimate.low <= claim.value <= estimate.high else "not reproduced"
     holds = (estimate.low >= claim.value, estimate.high >= claim.value)
@@ -99,8 +113,20 @@ def claims_table(papers: str, measured: dict[str, Measured]) -> pd.DataFrame:
         if found.estimate is None and claim.reason is None:
             raise ValueError(f"claim {key!r} was not measured and claims.toml gives no reason why")
         notes = [claim.reason if found.estimate is None else None, found.note]
-        rows.append([key, claim.paper, claim.claim, claim.unit, claim.value, *_numbers(found.estimate), claim.grade,
-                     verdict(claim, found.estimate), " ".join(note for note in notes if note), claim.source])  # fmt: skip
+        rows.append(
+            [
+                key,
+                claim.paper,
+                claim.claim,
+                claim.unit,
+                claim.value,
+                *_numbers(found.estimate),
+                claim.grade,
+                verdict(claim, found.estimate),
+                " ".join(note for note in notes if note),
+                claim.source,
+            ]
+        )
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n": "Int64"})
 
 

@@ -35,10 +35,10 @@ from tqdm import tqdm
 
 from nngpt_lab.analysis import statistics
 from nngpt_lab.analysis.dataset_questions import CODE_CHARACTERS, DATASETS, SPLITS, Split, balanced
+from nngpt_lab.analysis.statistics import Estimate
 
 NAMES = tuple(DATASETS)
 TOKEN = r"[A-Za-z_]\w*|\d+"  # identifiers and numbers: widths and kernel sizes are what tells networks apart
-
 
 
 def chance(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
@@ -100,18 +100,21 @@ def code_and_names(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, 
 
 
 Baseline = Callable[..., np.ndarray]  # (train, test, code features, seed) -> P(first wins)
-BASELINES: dict[str, Baseline] = {f.__name__: f for f in (
-    chance, frequent_winner, names, metadata, family_and_names, code_logistic, code_boosting, code_and_names)}  # fmt: skip
+BASELINES: dict[str, Baseline] = {
+    f.__name__: f
+    for f in (chance, frequent_winner, names, metadata, family_and_names, code_logistic, code_boosting, code_and_names)
+}
 
 
-def evaluate(questions: pd.DataFrame, code: dict[str, str], seeds: int, seed: int, resamples: int,
-             progress: bool = True) -> pd.DataFrame:  # fmt: skip
-    """Every baseline under every split, on all questions and on the balanced set. ``code``: source by architecture.
+def answer_all(
+    questions: pd.DataFrame, code: dict[str, str], seeds: int, seed: int, progress: bool = True
+) -> pd.DataFrame:
+    """Every baseline's answers under every split, on all questions and on the balanced set.
 
-    The balanced set is cut from the training and from the test part of each split, so that names carry no information in
-    either. Where nothing is random (whole families or data sets held out, all questions) one seed says it all.
-    Columns: split, part ("all parts" or the fold's name), baseline, question_set, n (answers, all seeds), accuracy,
-    ci_low, ci_high (per cent; bootstrap over architectures), seeds.
+    ``code`` is the source by architecture. The balanced set is cut from the training and from the test part of each
+    split, so that names carry no information in either. Where nothing is random (whole families or data sets held out,
+    all questions) one seed says it all. Columns: split, part (the fold), question_set, seed, baseline, question (index
+    in ``questions``), architecture, pair, correct (1, 0, or 0.5 for a baseline without an opinion).
     """
     features = CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
     jobs = []
@@ -125,28 +128,64 @@ def evaluate(questions: pd.DataFrame, code: dict[str, str], seeds: int, seed: in
                 jobs += [(split, question_set, s, part, baseline) for baseline in BASELINES if len(part.test)]
     parallel = Parallel(n_jobs=-1, return_as="generator")
     answers = parallel(delayed(_answer)(*job, code=features, seed=seed) for job in jobs)
-    bar = tqdm(answers, "baselines", total=len(jobs), unit=" fits", disable=None if progress else True, leave=False, mininterval=2)
-    return _summarise(pd.concat(bar, ignore_index=True), np.random.default_rng(seed), resamples)
+    hidden = None if progress else True  # None: shown on a terminal, hidden in a log
+    bar = tqdm(answers, "baselines", total=len(jobs), unit=" fits", disable=hidden, leave=False)
+    return pd.concat(bar, ignore_index=True)
 
 
-def _answer(split: str, question_set: str, s: int, part: Split, baseline: str, code: CodeFeatures, seed: int) -> pd.DataFrame:
+def _answer(split: str, question_set: str, s: int, part: Split, baseline: str, code: CodeFeatures, seed: int):
     probability = BASELINES[baseline](part.train, part.test, code, seed + s)
     first = part.test["first_wins"].to_numpy()
-    correct = np.where(probability == 0.5, 0.5, (probability > 0.5) == first)  # no opinion: half right on average
-    return pd.DataFrame({"split": split, "part": part.part, "baseline": baseline, "question_set": question_set, "seed": s,
-                         "architecture": part.test["architecture"].to_numpy(), "correct": correct})  # fmt: skip
+    key = {"split": split, "part": part.part, "question_set": question_set, "seed": s, "baseline": baseline}
+    return pd.DataFrame(
+        {
+            **key,
+            "question": part.test.index,
+            "architecture": part.test["architecture"].to_numpy(),
+            "pair": part.test["pair"].to_numpy(),
+            "correct": np.where(probability == 0.5, 0.5, (probability > 0.5) == first),
+        }
+    )
 
 
-def _summarise(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+def summarise(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+    """Accuracy per split, part, baseline and question set; ``part`` "all parts" pools the folds.
+
+    Columns: split, part, baseline, question_set, n (answers, all seeds), accuracy, ci_low, ci_high (per cent; bootstrap
+    over architectures), seeds.
+    """
     in_parts = answers[answers["split"].isin(["families", "dataset"])]
     parts = pd.concat([answers.assign(part="all parts"), in_parts], ignore_index=True)
+    keys = ["split", "part", "baseline", "question_set"]
     rows = []
-    for key, group in parts.groupby(["split", "part", "baseline", "question_set"], sort=False):
-        mean = statistics.cluster_mean(group["correct"].to_numpy(float), group["architecture"], rng, resamples).scaled(100)
-        rows.append({**dict(zip(("split", "part", "baseline", "question_set"), key, strict=True)), "n": mean.n,
-                     "accuracy": mean.value, "ci_low": mean.low, "ci_high": mean.high,
-                     "seeds": group["seed"].nunique()})  # fmt: skip
+    for key, group in parts.groupby(keys, sort=False):
+        mean = _accuracy(group, rng, resamples)
+        row = {"n": mean.n, "accuracy": mean.value, "ci_low": mean.low, "ci_high": mean.high}
+        rows.append(dict(zip(keys, key, strict=True)) | row | {"seeds": group["seed"].nunique()})
     return pd.DataFrame(rows)
+
+
+def by_dataset(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+    """Accuracy on the questions that name each data set; columns dataset, baseline, n, accuracy, ci_low, ci_high."""
+    rows = []
+    for dataset, baseline in product(sorted(NAMES), dict.fromkeys(answers["baseline"])):
+        named = answers["pair"].map(lambda pair, name=dataset: name in pair.split(" / "))
+        mean = _accuracy(answers[named & (answers["baseline"] == baseline)], rng, resamples)
+        rows.append((dataset, baseline, mean.n, mean.value, mean.low, mean.high))
+    return pd.DataFrame(rows, columns=["dataset", "baseline", "n", "accuracy", "ci_low", "ci_high"])
+
+
+def paired_difference(answers: pd.DataFrame, a: str, b: str, rng: np.random.Generator, resamples: int) -> Estimate:
+    """Accuracy of baseline ``a`` minus that of ``b`` on the same answers, points; bootstrap over architectures."""
+    sides = {name: answers[answers["baseline"] == name].set_index(["seed", "part", "question"]) for name in (a, b)}
+    difference = sides[a]["correct"] - sides[b]["correct"]
+    clusters = sides[a]["architecture"].reindex(difference.index)
+    return statistics.cluster_mean(difference.to_numpy(float), clusters, rng, resamples).scaled(100)
+
+
+def _accuracy(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Estimate:
+    values = answers["correct"].to_numpy(float)
+    return statistics.cluster_mean(values, answers["architecture"], rng, resamples).scaled(100)
 
 
 # ---- features --------------------------------------------------------------------------------------------------------
@@ -155,9 +194,9 @@ def _summarise(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) 
 class CodeFeatures:
     """TF-IDF of each architecture's first 2,000 characters, weighted and selected by a split's training part only.
 
-    Tokens (words and pairs of words) are counted once for all architectures; ``fit`` then keeps the 1,000 tokens that are
-    most frequent in the training part, and takes document frequencies from there: the same as a vectoriser fitted on
-    that part, without reading the text again.
+    Tokens (words and pairs of words) are counted once for all architectures; ``fit`` then keeps the 1,000 tokens that
+    are most frequent in the training part, and takes document frequencies from there: the same as a vectoriser
+    fitted on that part, without reading the text again.
     """
 
     def __init__(self, code: dict[str, str], size: int = 1000):
@@ -192,7 +231,9 @@ def _restrict(probabilities: np.ndarray, classes: np.ndarray, test: pd.DataFrame
     column = {name: i for i, name in enumerate(classes)}
     padded = np.hstack([probabilities, np.zeros((len(probabilities), 1))])
     every = np.arange(len(test))
-    first, second = (padded[every, test[d].map(column).fillna(len(classes)).astype(int)] for d in ("dataset_1", "dataset_2"))
+    first, second = (
+        padded[every, test[d].map(column).fillna(len(classes)).astype(int)] for d in ("dataset_1", "dataset_2")
+    )
     return np.divide(first, first + second, out=np.full(len(test), 0.5), where=first + second > 0)
 
 
@@ -201,7 +242,9 @@ def _bradley_terry(questions: pd.DataFrame, features: sparse.csr_matrix) -> spar
 
     Swapping the names flips the sign of the row, and the model has no intercept: it cannot learn the order.
     """
-    sign = [(questions["dataset_1"] == d).to_numpy(float) - (questions["dataset_2"] == d).to_numpy(float) for d in NAMES]
+    sign = [
+        (questions["dataset_1"] == d).to_numpy(float) - (questions["dataset_2"] == d).to_numpy(float) for d in NAMES
+    ]
     blocks = [sparse.diags_array(column) @ features for column in sign]
     pairs = [f"{a} / {b}" for a, b in combinations(sorted(NAMES), 2)]
     forward = np.where(questions["dataset_1"] < questions["dataset_2"], 1.0, -1.0)

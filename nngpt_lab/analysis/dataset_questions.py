@@ -84,8 +84,16 @@ def pair_balance(questions: pd.DataFrame) -> pd.DataFrame:
     for pair, group in questions.groupby("pair"):
         winner = group["answer"].value_counts().sort_index().idxmax()
         share = statistics.wilson((group["answer"] == winner).sum(), len(group)).scaled(100)
-        rows.append({"pair": pair, "n": share.n, "usual_winner": winner, "share": share.value,
-                     "share_low": share.low, "share_high": share.high})  # fmt: skip
+        rows.append(
+            {
+                "pair": pair,
+                "n": share.n,
+                "usual_winner": winner,
+                "share": share.value,
+                "share_low": share.low,
+                "share_high": share.high,
+            }
+        )
     return pd.DataFrame(rows).sort_values("share", ascending=False, ignore_index=True)
 
 
@@ -145,7 +153,9 @@ SPLITS: dict[str, Callable[[pd.DataFrame, np.random.Generator], Iterator[Split]]
 }
 
 
-def label_reliability(records: pd.DataFrame, rng: np.random.Generator, resamples: int, epoch: int = EPOCH) -> pd.DataFrame:
+def label_reliability(
+    records: pd.DataFrame, rng: np.random.Generator, resamples: int, epoch: int = EPOCH
+) -> pd.DataFrame:
     """How reproducible the labels are: the same question answered from one random half of the trials and the other.
 
     The label compares best-of-trials accuracies, and trials differ in hyperparameters. For every architecture and data
@@ -158,7 +168,9 @@ def label_reliability(records: pd.DataFrame, rng: np.random.Generator, resamples
     rows = rows.astype({"dataset": str, "architecture": str}).sort_values("id").sample(frac=1, random_state=rng)
     rows["half"] = rows.groupby(["dataset", "architecture"]).cumcount() % 2
     rows["normalised"] = rows["accuracy"] / rows.groupby("dataset")["accuracy"].transform("max")
-    halves = rows.pivot_table(index=["architecture", "dataset"], columns="half", values="normalised", aggfunc="max").dropna()
+    halves = rows.pivot_table(
+        index=["architecture", "dataset"], columns="half", values="normalised", aggfunc="max"
+    ).dropna()
     found = []
     for name, group in halves.groupby(level="architecture"):
         entries = sorted((dataset, *values) for (_, dataset), values in zip(group.index, group.to_numpy(), strict=True))
@@ -168,20 +180,36 @@ def label_reliability(records: pd.DataFrame, rng: np.random.Generator, resamples
     rows = []
     for pair, part in parts:
         mean = statistics.cluster_mean(part["agrees"].to_numpy(float), part["architecture"], rng, resamples).scaled(100)
-        rows.append({"pair": pair, "questions": mean.n, "agreement": mean.value, "agreement_low": mean.low,
-                     "agreement_high": mean.high})  # fmt: skip
+        rows.append(
+            {
+                "pair": pair,
+                "questions": mean.n,
+                "agreement": mean.value,
+                "agreement_low": mean.low,
+                "agreement_high": mean.high,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 PUBLISHED_RESULTS = pd.DataFrame(
-    [("normalised accuracy", "7B", 10, 10, "9"), ("code only", "7B", 24, 30, "15"),
-     ("metadata", "7B", 21, 30, "8, 13"), ("code only", "1.3B", 21, 30, "22-23")],
+    [
+        ("normalised accuracy", "7B", 10, 10, "9"),
+        ("code only", "7B", 24, 30, "15"),
+        ("metadata", "7B", 21, 30, "8, 13"),
+        ("code only", "1.3B", 21, 30, "22-23"),
+    ],
     columns=["prompt", "model", "correct", "n", "peak_epoch"],
-)  # fmt: skip
+)
 """Paper C's peaks as counts (100, 80, 70 and 70 % of their N). The first prompt shows both scores."""
 
 
 def published_results() -> pd.DataFrame:
     """Paper C's four peaks with Wilson intervals at their own n, per cent."""
-    rows = [statistics.wilson(c, n).scaled(100) for c, n in zip(PUBLISHED_RESULTS["correct"], PUBLISHED_RESULTS["n"], strict=True)]
-    return PUBLISHED_RESULTS.assign(accuracy=[r.value for r in rows], ci_low=[r.low for r in rows], ci_high=[r.high for r in rows])
+    rows = [
+        statistics.wilson(c, n).scaled(100)
+        for c, n in zip(PUBLISHED_RESULTS["correct"], PUBLISHED_RESULTS["n"], strict=True)
+    ]
+    return PUBLISHED_RESULTS.assign(
+        accuracy=[r.value for r in rows], ci_low=[r.low for r in rows], ci_high=[r.high for r in rows]
+    )

@@ -53,16 +53,41 @@ def difference_of_proportions(a: int, n_a: int, b: int, n_b: int) -> Estimate:
     return Estimate(value, low, high, n_a + n_b)
 
 
-def bootstrap(values: np.ndarray, statistic, rng: np.random.Generator, resamples: int, level: float = LEVEL) -> Estimate:
+def difference_of_means(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Estimate:
+    """``mean(a) - mean(b)`` of two independent samples with Welch's interval (unequal variances)."""
+    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
+    return Estimate(float(np.mean(a) - np.mean(b)), float(interval.low), float(interval.high), len(a) + len(b))
+
+
+def bootstrap(
+    values: np.ndarray,
+    statistic,
+    rng: np.random.Generator,
+    resamples: int,
+    level: float = LEVEL,
+    clusters: np.ndarray | None = None,
+) -> Estimate:
     """``statistic(values[index])`` with a percentile bootstrap interval; rows of ``values`` are the units.
 
-    ``statistic`` maps an array of shape (n,) or (n, k) to a float. Cost: ``resamples`` calls.
+    ``statistic`` maps an array of shape (n,) or (n, k) to a float. With ``clusters`` (one label per row) whole clusters
+    are resampled: rows that are near copies of one another are not independent. Cost: ``resamples`` calls.
     """
     values = np.asarray(values)
-    n = len(values)
-    draws = [statistic(values[rng.integers(0, n, n)]) for _ in range(resamples)] if n else []
+    if not len(values):
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    members = _members(clusters, len(values))
+    k = len(members)
+    draws = [statistic(values[np.concatenate([members[c] for c in rng.integers(0, k, k)])]) for _ in range(resamples)]
     low, high = percentile_interval(np.asarray(draws), level)
-    return Estimate(float(statistic(values)) if n else np.nan, low, high, n)
+    return Estimate(float(statistic(values)), low, high, len(values))
+
+
+def _members(clusters: np.ndarray | None, n: int) -> list[np.ndarray]:
+    """Row numbers of each cluster; every row alone when there are no clusters."""
+    if clusters is None:
+        return list(np.arange(n)[:, None])
+    _, code = np.unique(np.asarray(clusters), return_inverse=True)
+    return np.split(np.argsort(code, kind="stable"), np.cumsum(np.bincount(code))[:-1])
 
 
 def percentile_interval(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
@@ -110,7 +135,7 @@ def top_share_kept(pairs: np.ndarray, share: float = 0.1) -> float:
 
 
 def fisher_interval(r: float, n: int, level: float = LEVEL) -> Estimate:
-    """Interval of a published Spearman correlation from its n alone (Fisher's z; Bonett & Wright 2000 for the error)."""
+    """Interval of a published Spearman correlation from its n alone (Fisher's z; error: Bonett & Wright 2000)."""
     error = np.sqrt((1 + r**2 / 2) / (n - 3)) * stats.norm.ppf((1 + level) / 2)
     return Estimate(r, float(np.tanh(np.arctanh(r) - error)), float(np.tanh(np.arctanh(r) + error)), n)
 
@@ -127,30 +152,37 @@ class PairAgreement:
     ci_high: np.ndarray
 
 
-def pair_agreement(first: np.ndarray, second: np.ndarray, edges: np.ndarray) -> PairAgreement:
+def pair_agreement(
+    first: np.ndarray, second: np.ndarray, edges: np.ndarray, clusters: np.ndarray | None = None
+) -> PairAgreement:
     """Over all pairs of units: is the better one by ``first`` still the better one by ``second``?
 
     Pairs are binned by ``|first_i - first_j|`` into ``edges`` (ascending, length b + 1; pairs outside are left out, and
     so are ties in ``first``); a tie in ``second`` counts one half. Exact over all n(n-1)/2 pairs. Pairs share units, so
-    the interval is a jackknife over units: O(n**2) time, O(n * b) memory.
+    the interval is a jackknife over units, or over whole ``clusters`` of them: O(n**2) time, O(n * b) memory.
     """
     n, bins = len(first), len(edges) - 1
-    counts, agreed = np.zeros((n, bins)), np.zeros((n, bins))
+    code = np.arange(n) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    groups = int(code.max()) + 1
+    counts, agreed = np.zeros((groups, bins)), np.zeros((groups, bins))  # pairs that go when a cluster is left out
+    total, total_agreed = np.zeros(bins), np.zeros(bins)
     for i in range(n):
         gap, later = first - first[i], second - second[i]
         bin_of = np.searchsorted(edges, np.abs(gap), side="right") - 1
         use = (gap != 0) & (bin_of >= 0) & (bin_of < bins)
         alike = (np.sign(gap[use]) * np.sign(later[use]) + 1) / 2
-        counts[i] = np.bincount(bin_of[use], minlength=bins)
-        agreed[i] = np.bincount(bin_of[use], weights=alike, minlength=bins)
-    total, total_agreed = counts.sum(0) / 2, agreed.sum(0) / 2
+        once = np.where(code[use] == code[i], 0.5, 1.0)  # a pair inside a cluster is met twice there
+        counts[code[i]] += np.bincount(bin_of[use], weights=once, minlength=bins)
+        agreed[code[i]] += np.bincount(bin_of[use], weights=once * alike, minlength=bins)
+        total += np.bincount(bin_of[use], minlength=bins) / 2
+        total_agreed += np.bincount(bin_of[use], weights=alike, minlength=bins) / 2
     share = np.divide(total_agreed, total, out=np.full(bins, np.nan), where=total > 0)
     left = total - counts
     left_out = np.divide(total_agreed - agreed, left, out=np.broadcast_to(share, left.shape).copy(), where=left > 0)
-    error = np.sqrt((n - 1) / max(n, 1) * ((left_out - left_out.mean(0)) ** 2).sum(0))
+    error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean(0)) ** 2).sum(0))
     reach = stats.norm.ppf((1 + LEVEL) / 2) * error
-    return PairAgreement(edges[:-1], edges[1:], total.astype(int), share,
-                         np.clip(share - reach, 0, 1), np.clip(share + reach, 0, 1))  # fmt: skip
+    low, high = np.clip(share - reach, 0, 1), np.clip(share + reach, 0, 1)
+    return PairAgreement(edges[:-1], edges[1:], total.round().astype(int), share, low, high)
 
 
 def best_of_n_weights(size: int, n: int) -> np.ndarray:

@@ -50,7 +50,7 @@ from tqdm import tqdm
 from nngpt_lab.corpora import artifacts, compiled
 from nngpt_lab.corpora.code import describe
 
-VERSION = 1
+VERSION = 2
 CODE, RECORDS = "ab/nn/nn/", "ab/nn/stat/train/"
 GENERATED = re.compile(r"(ga-mut|ga|alt|ast|rag|rl)-|(FractalNet)-[0-9a-f]{32}$")
 FAMILIES = ("ga", "ga-mut", "alt", "ast", "rag", "rl", "FractalNet", "hand-written")
@@ -89,8 +89,9 @@ def family_of(name: str) -> tuple[str, str]:
     return match[1] or match[2], re.sub(r"-(\d+|[0-9a-f]{32})$", "", name)
 
 
-def record_id(transform: str, uid: str, task: str, dataset: str, metric: str, nn: str, epoch: int, duration: int,
-              accuracy: float) -> str:  # fmt: skip
+def record_id(
+    transform: str, uid: str, task: str, dataset: str, metric: str, nn: str, epoch: int, duration: int, accuracy: float
+) -> str:
     """The primary key that the authors' data base gives a record: MD5 of its values' text without white space.
 
     Paper C orders the two datasets of a question by it (``d1.id < d2.id``), so the published order can be rebuilt.
@@ -105,7 +106,9 @@ def compile_tables(wheel: Path, progress: bool = True) -> dict[str, pa.Table]:
     issues = Issues()
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        records = _records(archive, [n for n in names if n.startswith(RECORDS) and n.endswith(".json")], issues, progress)
+        records = _records(
+            archive, [n for n in names if n.startswith(RECORDS) and n.endswith(".json")], issues, progress
+        )
         architectures = _architectures(
             archive, [n for n in names if n.startswith(CODE) and n.endswith(".py")], issues, progress
         )
@@ -125,9 +128,13 @@ class Issues:
         self.examples.setdefault((reason, kept), example)
 
     def table(self) -> pa.Table:
-        rows = [{"reason": reason, "count": count, "kept": kept, "example": self.examples[reason, kept]}
-                for (reason, kept), count in sorted(self.counts.items())]  # fmt: skip
-        schema = pa.schema([("reason", pa.string()), ("count", pa.int64()), ("kept", pa.bool_()), ("example", pa.string())])
+        rows = [
+            {"reason": reason, "count": count, "kept": kept, "example": self.examples[reason, kept]}
+            for (reason, kept), count in sorted(self.counts.items())
+        ]
+        schema = pa.schema(
+            [("reason", pa.string()), ("count", pa.int64()), ("kept", pa.bool_()), ("example", pa.string())]
+        )
         return pa.Table.from_pylist(rows, schema=schema)
 
 
@@ -152,8 +159,24 @@ DICTIONARY = ("task", "dataset", "metric", "architecture", "transform", "other")
 def _record_schema() -> pa.Schema:
     kinds = {"epoch": pa.int16(), "planned_epochs": pa.int16(), "batch": pa.int32(), "duration": pa.int64()}
     kinds |= dict.fromkeys(("accuracy", "lr", "momentum", "dropout"), pa.float64())
-    order = ("task", "dataset", "metric", "architecture", "epoch", "accuracy", "batch", "lr", "momentum", "dropout",
-             "transform", "duration", "uid", "planned_epochs", "other", "id")  # fmt: skip
+    order = (
+        "task",
+        "dataset",
+        "metric",
+        "architecture",
+        "epoch",
+        "accuracy",
+        "batch",
+        "lr",
+        "momentum",
+        "dropout",
+        "transform",
+        "duration",
+        "uid",
+        "planned_epochs",
+        "other",
+        "id",
+    )
     return pa.schema([(name, kinds.get(name, pa.string())) for name in order])
 
 
@@ -190,10 +213,14 @@ def _row(key: dict, trial: dict, name: str, issues: Issues) -> dict | None:
         issues.add("record whose key 'epoch' is not the file's epoch (read as planned_epochs)", name, kept=True)
     known = {*NUMBERS, *TEXT, "duration", "accuracy", "epoch"}
     other = {k: v for k, v in sorted(trial.items()) if k not in known}
-    return {**key, "accuracy": float(accuracy), **{column: trial.get(column) for column in (*NUMBERS, *TEXT, "duration")},
-            "planned_epochs": None if planned is None else int(planned),
-            "other": json.dumps(other) if other else None,
-            "id": record_id(trial.get("transform"), trial.get("uid"), *key.values(), trial.get("duration"), accuracy)}  # fmt: skip
+    return {
+        **key,
+        "accuracy": float(accuracy),
+        **{column: trial.get(column) for column in (*NUMBERS, *TEXT, "duration")},
+        "planned_epochs": None if planned is None else int(planned),
+        "other": json.dumps(other) if other else None,
+        "id": record_id(trial.get("transform"), trial.get("uid"), *key.values(), trial.get("duration"), accuracy),
+    }
 
 
 def _architectures(archive: zipfile.ZipFile, names: list[str], issues: Issues, progress: bool) -> pa.Table:
@@ -207,10 +234,18 @@ def _architectures(archive: zipfile.ZipFile, names: list[str], issues: Issues, p
             sources[stem] = archive.read(name).decode()
         except UnicodeDecodeError:
             issues.add("source that is not UTF-8", name, kept=False)
-    # Parsing is pure Python, so it takes processes, not threads; joblib's workers start from notebooks and scripts alike.
+    # Parsing is pure Python, so it takes processes; joblib's workers start from notebooks and scripts alike.
     parallel = Parallel(n_jobs=-1, batch_size=64, return_as="generator")
-    facts = list(tqdm(parallel(delayed(describe)(code) for code in sources.values()), "architectures",
-                      total=len(sources), unit=" files", disable=None if progress else True, leave=False))  # fmt: skip
+    facts = list(
+        tqdm(
+            parallel(delayed(describe)(code) for code in sources.values()),
+            "architectures",
+            total=len(sources),
+            unit=" files",
+            disable=None if progress else True,
+            leave=False,
+        )
+    )
     rows = []
     for (name, code), fact in zip(sources.items(), facts, strict=True):
         if not fact.parses:
@@ -223,8 +258,10 @@ def _architectures(archive: zipfile.ZipFile, names: list[str], issues: Issues, p
 def _cross_check(architectures: pa.Table, records: pa.Table, issues: Issues) -> None:
     """Count what the two tables say of each other: names without a partner, runs recorded twice."""
     recorded, sources = set(records["architecture"].unique().to_pylist()), set(architectures["name"].to_pylist())
-    for reason, names in (("architecture without any record", sources - recorded),
-                          ("architecture with records but no source", recorded - sources)):  # fmt: skip
+    for reason, names in (
+        ("architecture without any record", sources - recorded),
+        ("architecture with records but no source", recorded - sources),
+    ):
         if names:
             issues.add(reason, min(names), kept=True, count=len(names))
     key = ["task", "dataset", "metric", "architecture", "epoch", "uid"]

@@ -36,10 +36,27 @@ from nngpt_lab.corpora.code import code_hash
 VERSION = 1
 FOLDER = "ab/gpt/brute/trans/"
 TAIL = ("Resize", "ToTensor", "Normalize")
-OPERATIONS = ("CenterCrop", "ColorJitter", "GaussianBlur", "Grayscale", "Pad", "RandomAdjustSharpness", "RandomAffine",
-              "RandomAutocontrast", "RandomCrop", "RandomEqualize", "RandomGrayscale", "RandomHorizontalFlip",
-              "RandomInvert", "RandomPerspective", "RandomPosterize", "RandomResizedCrop", "RandomRotation",
-              "RandomSolarize", "RandomVerticalFlip")  # fmt: skip
+OPERATIONS = (
+    "CenterCrop",
+    "ColorJitter",
+    "GaussianBlur",
+    "Grayscale",
+    "Pad",
+    "RandomAdjustSharpness",
+    "RandomAffine",
+    "RandomAutocontrast",
+    "RandomCrop",
+    "RandomEqualize",
+    "RandomGrayscale",
+    "RandomHorizontalFlip",
+    "RandomInvert",
+    "RandomPerspective",
+    "RandomPosterize",
+    "RandomResizedCrop",
+    "RandomRotation",
+    "RandomSolarize",
+    "RandomVerticalFlip",
+)
 """The 19 variable operations of the authors' generator (``GenerateTransform.py``)."""
 
 
@@ -91,13 +108,19 @@ def parse_pipeline(code: str) -> Pipeline:
         raise ValueError("there is no transform(norm) that returns Compose([...])")
     steps = [(_name(step), _arguments(step)) for step in composes[0].args[0].elts]
     names = tuple(name for name, _ in steps)
-    has_tail = names[-len(TAIL):] == TAIL
-    resize = next((value for name, arguments in steps[-len(TAIL):] if name == "Resize" for value in arguments.values()), None)
+    has_tail = names[-len(TAIL) :] == TAIL
+    resize = next(
+        (value for name, arguments in steps[-len(TAIL) :] if name == "Resize" for value in arguments.values()), None
+    )
     if isinstance(resize, tuple | list):
-        resize = resize[0]
+        resize = resize[0] if resize else None
     variable = steps[: -len(TAIL)] if has_tail else steps
-    return Pipeline(tuple(n for n, _ in variable), tuple(a for _, a in variable),
-                    resize if isinstance(resize, int) else None, has_tail)  # fmt: skip
+    return Pipeline(
+        tuple(n for n, _ in variable),
+        tuple(a for _, a in variable),
+        resize if isinstance(resize, int) else None,
+        has_tail,
+    )
 
 
 def _is_call(node: ast.AST, name: str) -> bool:
@@ -118,8 +141,10 @@ def _arguments(step: ast.expr) -> dict:
 
 def _literal(value: ast.expr):
     try:
-        return ast.literal_eval(value)
-    except ValueError:
+        found = ast.literal_eval(value)
+        json.dumps(found)  # a set or bytes are literals too, but the table holds JSON
+        return found
+    except (ValueError, TypeError):
         return ast.unparse(value)
 
 
@@ -143,9 +168,14 @@ def compile_tables(wheel: Path) -> dict[str, pa.Table]:
         issues.add("score without a function", orphans[0], kept=False, count=len(orphans))
     extra = {code_hash(code) for name, code in later.items() if name not in generated} - {r["code_hash"] for r in rows}
     if extra:
-        issues.add("distinct function of dataset_epoch1 without a one-epoch score", min(extra), kept=False, count=len(extra))
-    return {"functions": pa.Table.from_pylist(rows, schema=_function_schema()),
-            "five_epochs": _five_epochs(five, later, issues), "issues": issues.table()}  # fmt: skip
+        issues.add(
+            "distinct function of dataset_epoch1 without a one-epoch score", min(extra), kept=False, count=len(extra)
+        )
+    return {
+        "functions": pa.Table.from_pylist(rows, schema=_function_schema()),
+        "five_epochs": _five_epochs(five, later, issues),
+        "issues": issues.table(),
+    }
 
 
 def _read_folder(archive: zipfile.ZipFile, folder: str, ending: str) -> dict[str, str]:
@@ -159,9 +189,13 @@ def _function_row(name: str, code: str, source: str, result: str | None, issues:
         row["llm_epoch"], row["llm_index"] = (int(n) for n in re.findall(r"\d+", name))
     try:
         pipeline = parse_pipeline(code)
-        row |= {"operations": list(pipeline.operations), "n_operations": len(pipeline.operations),
-                "parameters": json.dumps(pipeline.parameters), "resize": pipeline.resize,
-                "has_tail": pipeline.has_tail}  # fmt: skip
+        row |= {
+            "operations": list(pipeline.operations),
+            "n_operations": len(pipeline.operations),
+            "parameters": json.dumps(pipeline.parameters),
+            "resize": pipeline.resize,
+            "has_tail": pipeline.has_tail,
+        }
     except (SyntaxError, ValueError) as error:
         row |= {"status": "syntax" if isinstance(error, SyntaxError) else "contract", "error": str(error)}
         issues.add(f"function that cannot be read: {row['status']}", name, kept=True)
@@ -169,7 +203,7 @@ def _function_row(name: str, code: str, source: str, result: str | None, issues:
         row |= _score(json.loads(result))
     elif source == "brute_force":
         issues.add("brute-force function without a score", name, kept=True)
-    if row.get("error"):
+    if row["status"] in ("shape", "crash"):
         issues.add(f"recorded failure, stored by the authors as accuracy 0.0: {row['status']}", name, kept=True)
     return row
 
@@ -184,11 +218,37 @@ def _score(record: dict) -> dict:
 
 
 def _function_schema() -> pa.Schema:
-    kinds = {"operations": pa.list_(pa.string()), "has_tail": pa.bool_(), "score": pa.float64(), "lr": pa.float64(),
-             "momentum": pa.float64(), "duration": pa.int64(), "batch": pa.int32()}  # fmt: skip
+    kinds = {
+        "operations": pa.list_(pa.string()),
+        "has_tail": pa.bool_(),
+        "score": pa.float64(),
+        "lr": pa.float64(),
+        "momentum": pa.float64(),
+        "duration": pa.int64(),
+        "batch": pa.int32(),
+    }
     kinds |= dict.fromkeys(("n_operations", "resize", "llm_epoch", "llm_index"), pa.int16())
-    order = ("name", "source", "code", "code_hash", "status", "score", "error", "operations", "parameters",
-             "n_operations", "resize", "has_tail", "batch", "lr", "momentum", "duration", "uid", "llm_epoch", "llm_index")  # fmt: skip
+    order = (
+        "name",
+        "source",
+        "code",
+        "code_hash",
+        "status",
+        "score",
+        "error",
+        "operations",
+        "parameters",
+        "n_operations",
+        "resize",
+        "has_tail",
+        "batch",
+        "lr",
+        "momentum",
+        "duration",
+        "uid",
+        "llm_epoch",
+        "llm_index",
+    )
     return pa.schema([(name, kinds.get(name, pa.string())) for name in order])
 
 
@@ -201,6 +261,22 @@ def _five_epochs(results: dict[str, str], codes: dict[str, str], issues: Issues)
         elif "error" in record or not record.get("accuracy"):
             issues.add("five-epoch run that failed", name, kept=False)
         else:
-            rows.append({"name": name, "code_hash": code_hash(codes[name]), "epochs": record.get("epoch"),
-                         "score": float(record["accuracy"]), "duration": record.get("duration")})  # fmt: skip
-    return pa.Table.from_pylist(rows)
+            rows.append(
+                {
+                    "name": name,
+                    "code_hash": code_hash(codes[name]),
+                    "epochs": record.get("epoch"),
+                    "score": float(record["accuracy"]),
+                    "duration": record.get("duration"),
+                }
+            )
+    schema = pa.schema(
+        [
+            ("name", pa.string()),
+            ("code_hash", pa.string()),
+            ("epochs", pa.int64()),
+            ("score", pa.float64()),
+            ("duration", pa.int64()),
+        ]
+    )
+    return pa.Table.from_pylist(rows, schema=schema)

@@ -20,10 +20,10 @@ def code_hash(text: str) -> str:
 
 @dataclass(frozen=True)
 class CodeFacts:
-    """Facts about one source file; the hashes are None and the counts 0 where it does not parse.
+    """Facts about one source file; the two tree hashes are None and ``layer_calls`` 0 where it does not parse.
 
     Attributes:
-        parses: whether ``ast.parse`` accepts it.
+        parses: whether ``ast.parse`` accepts it (source nested too deeply for the parser counts as not parsing).
         lines: lines that hold code (neither blank nor comment only).
         layer_calls: calls of the form ``nn.<Layer>(...)`` in the text (loops are not unrolled).
     """
@@ -42,18 +42,22 @@ def describe(text: str) -> CodeFacts:
     lines = sum(1 for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError):  # ValueError: null bytes
+        layer_calls = sum(isinstance(node, ast.Call) and _is_layer(node.func) for node in ast.walk(tree))
+        strip_docstrings(tree)
+        same_program = code_hash(ast.unparse(tree))
+        same_structure = code_hash(ast.unparse(NameEraser(tree).visit(tree)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: null bytes; the last two: nesting
         return CodeFacts(code_hash(text), None, None, False, len(text), lines, 0)
-    layer_calls = sum(isinstance(node, ast.Call) and _is_layer(node.func) for node in ast.walk(tree))
-    strip_docstrings(tree)
-    same_program = code_hash(ast.unparse(tree))
-    same_structure = code_hash(ast.unparse(NameEraser(tree).visit(tree)))
     return CodeFacts(code_hash(text), same_program, same_structure, True, len(text), lines, layer_calls)
 
 
 def _is_layer(function: ast.expr) -> bool:
-    return (isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name)
-            and function.value.id == "nn" and function.attr[:1].isupper())  # fmt: skip
+    return (
+        isinstance(function, ast.Attribute)
+        and isinstance(function.value, ast.Name)
+        and function.value.id == "nn"
+        and function.attr[:1].isupper()
+    )
 
 
 def strip_docstrings(tree: ast.AST) -> None:
@@ -61,20 +65,26 @@ def strip_docstrings(tree: ast.AST) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = node.body[1:] or [ast.Pass()]
 
 
 class NameEraser(ast.NodeTransformer):
     """Replace every name that the source itself binds by its order of appearance: ``v0``, ``v1``, ...
 
-    Names it merely uses (``nn.Conv2d``, ``range``) stay, and so do keyword arguments, since most of them belong to the
-    library; two sources that differ in the keyword of one of their own functions count as different.
+    Names it merely uses (``range``) stay, and so does all that is reached through an import (``nn.Conv2d``; ``F.relu``
+    even beside an own ``self.relu``) and keyword arguments, since most of them belong to the library; two sources that
+    differ in the keyword of one of their own functions, or in a name bound in a class body, count as different.
     """
 
     def __init__(self, tree: ast.AST):
         self.names: dict[str, str] = {}
         self.attributes: dict[str, str] = {}
+        self.imported: set[str] = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 self._bind(self.names, node.name)
@@ -85,6 +95,10 @@ class NameEraser(ast.NodeTransformer):
                 self._bind(self.names, node.id)
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 self._bind(self.attributes, node.attr)
+            elif isinstance(node, ast.ExceptHandler) and node.name:
+                self._bind(self.names, node.name)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                self.imported |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
 
     @staticmethod
     def _bind(table: dict[str, str], name: str) -> None:
@@ -104,6 +118,20 @@ class NameEraser(ast.NodeTransformer):
         node.id = self.names.get(node.id, node.id)
         return node
 
+    def visit_ExceptHandler(self, node: ast.ExceptHandler):
+        node.name = node.name and self.names[node.name]
+        return self.generic_visit(node)
+
+    def visit_Global(self, node: ast.Global | ast.Nonlocal):
+        node.names = [self.names.get(name, name) for name in node.names]
+        return node
+
+    visit_Nonlocal = visit_Global
+
     def visit_Attribute(self, node: ast.Attribute):
-        node.attr = self.attributes.get(node.attr, node.attr)
+        root = node.value
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        if not (isinstance(root, ast.Name) and root.id in self.imported):
+            node.attr = self.attributes.get(node.attr, node.attr)
         return self.generic_visit(node)

@@ -8,9 +8,7 @@ checksums: a damaged file is found when it is read, and compiled again.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,8 +23,9 @@ from nngpt_lab.errors import DataError
 log = logging.getLogger(__name__)
 
 
-def load_or_compile(name: str, version: int, artifact: artifacts.Artifact,
-                    compile_tables: Callable[[Path], dict[str, pa.Table]]) -> dict[str, pa.Table]:  # fmt: skip
+def load_or_compile(
+    name: str, version: int, artifact: artifacts.Artifact, compile_tables: Callable[[Path], dict[str, pa.Table]]
+) -> dict[str, pa.Table]:
     """The tables that ``compile_tables(wheel)`` makes, from the cache if they are there and sound.
 
     ``version`` belongs to the compiler: raise it when the tables' meaning changes, and old caches are left alone.
@@ -54,13 +53,17 @@ def _read(folder: Path) -> dict[str, pa.Table] | None:
 
 
 def _write(folder: Path, tables: dict[str, pa.Table]) -> None:
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
+    beside = folder.with_name(f".{folder.name}.writing")  # ours alone under the lock, so what is there is a leftover
     try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
         for name, table in tables.items():
             pq.write_table(table, beside / f"{name}.parquet", compression="zstd", write_page_checksum=True)
         shutil.rmtree(folder, ignore_errors=True)  # what is there was damaged
-        os.replace(beside, folder)
+        beside.replace(folder)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise DataError(f"cannot write the compiled tables to {folder.parent}: {error}",
-                        "free some space there, or set NNGPT_LAB_CACHE to a folder with 1 GB free") from error  # fmt: skip
+        raise DataError(
+            f"cannot write the compiled tables to {folder.parent}: {error}",
+            "free some space there, or set NNGPT_LAB_CACHE to a folder with 1 GB free",
+        ) from error

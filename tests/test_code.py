@@ -1,0 +1,165 @@
+"""Hashes at three levels of likeness: what must, and what must not, change each of them."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nngpt_lab
+from nngpt_lab.corpora.code import describe
+
+NET = '''"""A small net."""
+import torch.nn as nn
+import torch.nn.functional as F
+
+class Net(nn.Module):
+    """It has one layer."""
+
+    def __init__(self, in_shape, out_shape):
+        super().__init__()
+        self.conv = nn.Conv2d(in_shape[1], 32, kernel_size=3, padding=1)  # the only one
+        self.head = nn.Linear(32, out_shape[0])
+
+    def features(self, x):
+        try:
+            pooled = self.conv(x).mean((2, 3))
+        except RuntimeError as error:
+            raise ValueError(str(error))
+        return F.relu(pooled)
+
+    def forward(self, x):
+        return self.head(self.features(x))
+'''
+HASHES = ("code_hash", "ast_hash", "nameless_hash")
+
+
+def changed(other: str, original: str = NET) -> set[str]:
+    """Which of the three hashes differ between two sources that both parse."""
+    a, b = describe(original), describe(other)
+    assert a.parses and b.parses
+    return {name for name in HASHES if getattr(a, name) != getattr(b, name)}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("  # the only one", ""),
+        ("# the only one", "# some other remark"),
+        ('"""A small net."""', ""),
+        ("It has one layer.", "It has a layer, and a head."),
+        ("    def forward", "\n\n\n    # forward\n    def forward"),
+        ("kernel_size=3, padding=1", "\n            kernel_size=3,\n            padding=1,\n        "),
+        ("self.conv(x).mean((2, 3))", "(self.conv( x )).mean( (2,3) )"),
+    ],
+)
+def test_comments_docstrings_and_layout_change_the_text_only(old, new):
+    assert old in NET
+    assert changed(NET.replace(old, new)) == {"code_hash"}
+
+
+@given(st.text(st.characters(codec="ascii", exclude_characters="\r\n\x00\x0c"), max_size=40), st.integers(0, 8))
+def test_any_comment_anywhere_changes_the_text_only(comment, blank_lines):
+    for anchor in ("    def features", "        return F.relu", "import torch.nn as nn"):
+        indent = anchor[: len(anchor) - len(anchor.lstrip())]
+        assert changed(NET.replace(anchor, f"{indent}#{comment}\n" + "\n" * blank_lines + anchor)) == {"code_hash"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("Net", "Model"), ("in_shape", "size"), ("pooled", "y"), ("conv", "stem"), ("features", "body"), ("error", "e"),
+     ("head", "relu")],
+)  # fmt: skip
+def test_renaming_what_the_source_binds_keeps_the_structure(old, new):
+    assert changed(NET.replace(old, new)) == {"code_hash", "ast_hash"}
+
+
+NAME = st.from_regex(r"[a-z]{2,8}_[a-z]{1,4}", fullmatch=True)
+
+
+@given(st.lists(NAME, min_size=5, max_size=5, unique=True))
+def test_any_consistent_renaming_keeps_the_structure(names):
+    other = NET
+    for old, new in zip(("Net", "in_shape", "pooled", "conv", "features"), names, strict=True):
+        other = other.replace(old, f"own_{new}")
+    assert changed(other) == {"code_hash", "ast_hash"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("32, kernel", "64, kernel"),
+        ("kernel_size=3", "kernel_size=5"),
+        ("padding=1", "dilation=1"),
+        ("nn.Linear", "nn.LazyLinear"),
+        ("F.relu", "F.gelu"),
+        ("RuntimeError", "TypeError"),
+        ("        return F.relu", "        pooled = nn.Dropout()(pooled)\n        return F.relu"),
+        ("return self.head(self.features(x))", "return self.features(self.head(x))"),
+    ],
+)
+def test_another_program_changes_all_three(old, new):
+    assert old in NET
+    assert changed(NET.replace(old, new)) == set(HASHES)
+
+
+def test_an_inconsistent_renaming_is_another_program():
+    assert changed(NET.replace("return F.relu(pooled)", "return F.relu(x)")) == set(HASHES)
+
+
+def test_two_names_are_not_confused_with_one():
+    assert "nameless_hash" in changed("def f(a, b):\n    return a - a\n", "def f(a, b):\n    return a - b\n")
+
+
+def test_library_names_survive_beside_own_attributes_of_the_same_name():
+    """`F.relu` and `F.tanh` are different programs, even where the class has an attribute of that name."""
+    source = "import torch.nn.functional as F\ndef f(self, x):\n    self.relu = 1\n    return F.relu(x)\n"
+    assert "nameless_hash" in changed(source.replace("relu", "tanh"), source)
+    assert "nameless_hash" not in changed(source.replace("self.relu", "self.act"), source)
+
+
+def test_names_of_global_statements_are_renamed_too():
+    source = "count = 0\ndef f():\n    global count\n    count += 1\n"
+    assert changed(source.replace("count", "total"), source) == {"code_hash", "ast_hash"}
+
+
+@pytest.mark.parametrize(
+    "text", ["def f(:\n", "x = 1\x00", "  x\ny", "(" * 300 + ")" * 300, "-" * 100_000 + "1", "a" + "+a" * 20_000]
+)
+def test_source_that_does_not_parse_has_a_text_hash_only(text):
+    facts = describe(text)
+    assert not facts.parses
+    assert (facts.ast_hash, facts.nameless_hash, facts.layer_calls) == (None, None, 0)
+    assert len(facts.code_hash) == 64 and facts.characters == len(text)
+
+
+def test_empty_source_parses():
+    facts = describe("")
+    assert facts.parses and (facts.lines, facts.characters, facts.layer_calls) == (0, 0, 0)
+    assert facts.code_hash == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # SHA-256 of nothing
+    assert facts.ast_hash == describe("# a remark\n").ast_hash
+
+
+def test_sizes():
+    facts = describe("import torch.nn as nn\n\n# two layers\nx = [nn.ReLU() for _ in range(9)]\nnn.Linear(1, 2)\nnn.init\n")
+    assert (facts.lines, facts.layer_calls) == (4, 2)
+
+
+def doctested_modules() -> list[str]:
+    found = pkgutil.walk_packages(nngpt_lab.__path__, "nngpt_lab.")
+    return [module.name for module in found if not module.name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", doctested_modules())
+def test_doctests(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_some_module_has_a_doctest():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    examples = [t for n in doctested_modules() for t in finder.find(importlib.import_module(n)) if t.examples]
+    assert len(examples) >= 3

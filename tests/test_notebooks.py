@@ -1,0 +1,111 @@
+"""The notebooks' form, and one of them through the command line; nbval runs all of them in their smoke defaults."""
+
+import json
+
+import nbformat
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from nngpt_lab import paths, runner
+from nngpt_lab.analysis.claims import COLUMNS, VERDICTS
+from nngpt_lab.cli import cli
+from nngpt_lab.corpora import artifacts
+from nngpt_lab.errors import DataError
+
+NOTEBOOKS = sorted(paths.notebooks_folder().rglob("*.ipynb"))
+PROMISED = {  # tables that later work and the report rely on
+    "01_memorization_to_creativity": {"proxy_audit", "claims"},
+    "02_brute_force_to_semantic_insight": {
+        "scores_by_operations",
+        "operation_effects",
+        "replicate_noise",
+        "best_of_n",
+        "claims",
+    },
+    "03_code_to_prediction": {"baselines", "claims"},
+}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return request.param, nbformat.read(request.param, as_version=4)
+
+
+def test_there_are_notebooks():
+    assert {path.stem for path in NOTEBOOKS} >= set(PROMISED)
+
+
+def test_parameters_cell_has_smoke_defaults(notebook):
+    path, content = notebook
+    values = runner.read_parameters(content, path.name)
+    assert (values["profile"], values["seed"], values["output"]) == ("smoke", 0, "")
+
+
+def test_sources_are_stripped_valid_and_short(notebook):
+    _, content = notebook
+    nbformat.validate(content)
+    assert content.metadata.kernelspec.name == "python3"
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert max(len(cell.source.splitlines()) for cell in code) <= 18
+
+
+def test_opens_with_a_title_and_ends_in_words(notebook):
+    _, content = notebook
+    assert content.cells[0].source.startswith("# ")
+    assert content.cells[-1].cell_type == "markdown"
+    assert "cannot show" in content.cells[-1].source
+
+
+def test_every_promised_table_is_written(notebook):
+    path, content = notebook
+    source = "\n".join(cell.source for cell in content.cells if cell.cell_type == "code")
+    missing = [name for name in PROMISED.get(path.stem, ()) if f'"{name}"' not in source]
+    assert not missing
+
+
+@pytest.fixture(scope="module")
+def smoke_run(tmp_path_factory):
+    """Notebook 02, the quickest, as a user would run it."""
+    try:
+        artifacts.fetch(artifacts.NNGPT, progress=False)
+    except DataError as error:
+        pytest.skip(f"the published data cannot be had: {error.cause}")
+    output = tmp_path_factory.mktemp("results")
+    name = "02_brute_force_to_semantic_insight"
+    done = CliRunner().invoke(cli, ["run", "02", "--profile", "smoke", "--output", str(output)])
+    assert done.exit_code == 0, done.output
+    return output / name
+
+
+def test_run_leaves_tables_figures_and_a_manifest_that_vouches_for_them(smoke_run):
+    manifest = json.loads((smoke_run / "manifest.json").read_text())
+    assert manifest["status"] == "ok"
+    assert manifest["data"][f"{artifacts.NNGPT.name}=={artifacts.NNGPT.version}"] == artifacts.NNGPT.sha256
+    tables = {path.stem for path in (smoke_run / "tables").glob("*.csv")}
+    assert tables >= PROMISED[smoke_run.name]
+    for file in (*(smoke_run / "tables").glob("*.csv"), *(smoke_run / "figures").glob("*.svg")):
+        assert file.relative_to(smoke_run).as_posix() in manifest["outputs"]
+    contents = json.loads((smoke_run / "contents.json").read_text())
+    assert set(contents["tables"]) == tables
+    assert {path.stem for path in (smoke_run / "figures").glob("*.png")} == set(contents["figures"])
+
+
+def test_claims_of_a_run(smoke_run):
+    claims = pd.read_csv(smoke_run / "tables" / "claims.csv").set_index("claim_id")
+    assert list(claims.reset_index().columns) == COLUMNS
+    assert set(claims["verdict"]) <= set(VERDICTS)
+    assert claims.loc["A-functions", "our_value"] == 6000
+    assert claims.loc["A-operations", "verdict"] == "reproduced"
+    untested = claims[claims["verdict"] == "not tested"]
+    assert untested["our_value"].isna().all() and untested["note"].str.len().gt(20).all()
+
+
+def test_same_seed_same_tables(smoke_run, tmp_path):
+    done = CliRunner().invoke(cli, ["run", "02", "--profile", "smoke", "--output", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    for table in sorted((smoke_run / "tables").glob("*.csv")):
+        assert table.read_bytes() == (tmp_path / smoke_run.name / "tables" / table.name).read_bytes(), table.name
+    for figure in sorted((smoke_run / "figures").glob("*.svg")):
+        assert figure.read_bytes() == (tmp_path / smoke_run.name / "figures" / figure.name).read_bytes(), figure.name
