@@ -37,6 +37,32 @@ def show(text: str, unit: str = "") -> str:
     return f"{digits}{NO_BREAK}{unit}" if unit else digits
 
 
+def decimals_for(low: float | None, high: float | None) -> int | None:
+    """Decimals that show an interval's width with two digits; None where there is no width to show.
+
+    >>> decimals_for(54.05, 57.86), decimals_for(-0.01, 0.66), decimals_for(3, 3)
+    (1, 2, None)
+    """
+    if low is None or high is None or high <= low:
+        return None
+    return max(0, 1 - math.floor(math.log10(high - low)))
+
+
+def show_estimate(value: str, low: str, high: str, unit: str = "") -> tuple[str, str]:
+    """A value with its unit, and its interval, both to the digits that the interval supports.
+
+    A value whose interval has no width was counted, not estimated: it has no interval to show.
+
+    >>> show_estimate("0.35987", "-0.009997", "0.6618"), show_estimate("6000", "6000", "6000")
+    (('0.36', '-0.01 to 0.66'), ('6,000', ''))
+    """
+    decimals = decimals_for(number(low), number(high))
+    if decimals is None:
+        return show(value, unit), ""
+    digits = [f"{number(text):,.{decimals}f}" for text in (value, low, high)]
+    return (f"{digits[0]}{NO_BREAK}{unit}" if unit else digits[0]), f"{digits[1]} to {digits[2]}"
+
+
 def format_column(cells: list[str]) -> tuple[str, list[str]]:
     """Class and cells of a table's column: numbers get as many decimals as the column needs, no more than three."""
     values = [number(cell) for cell in cells]

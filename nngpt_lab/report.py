@@ -21,13 +21,14 @@ from urllib.parse import quote
 
 from nngpt_lab import manifest, paths
 from nngpt_lab.errors import UsageError
-from nngpt_lab.formatting import clock, format_column, number, present, show, slug, words
+from nngpt_lab.formatting import clock, format_column, number, present, show, show_estimate, slug, words
 from nngpt_lab.profiles import PROFILES
 from nngpt_lab.results import PNG_DPI
 
 VERDICTS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not tested": "–"}  # in the page's order
-CLAIM_COLUMNS = ("claim_id", "paper", "claim", "paper_value", "our_value", "ci_low", "ci_high", "n", "unit", "grade",
-                 "source", "verdict", "note")  # fmt: skip
+CLAIM_COLUMNS = ("claim_id", "paper", "claim", "paper_value", "our_value", "ci_low", "ci_high", "n", "unit", "test",
+                 "grade", "source", "verdict", "note")  # fmt: skip
+BOUNDS = {"at_least": "≥ ", "at_most": "≤ "}  # of a claim's test; a claim of equality needs no sign
 ROWS_SHOWN = 12  # of each table; the whole of it is one link away
 LARGEST_SVG = 400_000  # bytes; a figure of many thousand points is smaller, and faster to show, as PNG
 FOLDER_MARKS = ("contents.json", "manifest.json", "executed.ipynb", "tables", "figures")  # any of them: a notebook's
@@ -68,10 +69,6 @@ class Section:
     def short(self) -> str:
         """The title without its subtitle."""
         return re.split(r": | — | – ", self.title)[0]
-
-    @property
-    def items(self) -> list[Item]:
-        return [*self.figures, *self.tables]
 
     @property
     def by_hand(self) -> bool:
@@ -144,19 +141,25 @@ def overview(folder: Path, sections: list[Section], claims: list[dict[str, Any]]
     profiles = sorted({str(section.record["profile"]) for section in sections if (section.record or {}).get("profile")})
     profile = ", ".join(profiles) or folder.resolve().name
     titles = {section.anchor: section.short for section in sections}
-    homes: dict[str, set[str]] = {}
-    for claim in claims:
-        homes.setdefault(claim["paper"], set()).add(titles[claim["section"]])
     return {
         "sections": sections,
         "claims": sorted(claims, key=lambda claim: not claim["tested"]),  # tested first, else as the notebooks say
         "tested": sum(claim["tested"] for claim in claims),
         "counts": counts,
         "verdicts": [*VERDICTS, *sorted(set(counts) - set(VERDICTS))],
-        "papers": {paper: home.pop() if len(home) == 1 else "" for paper, home in sorted(homes.items()) if paper},
+        "papers": {paper: titles.get(home, "") for paper, home in sorted(homes_of(claims).items()) if paper},
         "profile": profile,
         "purpose": PROFILES[profile].purpose if profile in PROFILES else "",
     }
+
+
+def homes_of(claims: list[dict[str, Any]]) -> dict[str, str]:
+    """The section that tells each paper's story (the one most of whose claims are that paper's), or an empty text."""
+    main: dict[str, str] = {}
+    for (section, paper), _ in Counter((claim["section"], claim["paper"]) for claim in claims).most_common():
+        main.setdefault(section, paper)
+    told = {paper: section for section, paper in main.items()}
+    return {claim["paper"]: told.get(claim["paper"], "") for claim in claims}
 
 
 # --- one notebook's folder ---------------------------------------------------------------------------------------
@@ -321,6 +324,8 @@ def read_claims(folder: Path, section: Section) -> list[dict[str, Any]]:
             "section": section.anchor,
             "verdict": verdict,
             "tested": verdict != "not tested",
+            "bound": BOUNDS.get(claim["test"], ""),
+            "ours": show_estimate(*(claim[key] for key in ("our_value", "ci_low", "ci_high", "unit"))),
             "plot": interval_plot(*(number(claim[key]) for key in ("our_value", "ci_low", "ci_high", "paper_value"))),
         }
     return claims

@@ -42,7 +42,8 @@ class Results:
         """Write ``frame`` as CSV (full precision) and Markdown (``digits``); return it rounded, to show in a cell."""
         frame.to_csv(self.folder / "tables" / f"{name}.csv", index=False)
         rounded = frame.round(digits)
-        text = rounded.to_markdown(index=False, floatfmt=f".{digits}f", missingval="")
+        blank = rounded.astype(object).where(rounded.notna(), None)  # or a missing whole number would print as <NA>
+        text = blank.to_markdown(index=False, floatfmt=f".{digits}f", missingval="")
         (self.folder / "tables" / f"{name}.md").write_text(f"{caption}\n\n{text}\n", encoding="utf-8")
         self._note("tables", name, caption)
         return rounded

@@ -155,7 +155,7 @@ def test_record_id_in_the_table_is_that_of_the_json_values(tables):
     assert row["id"] == hashlib.md5(literal.encode()).hexdigest()
 
 
-# ---- the cache of compiled tables --------------------------------------------------------------------------------------
+# ---- the cache of compiled tables ------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -155,7 +155,12 @@ def test_candidates_needed():
     functions = with_failures()
     found = scores.candidates_needed(functions, within_sd=0.01).set_index("target")
     best = found.loc["best of the corpus"]
-    assert (best["functions_at_or_above"], best["expected"], best["median"], best["for_95_percent"]) == (1, 50.5, 50, 95)
+    assert (best["functions_at_or_above"], best["expected"], best["median"], best["for_95_percent"]) == (
+        1,
+        50.5,
+        50,
+        95,
+    )
     threshold = found.loc["paper A's acceptance threshold"]
     hits = (functions["score"] >= 0.40).sum()
     assert (threshold["functions_at_or_above"], threshold["expected"]) == (hits, 101 / (hits + 1))

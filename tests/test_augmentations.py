@@ -100,7 +100,7 @@ def test_agrees_with_a_regular_expression(steps):
     assert (*parse_pipeline(code).operations, *augmentations.TAIL) == tuple(counted)
 
 
-# ---- a tiny wheel -----------------------------------------------------------------------------------------------------
+# ---- a tiny wheel ----------------------------------------------------------------------------------------------------
 
 RUN = {"batch": 64, "lr": 0.01, "momentum": 0.9, "duration": 5, "uid": "u"}
 SHAPE = "Traceback\n  ...\nValueError: Required crop size (40, 40) is larger than input image size (32, 32)\n"

@@ -78,7 +78,9 @@ def test_an_unknown_reason_is_refused(monkeypatch):
 
 
 def test_reasons_are_resolved(monkeypatch):
-    assert read_claims(monkeypatch, ROW.format("a", "P", "equal"), 'untested = "loop"\n')["a"].reason == "Needs the loop."
+    assert (
+        read_claims(monkeypatch, ROW.format("a", "P", "equal"), 'untested = "loop"\n')["a"].reason == "Needs the loop."
+    )
 
 
 def everything_measured(paper: str, estimate: Estimate) -> dict[str, Measured]:
@@ -86,12 +88,16 @@ def everything_measured(paper: str, estimate: Estimate) -> dict[str, Measured]:
 
 
 def test_table_has_every_claim_of_its_papers_in_order():
-    measured = everything_measured("B", Estimate(0.5, 0.4, 0.6, 7)) | everything_measured("D", Estimate(0.5, 0.4, 0.6, 7))
+    measured = everything_measured("B", Estimate(0.5, 0.4, 0.6, 7)) | everything_measured(
+        "D", Estimate(0.5, 0.4, 0.6, 7)
+    )
     table = claims_table("BD", measured)
     assert list(table.columns) == claims.COLUMNS
     assert table["claim_id"].to_list() == [key for key, claim in CLAIMS.items() if claim.paper in "BD"]
-    row = table.set_index("claim_id").loc["D-spearman-deepseek"]
-    assert row[["paper_value", "our_value", "ci_low", "ci_high", "n"]].to_list() == [0.495, 0.5, 0.4, 0.6, 7]
+    row = table.set_index("claim_id").loc["B-first-epoch-guide"]
+    assert row[["test", "paper_value", "our_value", "ci_low", "ci_high", "n"]].to_list() == [
+        *("at_least", 0.0, 0.5, 0.4, 0.6, 7)
+    ]
     assert (row["verdict"], row["note"]) == (YES, "")
 
 

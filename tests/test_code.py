@@ -145,7 +145,9 @@ def test_empty_source_parses():
 
 
 def test_sizes():
-    facts = describe("import torch.nn as nn\n\n# two layers\nx = [nn.ReLU() for _ in range(9)]\nnn.Linear(1, 2)\nnn.init\n")
+    facts = describe(
+        "import torch.nn as nn\n\n# two layers\nx = [nn.ReLU() for _ in range(9)]\nnn.Linear(1, 2)\nnn.init\n"
+    )
     assert (facts.lines, facts.layer_calls) == (4, 2)
 
 

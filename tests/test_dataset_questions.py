@@ -87,7 +87,12 @@ def test_a_tie_goes_to_the_first(questions):
 
 def test_labels_compare_normalised_accuracies():
     """0.8 where the best net has 0.8 beats 0.9 where the best has 1.0."""
-    rows = [("a", "cifar-10", 0.8, "1"), ("a", "mnist", 0.9, "2"), ("b", "mnist", 1.0, "3"), ("b", "cifar-10", 0.1, "4")]
+    rows = [
+        ("a", "cifar-10", 0.8, "1"),
+        ("a", "mnist", 0.9, "2"),
+        ("b", "mnist", 1.0, "3"),
+        ("b", "cifar-10", 0.1, "4"),
+    ]
     records = pd.DataFrame([record(*row) for row in rows])
     names = pd.DataFrame({"name": ["a", "b"], "family": "f", "nameless_hash": ["x", None], "code_hash": ["p", "q"]})
     found = dq.build_questions(records, names).set_index("architecture")

@@ -7,6 +7,7 @@ import json
 import matplotlib
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from nngpt_lab import paths
 from nngpt_lab.errors import UsageError
@@ -27,7 +28,7 @@ def test_a_table_is_written_twice(tmp_path):
 
 
 def draw():
-    figure = matplotlib.figure.Figure(figsize=(2, 2))
+    figure = Figure(figsize=(2, 2))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], label="a line", marker="o")
     axes.fill_between([0, 1], [0, 1], hatch="//")

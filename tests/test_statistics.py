@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
 
 import numpy as np
 import pytest
@@ -164,9 +164,9 @@ EDGES = np.array([0, 1, 3, 5.0])
 def test_pair_agreement_against_a_double_loop(rows):
     first, second = np.array(rows, dtype=float).T
     found = s.pair_agreement(first, second, EDGES)
-    for b, (low, high) in enumerate(zip(EDGES[:-1], EDGES[1:], strict=True)):
+    for b, (low, high) in enumerate(pairwise(EDGES)):
         alike = [
-            {True: 1.0, False: 0.0}[(second[i] > second[j]) == (first[i] > first[j])] if second[i] != second[j] else 0.5
+            float((second[i] > second[j]) == (first[i] > first[j])) if second[i] != second[j] else 0.5
             for i, j in combinations(range(len(first)), 2)
             if first[i] != first[j] and low <= abs(first[i] - first[j]) < high
         ]

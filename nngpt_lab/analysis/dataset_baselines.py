@@ -114,7 +114,7 @@ def answer_all(
     ``code`` is the source by architecture. The balanced set is cut from the training and from the test part of each
     split, so that names carry no information in either. Where nothing is random (whole families or data sets held out,
     all questions) one seed says it all. Columns: split, part (the fold), question_set, seed, baseline, question (index
-    in ``questions``), architecture, pair, correct (1, 0, or 0.5 for a baseline without an opinion).
+    in ``questions``), group, pair, correct (1, 0, or 0.5 for a baseline without an opinion).
     """
     features = CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
     jobs = []
@@ -141,7 +141,7 @@ def _answer(split: str, question_set: str, s: int, part: Split, baseline: str, c
         {
             **key,
             "question": part.test.index,
-            "architecture": part.test["architecture"].to_numpy(),
+            "group": part.test["group"].to_numpy(),
             "pair": part.test["pair"].to_numpy(),
             "correct": np.where(probability == 0.5, 0.5, (probability > 0.5) == first),
         }
@@ -152,7 +152,7 @@ def summarise(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -
     """Accuracy per split, part, baseline and question set; ``part`` "all parts" pools the folds.
 
     Columns: split, part, baseline, question_set, n (answers, all seeds), accuracy, ci_low, ci_high (per cent; bootstrap
-    over architectures), seeds.
+    over groups of equal programs), seeds.
     """
     in_parts = answers[answers["split"].isin(["families", "dataset"])]
     parts = pd.concat([answers.assign(part="all parts"), in_parts], ignore_index=True)
@@ -176,16 +176,16 @@ def by_dataset(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) 
 
 
 def paired_difference(answers: pd.DataFrame, a: str, b: str, rng: np.random.Generator, resamples: int) -> Estimate:
-    """Accuracy of baseline ``a`` minus that of ``b`` on the same answers, points; bootstrap over architectures."""
+    """Accuracy of baseline ``a`` minus that of ``b`` on the same answers, points; bootstrap over equal programs."""
     sides = {name: answers[answers["baseline"] == name].set_index(["seed", "part", "question"]) for name in (a, b)}
     difference = sides[a]["correct"] - sides[b]["correct"]
-    clusters = sides[a]["architecture"].reindex(difference.index)
+    clusters = sides[a]["group"].reindex(difference.index)
     return statistics.cluster_mean(difference.to_numpy(float), clusters, rng, resamples).scaled(100)
 
 
 def _accuracy(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Estimate:
     values = answers["correct"].to_numpy(float)
-    return statistics.cluster_mean(values, answers["architecture"], rng, resamples).scaled(100)
+    return statistics.cluster_mean(values, answers["group"], rng, resamples).scaled(100)
 
 
 # ---- features --------------------------------------------------------------------------------------------------------

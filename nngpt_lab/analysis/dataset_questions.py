@@ -160,7 +160,8 @@ def label_reliability(
 
     The label compares best-of-trials accuracies, and trials differ in hyperparameters. For every architecture and data
     set with at least two trials the trials are halved at random; the best of each half is normalised and the question
-    labelled twice. No reader of the code alone can agree with such labels more often than they agree with themselves.
+    labelled twice. Where the halves disagree, no reader of the code can be right about both; but the agreement r is no
+    ceiling: who always names the likelier answer agrees with either half in up to (1 + sqrt(2 r - 1)) / 2 of cases.
     Columns: questions, agreement(_low, _high), in per cent, bootstrap over architectures; row ``all`` and one per pair.
     """
     wanted = (records["task"] == "img-classification") & (records["metric"] == "acc") & (records["epoch"] == epoch)

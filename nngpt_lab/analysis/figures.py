@@ -139,7 +139,8 @@ def pair_order(order: pd.DataFrame) -> Figure:
         ax.set_xticks([0.5, 1.5, 3.5, 7.5, 15, 30, 70], ["<1", "1–2", "2–5", "5–10", "10–20", "20–40", ">40"])
         ax.minorticks_off()
     left.set_ylabel("still better at epoch 5, % of pairs")
-    left.legend(loc="upper left")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center")
     return figure
 
 

@@ -43,4 +43,5 @@ def reference_line(
         ax.axhline(value, color=colour, linestyle="--", linewidth=1, zorder=1)
         offset, side = ((-2, -2), "top") if below else ((-2, 2), "bottom")
         place = {"xy": (at, value), "xycoords": ("axes fraction", "data"), "xytext": offset, "va": side, "ha": "right"}
-    ax.annotate(text, textcoords="offset points", fontsize=8, color=colour, **place)
+    halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
+    ax.annotate(text, textcoords="offset points", fontsize=8, color=colour, bbox=halo, **place)
