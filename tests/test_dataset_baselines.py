@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from threadpoolctl import threadpool_limits
 
 from nngpt_lab.analysis import dataset_baselines as db
 from nngpt_lab.analysis import dataset_questions as dq
@@ -15,6 +16,13 @@ SOME = ["cifar-10", "imagenette", "mnist", "svhn"]
 DETERMINISTIC = [name for name in db.BASELINES if name != "chance"]
 READ_CODE = ["code_logistic", "code_boosting", "code_and_names"]
 FILLER = "import torch\nimport torch.nn as nn\n\nclass Net(nn.Module):\n    def forward(self, x):\n        return x\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in joblib's workers: on a busy machine the threads of tiny fits would wait for each other for minutes."""
+    with threadpool_limits(1):
+        yield
 
 
 def make(winner, rng: np.random.Generator, architectures: int = 160) -> tuple[pd.DataFrame, dict[str, str]]:

@@ -19,8 +19,7 @@ import pytest
 from nbformat import v4
 
 from nngpt_lab.errors import UsageError
-from nngpt_lab.formatting import format_column, show
-from nngpt_lab.report import build_report
+from nngpt_lab.report import BOUNDS, build_report, homes_of
 from nngpt_lab.results import Results
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -132,31 +131,16 @@ def test_claims_come_first_and_tested_ones_before_the_rest(folder):
 
 def test_values_are_rounded_for_reading_and_kept_for_sorting(folder):
     page = text_of(folder)
-    assert "41.99\u202f%" in page
+    assert "42.0\u202f%" in page  # its interval, 1.7 wide, supports one decimal
     assert 'data-key="41.987654"' in page
     assert "118,000" in page
     assert "41.2 to 42.9" in page
 
 
-@pytest.mark.parametrize(
-    ("cells", "expected"),
-    [
-        (["0.5", "", "0.123456"], ("number", ["0.500", "", "0.123"])),
-        (["12.0", "nan", "3.0"], ("number", ["12", "", "3"])),
-        (["0.00001234", "1.5"], ("number", ["1.2e-05", "1.500"])),
-        (["123456", "2"], ("number", ["123,456", "2"])),
-        (["ResNet", "3"], ("", ["ResNet", "3"])),
-        (["", ""], ("", ["", ""])),
-    ],
-)
-def test_columns_get_the_decimals_they_need(cells, expected):
-    assert format_column(cells) == expected
-
-
-def test_numbers_carry_their_unit_and_text_does_not():
-    assert show("600", "×") == "600\u202f×"
-    assert show("unknown", "%") == "unknown"
-    assert show("", "%") == ""
+def test_a_bound_is_marked_and_a_guest_paper_has_no_story_here():
+    section = {"section": "nb", "paper": "B"}
+    assert homes_of([section, section, {"section": "nb", "paper": "D"}]) == {"B": "nb", "D": ""}
+    assert BOUNDS == {"at_least": "≥ ", "at_most": "≤ "}
 
 
 def test_what_the_results_say_is_escaped(folder):
