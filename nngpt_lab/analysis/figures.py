@@ -55,7 +55,7 @@ def one_epoch_by_family(best: pd.DataFrame) -> Figure:
     sns.violinplot(percent, x="family", y="accuracy", order=order, ax=ax, color=OURS, alpha=0.35, linewidth=0.8,
                    cut=0, inner="quart", density_norm="width")  # fmt: skip
     for cycle, mean in CYCLES[["cycle", "mean"]].itertuples(index=False):
-        reference_line(ax, mean, f"paper B, cycle {cycle}: mean {mean}", below=cycle == 22)
+        reference_line(ax, mean, f"paper B, cycle {cycle}", place="right below" if cycle == 22 else "right")
     ax.set_xticks(range(len(order)), [f"{family}\nn = {(best['family'] == family).sum()}" for family in order])
     ax.set(ylabel="best one-epoch accuracy, %", xlabel="", ylim=(0, 100), title="CIFAR-10 after one epoch, by family")
     return figure
@@ -70,13 +70,17 @@ def share_over_thresholds(table: pd.DataFrame) -> Figure:
         error_bars(ax, positions + (i - 1) * 0.18, table[name], table[f"{name}_low"], table[f"{name}_high"],
                    color=COLOURS[i], label=f"at least {threshold} %")  # fmt: skip
     for cycle, over, trained in CYCLES[["cycle", "over_40", "trained"]].itertuples(index=False):
-        text = f"paper B, cycle {cycle}: {over} of {trained} over 40 %"
-        reference_line(ax, 100 * over / trained, text, below=cycle == 22, at=0.5)
+        text = (
+            f"paper B, cycle {cycle}:\n{over} of {trained} over 40 %"
+            if cycle < 18
+            else f"cycle {cycle}: {over} of {trained}"
+        )
+        reference_line(ax, 100 * over / trained, text, place="right below" if cycle == 22 else "right")
     ax.set_xticks(positions, [f"{family}\nn = {n}" for family, n in table[["family", "n"]].itertuples(index=False)])
     ax.set(
         ylabel="share of architectures, %", ylim=(-2, 102), title="Share above the thresholds after one epoch, CIFAR-10"
     )
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(loc="lower right")
     return figure
 
 

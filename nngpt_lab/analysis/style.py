@@ -33,15 +33,23 @@ def error_bars(ax: Axes, x, value, low, high, horizontal: bool = False, **style)
 
 
 def reference_line(
-    ax: Axes, value: float, text: str, colour: str = PAPER, vertical: bool = False, below: bool = False, at: float = 1
+    ax: Axes, value: float, text: str, colour: str = PAPER, vertical: bool = False, place: str = "above"
 ) -> None:
-    """A dashed line at ``value``; its label stands above it (or ``below``), ending at the share ``at`` of the width."""
+    """A dashed line at ``value`` with its label: ``above`` it inside the axes, or to the right of them.
+
+    To the right the label stands a little higher (``right``) or lower (``right below``) than the line, so that two
+    lines that lie close do not print over each other. A vertical line has its label at its top.
+    """
+    halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
+    look = {"textcoords": "offset points", "fontsize": 8, "color": colour, "bbox": halo}
     if vertical:
         ax.axvline(value, color=colour, linestyle="--", linewidth=1, zorder=1)
-        place = {"xy": (value, 1), "xycoords": ("data", "axes fraction"), "xytext": (3, -3), "va": "top", "ha": "left"}
-    else:
-        ax.axhline(value, color=colour, linestyle="--", linewidth=1, zorder=1)
-        offset, side = ((-2, -2), "top") if below else ((-2, 2), "bottom")
-        place = {"xy": (at, value), "xycoords": ("axes fraction", "data"), "xytext": offset, "va": side, "ha": "right"}
-    halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
-    ax.annotate(text, textcoords="offset points", fontsize=8, color=colour, bbox=halo, **place)
+        ax.annotate(text, (value, 1), xycoords=("data", "axes fraction"), xytext=(3, -3), va="top", ha="left", **look)
+        return
+    ax.axhline(value, color=colour, linestyle="--", linewidth=1, zorder=1)
+    offset, side, va = {
+        "above": ((-2, 2), "right", "bottom"),
+        "right": ((4, -4), "left", "bottom"),
+        "right below": ((4, 4), "left", "top"),
+    }[place]
+    ax.annotate(text, (1, value), xycoords=("axes fraction", "data"), xytext=offset, va=va, ha=side, **look)
