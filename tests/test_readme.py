@@ -1,0 +1,60 @@
+"""README quotes the reference run: every number of its first table is that run's, to the digits shown."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from nngpt_lab.analysis.claims import load_claims
+from nngpt_lab.formatting import show_estimate
+from nngpt_lab.paths import checkout
+
+ROOT = checkout()
+pytestmark = pytest.mark.skipif(ROOT is None, reason="needs the source checkout")
+REFERENCE = ROOT / "results" / "reference" / "demo" if ROOT else None
+QUOTED = ("C-chance", "C-code-signal", "C-code-signal-unseen", "B-first-epoch-guide", "A-semantic-cues")
+
+
+def first_screen() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8").partition("```")[0]
+
+
+def reference_claims() -> pd.DataFrame:
+    files = sorted(REFERENCE.glob("*/tables/claims.csv"))
+    return pd.concat([pd.read_csv(file, dtype=str) for file in files]).set_index("claim_id")
+
+
+@pytest.mark.parametrize("claim", QUOTED)
+def test_quoted_number_is_the_reference_runs(claim):
+    row = reference_claims().loc[claim]
+    value, interval = show_estimate(row["our_value"], row["ci_low"], row["ci_high"])
+    quoted = f"{value}% [{interval.replace(' to ', ', ')}]"
+    # README may say % or points between value and interval
+    plain = re.sub(r"\s*(?:%|points)?\s*\[", "% [", first_screen())
+    assert quoted in plain, f"README's first screen does not say {quoted} for {claim}"
+
+
+def test_quoted_verdicts_are_the_reference_runs():
+    claims = reference_claims()
+    said = re.findall(r"\*\*(reproduced|not reproduced|inconclusive|not tested)\*\*", first_screen())
+    rows = [*QUOTED, "A-600x"]
+    assert said == list(claims.loc[rows, "verdict"])
+
+
+def test_reference_manifests_name_a_clean_commit():
+    for file in sorted(REFERENCE.glob("*/manifest.json")):
+        manifest = json.loads(file.read_text())
+        assert manifest["status"] == "ok" and manifest["commit"] and manifest["dirty"] is False, file.parent.name
+
+
+def test_reference_covers_every_claim():
+    assert set(reference_claims().index) == set(load_claims())
+
+
+def test_first_screen_has_the_two_commands_and_a_figure_that_exists():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "python -m pip install -e . && nngpt-lab demo" in readme
+    assert 'python -m pip install -e ".[test]" && python -m pytest' in readme
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
+        assert (ROOT / link).exists(), link
