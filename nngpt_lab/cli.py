@@ -26,7 +26,7 @@ PAPER_NOTEBOOKS = "0[1-9]_*.ipynb"
 EPILOG = """\b
 Start here:
   nngpt-lab demo                                 everything, about ten minutes
-  nngpt-lab run 01 --profile demo -p top 5       one notebook, one parameter changed
+  nngpt-lab run 03 --profile demo -p seeds 10    one notebook, one parameter changed
   nngpt-lab doctor                               what this machine can do
 
 \b
@@ -126,7 +126,7 @@ def run(
     \b
     Examples:
       nngpt-lab run 01
-      nngpt-lab run 01 03 --profile demo --seed 1
+      nngpt-lab run 01 03 --profile demo --seed 1 -p resamples 5000
       nngpt-lab run my/own.ipynb -p epochs 3 -p datasets "['svhn']" --output /tmp/try
     """
     from nngpt_lab import runner

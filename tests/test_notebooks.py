@@ -109,3 +109,9 @@ def test_same_seed_same_tables(smoke_run, tmp_path):
         assert table.read_bytes() == (tmp_path / smoke_run.name / "tables" / table.name).read_bytes(), table.name
     for figure in sorted((smoke_run / "figures").glob("*.svg")):
         assert figure.read_bytes() == (tmp_path / smoke_run.name / "figures" / figure.name).read_bytes(), figure.name
+
+
+def test_a_mistyped_parameter_of_a_real_notebook_names_the_nearest():
+    done = CliRunner().invoke(cli, ["run", "03", "-p", "seds", "10"])
+    assert done.exit_code == 2
+    assert "did you mean 'seeds'?" in done.output

@@ -39,7 +39,7 @@ def families_and_sizes(architectures: pd.DataFrame) -> Figure:
 def duplicates(table: pd.DataFrame) -> Figure:
     """Share of redundant files per family at three levels of likeness (columns of ``duplicate_structure``)."""
     figure, ax = new_figure(height=3.6)
-    sns.barplot(table, x="family", y="redundant", hue="level", ax=ax, palette=COLOURS[:3])
+    sns.barplot(table, x="family", y="redundant", hue="level", ax=ax, palette=COLOURS[:3], errorbar=None)
     ax.set(
         ylabel="files that repeat another, %", xlabel="", title="How many sources are copies of another in their family"
     )
@@ -199,8 +199,12 @@ def operation_effects(effects: pd.DataFrame) -> Figure:
 def replicate_scores(groups: pd.DataFrame) -> Figure:
     """Scores of the codes that were scored most often (columns label, score): same code, different result."""
     figure, ax = new_figure(height=4)
-    percent = groups.assign(score=100 * groups["score"])
-    sns.stripplot(percent, x="score", y="label", ax=ax, color=OURS, size=4, alpha=0.6, jitter=0.2, rasterized=True)
+    labels = list(dict.fromkeys(groups["label"]))
+    row = groups["label"].map({label: i for i, label in enumerate(labels)}).to_numpy()
+    spread = (np.arange(len(groups)) * 0.618) % 1 - 0.5  # the golden ratio fills a row evenly, and the same each time
+    ax.scatter(100 * groups["score"], row + 0.4 * spread, s=14, alpha=0.6, color=OURS, linewidths=0, rasterized=True)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.invert_yaxis()
     ax.set(xlabel="one-epoch accuracy, %", ylabel="", title="The same code, scored again and again")
     return figure
 
