@@ -127,7 +127,7 @@ def run(
     Examples:
       nngpt-lab run 01
       nngpt-lab run 01 03 --profile demo --seed 1 -p resamples 5000
-      nngpt-lab run my/own.ipynb -p epochs 3 -p datasets "['svhn']" --output /tmp/try
+      nngpt-lab run my/own.ipynb -p epochs 3 -p datasets "['svhn']" --output my-results
     """
     from nngpt_lab import runner
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from nngpt_lab.analysis import claims
-from nngpt_lab.analysis.claims import Claim, Measured, claims_table, load_claims, verdict
+from nngpt_lab.analysis.claims import Claim, Measured, claims_table, load_claims, readable, verdict
 from nngpt_lab.analysis.statistics import Estimate, wilson
 
 CLAIMS = load_claims()
@@ -131,3 +131,17 @@ def test_a_measurement_of_no_claim_names_the_nearest(slip):
 def test_a_measurement_of_another_papers_claim_is_an_error():
     with pytest.raises(ValueError, match="there is no claim 'C-datasets' of paper B"):
         claims_table("B", {"C-datasets": Measured(Estimate(7, 7, 7, 7))})
+
+
+def test_readable_shows_whole_sentences_tested_first_and_the_same_each_time():
+    ours = Estimate(82.14513, 81.11, 83.06, 18824)
+    measured = {key: Measured(ours, "a note " * 40) for key, claim in load_claims().items() if claim.paper == "C"}
+    measured["C-code-7b"] = Measured(None)
+    table = claims_table("C", measured)
+    html = readable(table).to_html()
+    assert "a note " * 39 in html
+    assert "82.1\u202f% (81.1 to 83.1)" in html
+    assert "≥ 50\u202f%" in html
+    assert html.rindex(">reproduced<") < html.index(">not tested<")
+    assert html == readable(table).to_html()
+    assert ">nan<" not in html and "NA&gt;" not in html

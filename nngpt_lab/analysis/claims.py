@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from nngpt_lab.analysis.statistics import Estimate
+from nngpt_lab.formatting import show, show_estimate
 from nngpt_lab.profiles import did_you_mean
 
 TESTS = ("equal", "at_least", "at_most")
@@ -134,3 +135,27 @@ def claims_table(papers: str, measured: dict[str, Measured]) -> pd.DataFrame:
 
 def _numbers(estimate: Estimate | None) -> list:
     return [None] * 4 if estimate is None else [estimate.value, estimate.low, estimate.high, estimate.n]
+
+
+def readable(table: pd.DataFrame):
+    """The claims table as a notebook shows it: the tested first, whole sentences, digits that the interval supports.
+
+    Returns a pandas Styler with columns verdict, claim, claimed, ours, n, note.
+    """
+    bounds = {"at_least": "≥ ", "at_most": "≤ ", "equal": ""}
+    rows = []
+    for row in table.astype(object).where(table.notna(), "").to_dict("records"):
+        value, interval = show_estimate(str(row["our_value"]), str(row["ci_low"]), str(row["ci_high"]), row["unit"])
+        claimed = bounds[row["test"]] + show(str(row["paper_value"]), row["unit"])
+        ours = f"{value} ({interval})" if interval else value
+        rows.append((row["verdict"], row["claim"], claimed, ours, show(str(row["n"])), row["note"]))
+    frame = pd.DataFrame(rows, columns=["verdict", "claim", "claimed", "ours", "n", "note"])
+    frame = frame.sort_values("verdict", key=lambda column: column == "not tested", kind="stable")
+    look = {"text-align": "left", "vertical-align": "top", "white-space": "normal"}
+    # a fixed id: pandas would draw a random one, and the executed notebook would differ from run to run
+    return (
+        frame.style.hide(axis="index")
+        .set_uuid("claims")
+        .set_properties(**look)
+        .set_table_styles([{"selector": "th", "props": [("text-align", "left")]}])
+    )
