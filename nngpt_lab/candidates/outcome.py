@@ -1,0 +1,117 @@
+"""What is evaluated and what came of it. A failure has a type; it is never a score of 0.0.
+
+Both are frozen and serialise to plain dictionaries (``as_dict`` / ``from_dict``), so that they pass between processes
+as JSON and lie in the ledger as rows. Pickle is never used for anything a candidate could have touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+from nngpt_lab.corpora.code import code_hash
+
+
+class Status(StrEnum):
+    """How a candidate ended. Everything but ``OK`` is a failure, in the order in which it can happen."""
+
+    OK = "ok"
+    NO_CODE = "no_code"  # the text holds nothing that looks like code
+    SYNTAX = "syntax"  # it does not parse
+    CONTRACT = "contract"  # it lacks what the protocol asks for (class, method, signature)
+    DUPLICATE = "duplicate"  # too like the corpus, the run so far or the same batch
+    PARAMETERS = "parameters"  # more parameters than the protocol allows
+    SHAPE = "shape"  # sizes do not fit: in a layer, an operation, or the predictions
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    NON_FINITE = "non_finite"  # loss or predictions are nan or infinite
+    FORBIDDEN = "forbidden"  # it tried what the sandbox does not allow
+    CRASH = "crash"  # any other error of its own
+
+
+class Kind(StrEnum):
+    """What a candidate's code is."""
+
+    ARCHITECTURE = "architecture"  # LEMUR's contract: class Net, supported_hyperparameters
+    AUGMENTATION = "augmentation"  # paper A's: transform(norm)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One sample of a language model, or a stand-in from a corpus.
+
+    Attributes:
+        text: the model's own text, untouched.
+        code: what was extracted from it; empty when there was none.
+        kind: which contract it is held to.
+        prompt_hash: SHA-256 of the prompt; empty for candidates from a corpus.
+        sampling_seed: the seed this sample was drawn with; None for candidates from a corpus.
+        parent: code hash of the candidate it was derived from, if any.
+    """
+
+    text: str
+    code: str
+    kind: Kind
+    prompt_hash: str = ""
+    sampling_seed: int | None = None
+    parent: str | None = None
+
+    @property
+    def code_hash(self) -> str:
+        """SHA-256 of the code: with protocol and seed, the ledger's key."""
+        return code_hash(self.code)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self) | {"kind": self.kind.value}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of :meth:`as_dict`; raises TypeError or ValueError on anything else."""
+        return cls(**(values | {"kind": Kind(values["kind"])}))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of evaluating a candidate once.
+
+    Attributes:
+        status: ``Status.OK`` if and only if there is a score.
+        score: selection score in [0, 1] (holdout accuracy); None for every failure.
+        seed: seed of the evaluation.
+        protocol_hash: which protocol was run.
+        seconds: wall-clock seconds by stage (``load``, ``train``, ``predict``, ``total``).
+        device: ``cpu`` or a CUDA device's name.
+        message: one line for a person, or to feed back to the model.
+        traceback: the last lines of the candidate's own traceback, if it raised.
+        isolation: what confined the run (``landlock``, ``seccomp``, ``network namespace``, ...), sorted.
+    """
+
+    status: Status
+    score: float | None = None
+    seed: int = 0
+    protocol_hash: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    device: str = "cpu"
+    message: str = ""
+    traceback: str = ""
+    isolation: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if (self.status == Status.OK) != (self.score is not None):
+            raise ValueError(
+                f"an outcome has a score if and only if its status is ok, not {self.status} with {self.score}"
+            )
+        if self.score is not None and not 0 <= self.score <= 1:
+            raise ValueError(f"a score is an accuracy in [0, 1], not {self.score}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self) | {"status": self.status.value, "isolation": list(self.isolation)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of :meth:`as_dict`; raises TypeError or ValueError on anything else."""
+        plain = {"status": Status(values["status"]), "isolation": tuple(values.get("isolation", ()))}
+        return cls(**(values | plain))
