@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from nngpt_lab.candidates import confine
 from nngpt_lab.candidates.outcome import Status
@@ -50,6 +51,8 @@ def benign(payload, arrays):
 
 @pytest.fixture(scope="module")
 def box():
+    # joblib's workers, which other tests leave waiting, would leave in the middle of a count of processes and files
+    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
     canary = os.open("/etc/hostname", os.O_RDONLY)
     os.set_inheritable(canary, True)
     os.environ["CANARY"] = "canary-in-the-environment"
