@@ -35,15 +35,21 @@ DATASETS = {
 """Training images, side in px, channels, classes: nn-gpt's ``dataset_meta.json``, which the metadata prompt shows."""
 
 
+def _records_at(records: pd.DataFrame, epoch: int) -> pd.DataFrame:
+    """Image-classification records of the seven data sets at ``epoch``, all trials."""
+    wanted = (records["task"] == "img-classification") & (records["metric"] == "acc") & (records["epoch"] == epoch)
+    columns = ["dataset", "architecture", "id", "accuracy"]
+    chosen = records.loc[wanted & records["dataset"].isin(list(DATASETS)), columns]
+    return chosen.astype({"dataset": str, "architecture": str})
+
+
 def best_records(records: pd.DataFrame, epoch: int = EPOCH) -> pd.DataFrame:
     """The best record per data set and architecture at ``epoch``, with its normalised accuracy.
 
     Of records that tie for best (the published join keeps all of them) the one with the smallest id is kept.
     Columns: dataset, architecture, id, accuracy, normalised.
     """
-    wanted = (records["task"] == "img-classification") & (records["metric"] == "acc") & (records["epoch"] == epoch)
-    rows = records.loc[wanted & records["dataset"].isin(list(DATASETS)), ["dataset", "architecture", "id", "accuracy"]]
-    rows = rows.astype({"dataset": str, "architecture": str}).sort_values(["accuracy", "id"], ascending=[False, True])
+    rows = _records_at(records, epoch).sort_values(["accuracy", "id"], ascending=[False, True])
     best = rows.drop_duplicates(["dataset", "architecture"]).sort_values(["architecture", "dataset"], ignore_index=True)
     top = best.groupby("dataset")["accuracy"].transform("max")
     return best.assign(normalised=(best["accuracy"] / top).round(4))
@@ -164,9 +170,7 @@ def label_reliability(
     ceiling: who always names the likelier answer agrees with either half in up to (1 + sqrt(2 r - 1)) / 2 of cases.
     Columns: questions, agreement(_low, _high), in per cent, bootstrap over architectures; row ``all`` and one per pair.
     """
-    wanted = (records["task"] == "img-classification") & (records["metric"] == "acc") & (records["epoch"] == epoch)
-    rows = records.loc[wanted & records["dataset"].isin(list(DATASETS)), ["dataset", "architecture", "id", "accuracy"]]
-    rows = rows.astype({"dataset": str, "architecture": str}).sort_values("id").sample(frac=1, random_state=rng)
+    rows = _records_at(records, epoch).sort_values("id").sample(frac=1, random_state=rng)
     rows["half"] = rows.groupby(["dataset", "architecture"]).cumcount() % 2
     rows["normalised"] = rows["accuracy"] / rows.groupby("dataset")["accuracy"].transform("max")
     halves = rows.pivot_table(
