@@ -213,10 +213,31 @@ def isolation() -> dict[str, Any]:
         return {}
 
 
+def _sandbox() -> Check:
+    """What a candidate's code would be confined by here, asked of a sandbox itself."""
+    from nngpt_lab.candidates.sandbox import Sandbox
+    from nngpt_lab.candidates.worker import layers
+
+    every = layers({"namespaces": True, "landlock": 7, "seccomp": True})
+    try:
+        with Sandbox() as sandbox:
+            held = sandbox.isolation
+    except (LabError, OSError) as error:
+        return Check("isolation", "sandbox", False, f"does not start: {error}", "no candidate can be evaluated here")
+    missing = [layer for layer in every if layer not in held]
+    if not missing:
+        return Check("isolation", "sandbox", True, f"all {len(every)} layers")
+    cure = "what the lines above lack; until then evaluate only code that you trust, or do it in a virtual machine"
+    return Check(
+        "isolation", "sandbox", False, f"{len(held)} of {len(every)} layers; without {', '.join(missing)}", cure
+    )
+
+
 def _isolation() -> Iterator[Check]:
     if sys.platform != "linux":
         names = ("user namespace", "network namespace", "Landlock", "seccomp", "resource limits", "cgroup")
         yield from (Check("isolation", name, None, f"not available on {sys.platform}") for name in names)
+        yield _sandbox()
         return
     import resource
 
@@ -236,6 +257,7 @@ def _isolation() -> Iterator[Check]:
     shown = ", ".join(f"{name} {_limit(resource.getrlimit(limit)[1])}" for name, limit in limits.items())
     yield Check("isolation", "resource limits", True, f"at most: {shown}")
     yield Check("isolation", "cgroup", None, _cgroup())
+    yield _sandbox()
 
 
 def _limit(value: int) -> str:

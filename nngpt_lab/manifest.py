@@ -25,7 +25,7 @@ from typing import Any
 from nngpt_lab import paths
 
 FILENAME, EXECUTED = "manifest.json", "executed.ipynb"
-SOURCES = ("*.py", "*.toml", "*.txt")  # what a result depends on: code, claims, prompts
+SOURCES = ("*.py", "*.toml", "*.txt", "*.md", "*.sql")  # what a result depends on: code, claims, prompts
 FOLDERS = re.compile(r"(?<![\w.>~:/])/(?:[^\s/'\"]+/)+")  # of an absolute path inside a text; not of a URL or of 1/2
 ALSO_RECORDED = ("nngpt-lab", "ipykernel", "ipython", "matplotlib", "nbclient")  # decide outputs, but come indirectly
 
@@ -102,9 +102,10 @@ def display(path: Path) -> str:
 
 
 def outputs(folder: Path) -> dict[str, str]:
-    """Relative path and SHA-256 of every file the run left. Not the manifest itself, hidden files, or ``*.html``:
-    pages are rendered later, by the report, and may change without the run."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".html")
+    """Relative path and SHA-256 of every file the run left. Not the manifest itself, hidden files, what SQLite
+    keeps beside a ledger, or ``*.html``: pages are rendered later, by the report, and may change without the run."""
+    passing = (".html", "-wal", "-shm")
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(passing))
     names = ((path, path.relative_to(folder)) for path in sorted(files))
     return {
         name.as_posix(): sha256_file(path)

@@ -28,6 +28,11 @@ class Profile:
         bootstrap_resamples: resamples behind each bootstrap interval. 100 show the size of an interval, 1,000 its
             ends to about 5 % of its width, 10,000 to about 2 % (Efron & Tibshirani 1993, ch. 13).
         seeds: seeds of everything that is random in an analysis (splits, balanced sets, classifiers).
+        protocol, augmentation_protocol: how networks and augmentations are scored, by the names of
+            ``candidates/protocols.py``.
+        device: what candidates are trained on.
+        networks, functions: how many published ones the walkthrough evaluates.
+        sources: how many sources of each corpus the novelty ablation compares; more than there are means all.
     """
 
     name: str
@@ -40,6 +45,12 @@ class Profile:
     minutes: int
     bootstrap_resamples: int
     seeds: int
+    protocol: str
+    augmentation_protocol: str
+    device: str
+    networks: int
+    functions: int
+    sources: int
 
 
 PROFILES = {
@@ -56,6 +67,12 @@ PROFILES = {
             minutes=3,
             bootstrap_resamples=100,
             seeds=1,
+            protocol="digits",
+            augmentation_protocol="digits-augmentation",
+            device="cpu",
+            networks=16,
+            functions=4,
+            sources=200,
         ),
         Profile(
             "demo",
@@ -68,6 +85,12 @@ PROFILES = {
             minutes=10,
             bootstrap_resamples=1000,
             seeds=5,
+            protocol="digits",
+            augmentation_protocol="digits-augmentation",
+            device="cpu",
+            networks=100,
+            functions=40,
+            sources=20_000,
         ),
         Profile(
             "gpu",
@@ -80,6 +103,12 @@ PROFILES = {
             minutes=180,
             bootstrap_resamples=2000,
             seeds=5,
+            protocol="paper-b",
+            augmentation_protocol="paper-a",
+            device="cuda",
+            networks=500,
+            functions=300,
+            sources=20_000,
         ),
         Profile(
             "paper",
@@ -92,6 +121,12 @@ PROFILES = {
             minutes=7200,
             bootstrap_resamples=10000,
             seeds=5,
+            protocol="paper-b",
+            augmentation_protocol="paper-a",
+            device="cuda",
+            networks=500,
+            functions=300,
+            sources=20_000,
         ),
     )
 }

@@ -7,18 +7,23 @@ Layout of one notebook's folder, ``results/<profile>/<notebook>/``::
     tables/<name>.csv  tables/<name>.md               full precision; rounded for reading
     figures/<name>.svg  figures/<name>.png
     contents.json                                     names, titles and captions, in the order they were made
+    ledger.sqlite                                     every candidate evaluated, if any were (ledger.py)
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from nngpt_lab import paths
 from nngpt_lab.errors import UsageError
 from nngpt_lab.profiles import Profile, get_profile
+
+if TYPE_CHECKING:
+    from nngpt_lab.ledger import Ledger
 
 PNG_DPI = 150
 SVG_SALT = "nngpt-lab"  # fixed, so that the same figure gives the same file
@@ -70,6 +75,12 @@ class Results:
         )
         self._note("figures", name, caption)
         return figure
+
+    def ledger(self) -> Ledger:
+        """The run's ledger, which a repeated run continues: what it holds is not computed again."""
+        from nngpt_lab.ledger import Ledger
+
+        return Ledger(self.folder / "ledger.sqlite")
 
     def _note(self, part: str, name: str, caption: str) -> None:
         self._contents[part][name] = {"caption": caption}

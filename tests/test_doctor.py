@@ -1,11 +1,13 @@
 """doctor: a verdict on every profile, a cure beside every "no"."""
 
+import functools
 import json
 import sys
 
 import pytest
 
 from nngpt_lab import doctor, manifest, paths
+from nngpt_lab.candidates import sandbox
 from nngpt_lab.corpora import artifacts
 from nngpt_lab.profiles import PROFILES
 
@@ -97,7 +99,10 @@ def test_isolation_is_asked_of_a_child():
 
 def test_isolation_elsewhere_is_not_available(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert {check.value for check in doctor._isolation()} == {"not available on darwin"}
+    monkeypatch.setattr(doctor, "_sandbox", lambda: doctor.Check("isolation", "sandbox", False, "4 of 17 layers", "x"))
+    *layers, whole = doctor._isolation()
+    assert {check.value for check in layers} == {"not available on darwin"}
+    assert whole.value == "4 of 17 layers", "what there is elsewhere is asked of the sandbox itself"
 
 
 @pytest.mark.parametrize("found", [{}, {"landlock": -1, "seccomp": False, "user": 1, "network": 1}])
@@ -116,3 +121,18 @@ def test_a_child_that_cannot_import_torch_means_no_device(monkeypatch):
     monkeypatch.setattr(manifest, "PROBE_CUDA", "raise ImportError('torch')")
     assert manifest.cuda_devices() == []
     manifest.cuda_devices.cache_clear()
+
+
+def test_the_sandbox_says_what_it_would_do_without(cpu_only, monkeypatch):
+    whole = doctor._sandbox()
+    assert whole.ok is True or "without" in whole.value
+    without = functools.partial(sandbox.Sandbox, namespaces=False)
+    monkeypatch.setattr(sandbox, "Sandbox", without)
+    part = doctor._sandbox()
+    assert part.ok is False and "pid namespace" in part.value and part.cure
+
+
+def test_a_sandbox_that_does_not_start_is_reported(cpu_only, monkeypatch):
+    monkeypatch.setattr(sandbox, "Sandbox", functools.partial(sandbox.Sandbox, require=["a moat"]))
+    found = doctor._sandbox()
+    assert found.ok is False and "a moat" in found.value and found.cure

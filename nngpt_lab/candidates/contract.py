@@ -27,6 +27,8 @@ from dataclasses import dataclass
 
 from nngpt_lab.candidates.outcome import Kind, Status
 
+MAX_CHARACTERS = 200_000  # LEMUR's longest file has 178,375; parsing a million takes seconds
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -69,6 +71,9 @@ def check(code: str, kind: Kind) -> Inspection:
     >>> check("def transform():\\n    return 1", Kind.AUGMENTATION).message
     'line 1: transform() is called with 1 argument, but takes at most 0: define it as transform(norm)'
     """
+    if len(code) > MAX_CHARACTERS:
+        message = f"the code has {len(code):,} characters: answer with at most {MAX_CHARACTERS:,}"
+        return Inspection(Status.CONTRACT, (Violation("length", message),))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an odd escape in a candidate's string is no news of ours

@@ -81,6 +81,7 @@ class Outcome:
         score: selection score in [0, 1] (holdout accuracy); None for every failure.
         seed: seed of the evaluation.
         protocol_hash: which protocol was run.
+        parameters: of the network, as the child counted them; None if it did not come to that.
         seconds: wall-clock seconds by stage (``load``, ``train``, ``predict``, ``total``).
         device: ``cpu`` or a CUDA device's name.
         message: one line for a person, or to feed back to the model.
@@ -92,6 +93,7 @@ class Outcome:
     score: float | None = None
     seed: int = 0
     protocol_hash: str = ""
+    parameters: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     device: str = "cpu"
     message: str = ""

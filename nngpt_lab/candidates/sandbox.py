@@ -87,9 +87,11 @@ class Sandbox:
     Args:
         limits: for every task; ``run`` may be given others.
         setup: module or modules imported before the first task; import torch there.
-        shared: arrays that every task sees, sent once, read-only.
+        shared: arrays that every task sees, sent once, read-only; or a parcel of them (``parcels.parcel``), which
+            several sandboxes then hold in common.
         threads: torch's, in a task.
         readable: more files or folders that a task may read.
+        hidden: folders that a task finds empty, where there are namespaces: answers that lie among the packages.
         require: layers (names as in ``isolation``) without which nothing is run.
         namespaces: False does without, as if the machine refused them.
         gpu: let a task reach the CUDA devices; then its address space is not limited, GPU memory is for the task to
@@ -102,9 +104,10 @@ class Sandbox:
         limits: Limits | None = None,
         setup: str | Sequence[str] = (),
         *,
-        shared: Mapping[str, np.ndarray] | None = None,
+        shared: Mapping[str, np.ndarray] | int | None = None,
         threads: int = 1,
         readable: Sequence[str | Path] = (),
+        hidden: Sequence[str | Path] = (),
         require: Sequence[str] = (),
         namespaces: bool = True,
         gpu: bool = False,
@@ -116,8 +119,9 @@ class Sandbox:
         self._setup = [setup] if isinstance(setup, str) else list(setup)
         self._require, self._fresh = tuple(require), fresh
         self._options = {"threads": threads, "namespaces": namespaces, "gpu": gpu, "setup": self._setup}
-        self._options["readable"] = [str(Path(path).resolve()) for path in readable]
-        self._shared = parcel(None, shared or {})
+        for name, places in (("readable", readable), ("hidden", hidden)):
+            self._options[name] = [str(Path(path).resolve()) for path in places]
+        self._shared = os.dup(shared) if isinstance(shared, int) else parcel(None, shared or {})
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
         self._folder = ""
@@ -168,6 +172,13 @@ class Sandbox:
             if missing:
                 raise SandboxError(f"this machine lacks: {', '.join(missing)}", "see `nngpt-lab doctor`, isolation")
             raise SandboxError(f"{self._setup} starts threads when imported", "start none before the task runs")
+
+    def stop(self) -> None:
+        """From another thread: end the task that runs now, whose report then means nothing. For leaving early."""
+        control = self._control
+        if control is not None:
+            with contextlib.suppress(OSError):
+                control.shutdown(socket.SHUT_RDWR)  # the zygote takes it for our end, and so does the waiting thread
 
     def close(self) -> None:
         """End the zygote and everything below it, and remove its folder. Can be called twice."""
@@ -377,4 +388,6 @@ def _environment(folder: str) -> dict[str, str]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     python = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "2"} | places | threads | python | kept
+    fixed = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
+    fixed |= {"USER": "nobody", "LOGNAME": "nobody"}  # torch.compile asks, and a namespace's user has no name
+    return fixed | places | threads | python | kept

@@ -20,6 +20,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -35,6 +36,8 @@ from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.candidates.parcels import open_parcel, pack
 
 ANSWER = 3  # the descriptor a task answers on
+HOME = os.environ.get("HOME") or "/"  # in a child its private folder, which has another name each time
+FOLDER = re.compile(r'File "[^"\n]*/([^/"\n]+)"')
 DENIED = {"EPERM", "EACCES", "EROFS", "ENOSPC", "EFBIG", "EDQUOT", "EMFILE", "EAGAIN"}
 NO_MEMORY = ("DefaultCPUAllocator", "annot allocate memory", "not enough memory", "CUDA out of memory", "bad_alloc")
 SYSTEM_FILES = ("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/dev/urandom", "/etc/ld.so.cache")
@@ -85,6 +88,8 @@ class Zygote:
             importlib.import_module(module)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)
+        for folder in config["hidden"] if config["namespaces"] else ():
+            confine.private_disk(folder, 1)  # an empty one on top
         config["landlock"], config["seccomp"] = confine.landlock_abi(), confine.seccomp_works()
         config["readable"] += readable_places()
         gc.collect()
@@ -93,8 +98,9 @@ class Zygote:
         self.say({"ready": layers(config), "threads": threads})
 
     def say(self, message: dict[str, Any]) -> None:
-        """One line to the parent."""
-        self.control.sendall(json.dumps(message).encode() + b"\n")
+        """One line to the parent; if that is gone, ``serve`` will find out and clean up."""
+        with contextlib.suppress(BrokenPipeError):
+            self.control.sendall(json.dumps(message).encode() + b"\n")
 
     def serve(self) -> NoReturn:
         """Until the parent hangs up, which a dead parent does too."""
@@ -329,10 +335,12 @@ def answer(request: dict[str, Any], arrays: dict[str, Any]) -> NoReturn:
 def describe(error: BaseException) -> dict[str, Any]:
     """An exception as plain values; the status is only this process's word, and it can only be a failure."""
     lines = traceback.format_exception(error, limit=-6)
+    text = FOLDER.sub(r'File "\1"', "".join(lines))  # where this machine keeps its libraries is no part of a result
+    message = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
     return {
         "status": status_of(error).value,
-        "message": f"{type(error).__name__}: {error}"[:400],
-        "traceback": "".join(lines)[-3000:],
+        "message": message.replace(HOME, "~")[:400],
+        "traceback": text.replace(HOME, "~")[-3000:],
     }
 
 

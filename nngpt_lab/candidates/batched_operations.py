@@ -1,0 +1,361 @@
+"""PIL's image operations on batches of images, each image with parameters of its own.
+
+Images are uint8 tensors (N, 3, H, W) on any device; parameters are CPU tensors with N rows, or constants. Every
+function repeats Pillow's arithmetic in Pillow's order (``libImaging``: Blend.c, Convert.c, Filter.c, Geometry.c,
+Resample.c; and ImageOps.py), down to whether it rounds or cuts off, so that the result is Pillow's, bit by bit. The one
+exception is :func:`gaussian_blur`, where torchvision leaves PIL for a float32 convolution; the table in
+:mod:`nngpt_lab.candidates.batched_transforms` says what that costs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+from torch.nn import functional
+
+Images = torch.Tensor
+"""uint8 (N, 3, H, W)."""
+
+HEIGHT_MAY_GO_FIRST = int(PIL.__version__.split(".")[0]) >= 13
+"""Pillow 13 resizes vertically first where height shrinks far more than width (python-pillow/Pillow#9549)."""
+
+LUMA = (19595, 38470, 7471)
+"""ITU-R 601-2 in 16-bit fixed point."""
+
+
+def per_image(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(N,) -> (N, 1, 1, 1) on ``device``."""
+    return values.to(device, non_blocking=True).view(-1, 1, 1, 1)
+
+
+# --- grey levels ------------------------------------------------------------------------------------------------------
+
+
+def luma(images: Images) -> torch.Tensor:
+    """Grey levels, uint8 (N, 1, H, W)."""
+    red, green, blue = images.to(torch.int32).split(1, dim=1)
+    return ((red * LUMA[0] + green * LUMA[1] + blue * LUMA[2] + (1 << 15)) >> 16).to(torch.uint8)
+
+
+def grayscale(images: Images) -> Images:
+    """Grey images that keep three channels."""
+    return luma(images).repeat(1, 3, 1, 1)
+
+
+def blend(degenerate: torch.Tensor, images: Images, factor: torch.Tensor | float) -> Images:
+    """``degenerate + factor * (images - degenerate)``, cut off to whole levels, as ``ImageEnhance`` does it.
+
+    Args:
+        degenerate: what a factor of 0 gives; float32 with whole values, broadcastable to (N, 3, H, W).
+        factor: (N,) or one number; used in single precision.
+    """
+    if isinstance(factor, float | int):
+        factor = torch.tensor([factor], dtype=torch.float32)
+    change = (images.float() - degenerate).mul_(per_image(factor.float(), images.device))
+    return change.add_(degenerate).clamp_(0, 255).to(torch.uint8)
+
+
+def brightness(images: Images, factor: torch.Tensor) -> Images:
+    """``ImageEnhance.Brightness``: towards black."""
+    return blend(torch.zeros((), device=images.device), images, factor)
+
+
+def contrast(images: Images, factor: torch.Tensor) -> Images:
+    """``ImageEnhance.Contrast``: towards the image's mean grey level, rounded."""
+    pixels = images.shape[2] * images.shape[3]
+    mean = (2 * luma(images).sum((1, 2, 3), keepdim=True) + pixels) // (2 * pixels)
+    return blend(mean.float(), images, factor)
+
+
+def saturation(images: Images, factor: torch.Tensor) -> Images:
+    """``ImageEnhance.Color``: towards grey."""
+    return blend(luma(images).float(), images, factor)
+
+
+def sharpness(images: Images, factor: float) -> Images:
+    """``ImageEnhance.Sharpness``: towards the image smoothed by 1 1 1 / 1 5 1 / 1 1 1, except at the rim."""
+    degenerate = images.float()
+    if min(images.shape[2:]) > 2:
+        rows = degenerate[:, :, :-2] + degenerate[:, :, 1:-1] + degenerate[:, :, 2:]
+        total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * degenerate[:, :, 1:-1, 1:-1]
+        # whole numbers up to 3315, whose thirteenths are never near a half: single precision rounds them right
+        degenerate = degenerate.clone()
+        degenerate[:, :, 1:-1, 1:-1] = (total / 13 + 0.5).floor()
+    return blend(degenerate, images, factor)
+
+
+def posterize(images: Images, bits: int) -> Images:
+    """Keep the upper ``bits`` bits."""
+    return images & (0xFF << (8 - bits) & 0xFF)
+
+
+def solarize(images: Images, threshold: float) -> Images:
+    """Invert levels from ``threshold`` on."""
+    last_kept = min(math.ceil(threshold) - 1, 255)  # within a byte, with which it is compared
+    return 255 - images if last_kept < 0 else torch.where(images <= last_kept, images, 255 - images)
+
+
+def autocontrast(images: Images) -> Images:
+    """Stretch each channel of each image to 0..255."""
+    low, high = (extreme((2, 3), keepdim=True).double() for extreme in (images.amin, images.amax))
+    scale = torch.full_like(low, 255) / (high - low)  # 255 / x would be 255 times the rounded reciprocal
+    stretched = (images.double() * scale).add_(-low * scale).clamp_(0, 255).to(torch.uint8)
+    return torch.where(high > low, stretched, images)
+
+
+def equalize(images: Images) -> Images:
+    """Give each channel of each image a level histogram."""
+    levels = images.flatten(2).flatten(0, 1).long()
+    histogram = torch.zeros(len(levels), 256, dtype=torch.int64, device=images.device)
+    histogram.scatter_add_(1, levels, torch.ones_like(levels))
+    of_brightest = histogram.gather(1, levels.amax(1, keepdim=True))
+    step = (levels.shape[1] - of_brightest) // 255
+    below = histogram.cumsum(1) - histogram
+    table = (below + step // 2) // step.clamp(min=1)
+    table = torch.where(step > 0, table.clamp_(max=255), torch.arange(256, device=images.device))
+    return table.to(torch.uint8).gather(1, levels).view_as(images)
+
+
+# --- hue --------------------------------------------------------------------------------------------------------------
+
+
+def hue(images: Images, factor: torch.Tensor) -> Images:
+    """Turn the colour wheel by ``factor`` (N,) turns, in 8-bit HSV as PIL converts there and back."""
+    tables = _hue_tables(images.device)
+    red, green, blue = images.to(torch.int32).unbind(1)
+    value = red.maximum(green).maximum(blue)
+    spread = value - red.minimum(green).minimum(blue)
+    of_red, of_green = value == red, value == green
+    difference = torch.where(of_red, green - blue, torch.where(of_green, blue - red, red - green))
+    brightest = torch.where(of_red, 0, torch.where(of_green, 1, 2)).to(torch.int32)
+    hues = _look_up(tables["hue"], (brightest * 256 + spread) * 511 + difference + 255)
+    saturations = _look_up(tables["saturation"], spread * 256 + value).to(torch.int32)
+    turn = per_image((factor.double() * 255).trunc().to(torch.int32), images.device)[:, 0]
+    hues = (hues + turn) & 0xFF
+    middle = _look_up(tables["middle"], hues * 256 + saturations).mul_(value).add_(0.5).to(torch.uint8)
+    lowest = _look_up(tables["lowest"], saturations * 256 + value)
+    choices = torch.stack((value.to(torch.uint8), lowest, middle), dim=1).flatten(2)
+    roles = _look_up(tables["roles"], hues[:, None] + torch.arange(0, 768, 256, device=images.device).view(3, 1, 1))
+    return choices.gather(1, roles.flatten(2)).view_as(images)
+
+
+def _look_up(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """``table[places]`` for a flat table; the fastest of torch's ways to say it."""
+    return table.gather(0, places.flatten().long()).view_as(places)
+
+
+@functools.lru_cache(maxsize=4)
+def _hue_tables(device: torch.device) -> dict[str, torch.Tensor]:
+    """What :func:`hue` looks up, since Convert.c mixes single and double precision; flat, the last index runs fastest.
+
+    ``hue`` by brightest channel, spread from lowest to highest, and difference (from -255) of the next two channels;
+    ``saturation`` by spread and value; ``lowest`` channel by saturation and value; ``middle`` channel, as a share of
+    the value, by hue and saturation; ``roles`` (3, 256): which channel is highest (0), lowest (1), middle (2), by hue.
+    """
+    spread, difference = np.mgrid[:256, -255:256]
+    lowest = 255 - spread
+    brightest = np.stack(
+        (np.full_like(spread, 255), lowest + difference.clip(0), lowest + (-difference).clip(0)), axis=2
+    )
+    colours = np.concatenate([np.roll(brightest, shift, axis=2) for shift in range(3)]).clip(0, 255)
+    first, second = np.mgrid[:256, :256]
+    greyish = np.stack((second, second - first, second - first), axis=2).clip(0)
+    levels = np.arange(256)
+    sector = np.floor(levels * 6 / 255)
+    fraction, strength = (part.astype(np.float32)[:, None] for part in (levels * 6 / 255 - sector, levels / 255))
+    rising = 1 - strength.T.astype(float) * (1 - fraction.astype(float))
+    falling = 1 - (strength.T * fraction).astype(float)
+    roles = np.array([[0, 2, 1, 1, 2, 0], [2, 0, 0, 2, 1, 1], [1, 1, 2, 0, 0, 2]])
+    tables = {
+        "hue": _converted(colours, "RGB", "HSV")[..., 0],
+        "saturation": _converted(greyish, "RGB", "HSV")[..., 1],
+        "lowest": _converted(np.stack((0 * first, first, second), axis=2), "HSV", "RGB")[..., 2],
+        "middle": np.where(sector[:, None] % 2 == 0, rising, falling),
+        "roles": roles[:, sector.astype(int) % 6],
+    }
+    return {name: torch.from_numpy(table.ravel()).to(device) for name, table in tables.items()}
+
+
+def _converted(colours: np.ndarray, mode: str, new_mode: str) -> np.ndarray:
+    """Colours (H, W, 3) in another mode, by PIL."""
+    return np.array(Image.frombytes(mode, colours.shape[1::-1], colours.astype(np.uint8).tobytes()).convert(new_mode))
+
+
+# --- parts of images --------------------------------------------------------------------------------------------------
+
+
+def pad(images: Images, borders: Sequence[int], mode: str, fill: Sequence[int]) -> Images:
+    """Add ``borders`` (left, top, right, bottom) px; ``mode``: constant (``fill``), edge, reflect or symmetric."""
+    left, top, right, bottom = borders
+    if mode == "constant":
+        padded = functional.pad(images, (left, right, top, bottom))
+        colours = torch.tensor(fill, dtype=torch.uint8).to(images.device).view(1, 3, 1, 1)
+        inside = functional.pad(torch.ones_like(images[:1, :1]), (left, right, top, bottom)).bool()
+        return torch.where(inside, padded, colours)
+    rows = np.pad(np.arange(images.shape[2]), (top, bottom), mode)  # NumPy's own rule, as torchvision uses it on PIL
+    columns = np.pad(np.arange(images.shape[3]), (left, right), mode)
+    rows, columns = (torch.from_numpy(part).to(images.device) for part in (rows, columns))
+    return images.index_select(2, rows).index_select(3, columns)
+
+
+def crop(images: Images, top: torch.Tensor, left: torch.Tensor, height: int, width: int) -> Images:
+    """The part of ``height`` x ``width`` px at ``top``, ``left`` (N,) of each image."""
+    rows = (top.to(images.device)[:, None] + torch.arange(height, device=images.device))[:, None, :, None]
+    columns = (left.to(images.device)[:, None] + torch.arange(width, device=images.device))[:, None, None, :]
+    place = (rows * images.shape[3] + columns).flatten(2).expand(-1, images.shape[1], -1)
+    return images.flatten(2).gather(2, place).unflatten(2, (height, width))
+
+
+# --- resampling -------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1024)
+def bilinear_weights(source: int, target: int) -> torch.Tensor:
+    """Weights by which PIL's bilinear filter makes ``target`` px of ``source`` px: float64 (target, source).
+
+    They are multiples of 2^-22 (Resample.c), so that sums of weighted levels are exact in double precision.
+    """
+    scale = source / target
+    support = max(scale, 1.0)
+    centres = (np.arange(target) + 0.5) * scale
+    distances = np.abs((np.arange(source) - centres[:, None] + 0.5) * (1 / support))
+    weights = np.maximum(1 - distances, 0)
+    weights /= np.cumsum(weights, axis=1)[:, -1:]  # a running sum, as PIL's, not NumPy's pairwise one
+    return torch.from_numpy(np.floor(weights * 2.0**22 + 0.5) / 2.0**22)
+
+
+def _exact_dtype(weights: torch.Tensor) -> torch.dtype:
+    """Single precision where it is exact, also with TF32's 11-bit factors: multiples of 2^-10; else double."""
+    return torch.float32 if torch.equal(weights * 1024, (weights * 1024).round()) else torch.float64
+
+
+def _resample(images: Images, columns: torch.Tensor, rows: torch.Tensor) -> Images:
+    """First along the rows, then along the columns, rounded to levels after each."""
+    wide = (images.to(columns.dtype) @ columns.mT).add_(0.5).floor_().clamp_(0, 255)
+    return (rows @ wide.to(rows.dtype)).add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
+
+
+def _height_first(height, width, new_height: int, new_width: int):
+    """Whether PIL resizes along the columns first: bool for numbers, a mask (N,) for tensors."""
+    return (height > new_height) & (height - new_height > 2 * (width - new_width)) & HEIGHT_MAY_GO_FIRST
+
+
+def resize(images: Images, height: int, width: int) -> Images:
+    """All images to ``height`` x ``width`` px."""
+    if images.shape[2:] == (height, width):
+        return images
+    rows, columns = (bilinear_weights(*sizes) for sizes in zip(images.shape[2:], (height, width), strict=True))
+    rows, columns = (weights.to(_exact_dtype(weights)) for weights in (rows, columns))
+    if _height_first(*images.shape[2:], height, width):
+        return _resample(images.mT, rows.to(images.device), columns.to(images.device)).mT
+    if images.device.type == "cpu" and rows.dtype == columns.dtype == torch.float32:
+        # torch's own kernel for bytes works with 15-bit weights; where those are exact it is PIL's, and twice as fast
+        return functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
+    return _resample(images, columns.to(images.device), rows.to(images.device))
+
+
+@functools.lru_cache(maxsize=16)
+def _crop_weights(side: int, target: int, device: torch.device) -> torch.Tensor:
+    """``bilinear_weights(k, target)`` for k in 0..side: (side + 1, target, 2 * side), after ``side`` zeros each."""
+    table = torch.zeros(side + 1, target, 2 * side, dtype=torch.float64)
+    for source in range(1, side + 1):
+        table[source, :, side : side + source] = bilinear_weights(source, target)
+    return table.to(_exact_dtype(table)).to(device)
+
+
+def _placed_weights(side: int, target: int, start: torch.Tensor, length: torch.Tensor, device) -> torch.Tensor:
+    """Weights (N, target, side) that make ``target`` px of the ``length`` px from ``start`` on, both (N,)."""
+    table = _crop_weights(side, target, device)
+    first = (length * (target * 2 * side) + side - start).to(device).view(-1, 1, 1)  # a window on the zeros shifts
+    within = torch.arange(target, device=device)[:, None] * (2 * side) + torch.arange(side, device=device)
+    return table.take(first + within)
+
+
+def resized_crop(images: Images, boxes: torch.Tensor, height: int, width: int) -> Images:
+    """The box (top, left, height, width) of each image, int64 (N, 4), resized to ``height`` x ``width`` px."""
+    top, left, heights, widths = boxes.unbind(1)
+    rows = _placed_weights(images.shape[2], height, top, heights, images.device)[:, None]
+    columns = _placed_weights(images.shape[3], width, left, widths, images.device)[:, None]
+    resized = _resample(images, columns, rows)
+    if len(tall := _height_first(heights, widths, height, width).nonzero()[:, 0]):
+        tall = tall.to(images.device)
+        resized[tall] = _resample(images[tall].mT, rows[tall], columns[tall]).mT
+    return resized
+
+
+def gaussian_blur(images: Images, size: Sequence[int], sigma: torch.Tensor) -> Images:
+    """Blur by a Gaussian of ``size`` (width, height) px and ``sigma`` (N,) px, with reflected borders."""
+    columns = _gaussian_weights(images.shape[3], size[0], sigma).to(images.device)[:, None]
+    rows = _gaussian_weights(images.shape[2], size[1], sigma).to(images.device)[:, None]
+    return (rows @ (images.to(rows.dtype) @ columns.mT)).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _gaussian_weights(side: int, size: int, sigma: torch.Tensor) -> torch.Tensor:
+    """Band matrices (N, side, side); in double precision, which TF32 does not touch."""
+    offsets = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    taps = torch.exp(-0.5 * (offsets / sigma.double()[:, None]) ** 2)
+    taps /= taps.sum(1, keepdim=True)
+    places = functional.pad(torch.arange(side).float()[None], (size // 2, size // 2), "reflect")[0].long()
+    selectors = functional.one_hot(places, side).double().unfold(0, side, 1)  # (size, side, side), pixel by output
+    return torch.einsum("nk,kij->nji", taps, selectors)
+
+
+# --- geometry ---------------------------------------------------------------------------------------------------------
+
+
+def affine(images: Images, matrices: torch.Tensor, fill: Sequence[int]) -> Images:
+    """The pixel that ``matrices`` (N, 6; from output to input, float64) point at, in PIL's 16.16 fixed point."""
+    fixed = matrices.clone()
+    fixed[:, 2] += matrices[:, 0] * 0.5 + matrices[:, 1] * 0.5
+    fixed[:, 5] += matrices[:, 3] * 0.5 + matrices[:, 4] * 0.5
+    fixed = (fixed * 65536 + 0.5).floor().to(torch.int32).to(images.device).view(-1, 6, 1, 1)
+    height, width = images.shape[2:]
+    x = torch.arange(width, dtype=torch.int32, device=images.device)
+    y = torch.arange(height, dtype=torch.int32, device=images.device)[:, None]
+    columns = (fixed[:, 2] + fixed[:, 1] * y + fixed[:, 0] * x) >> 16
+    rows = (fixed[:, 5] + fixed[:, 4] * y + fixed[:, 3] * x) >> 16
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    found = _pixels(images.flatten(2), rows.clamp_(0, height - 1) * width + columns.clamp_(0, width - 1))
+    return torch.where(inside[:, None], found, _colours(fill, images.device))
+
+
+def perspective(images: Images, coefficients: torch.Tensor, fill: Sequence[int]) -> Images:
+    """Bilinear interpolation where ``coefficients`` (N, 8; from output to input, float64) point at, then cut off."""
+    a, b, c, d, e, f, g, h = coefficients.to(images.device).view(-1, 8, 1, 1).unbind(1)
+    height, width = images.shape[2:]
+    x = torch.arange(width, device=images.device) + 0.5
+    y = (torch.arange(height, device=images.device) + 0.5)[:, None]
+    x, y = x.double(), y.double()
+    below = g * x + h * y + 1
+    columns, rows = (a * x + b * y + c) / below, (d * x + e * y + f) / below
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    columns, rows = (torch.where(inside, part, 0.5) - 0.5 for part in (columns, rows))
+    left, top = columns.floor(), rows.floor()
+    across, down = (columns - left)[:, None], (rows - top)[:, None]
+    lefts, rights = left.clamp(0, width - 1).long(), (left + 1).clamp(0, width - 1).long()
+    pixels = images.flatten(2).double()
+
+    def along(rows: torch.Tensor) -> torch.Tensor:
+        start = rows.clamp(0, height - 1).long() * width
+        first, second = _pixels(pixels, start + lefts), _pixels(pixels, start + rights)
+        return first + (second - first) * across
+
+    upper, lower = along(top), along(top + 1)
+    found = (upper + (lower - upper) * down).to(torch.uint8)
+    return torch.where(inside[:, None], found, _colours(fill, images.device))
+
+
+def _pixels(flat: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """``flat`` (N, C, pixels) at ``places`` (N, H, W) -> (N, C, H, W)."""
+    index = places.flatten(1).long()[:, None].expand(-1, flat.shape[1], -1)
+    return flat.gather(2, index).unflatten(2, places.shape[1:])
+
+
+def _colours(fill: Sequence[int], device: torch.device) -> torch.Tensor:
+    return torch.tensor(fill, dtype=torch.uint8).to(device).view(1, 3, 1, 1)

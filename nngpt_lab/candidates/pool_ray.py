@@ -1,0 +1,179 @@
+"""The pool on a Ray cluster: the same driver, with an actor on each node that owns the node's crew.
+
+Needs the extra ``cluster`` and the same version of the lab on all nodes. A node that dies is dropped and its unfinished
+jobs go to the others; a result that the driver has not received counts as unfinished, so nothing is counted twice.
+Nodes that join later are not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from concurrent.futures import Future
+from typing import Any
+
+from nngpt_lab.candidates.outcome import Candidate, Outcome
+from nngpt_lab.candidates.pool import Crew, Job, Pool, Recipe
+from nngpt_lab.errors import LabError, UsageError
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 120.0  # for an actor to come up, which waits where a node is fully booked
+CLOSE_SECONDS = 20.0
+
+
+class RayPool(Pool):
+    """Workers on all nodes of a Ray cluster, or on this machine when Ray starts one here.
+
+    Args:
+        recipe: how evaluators are made; each node receives its arrays once.
+        workers: evaluations at a time on each node, or on each GPU if the recipe needs one.
+        address: of a running cluster (``auto`` finds it); None takes the Ray that this process is connected to, or the
+            one that RAY_ADDRESS names, or starts one on this machine.
+
+    Raises:
+        LabError: Ray is not installed, there is no such cluster, or no node of it can be used.
+    """
+
+    def __init__(self, recipe: Recipe, workers: int = 2, address: str | None = None):
+        if workers < 1:
+            raise UsageError(f"{workers} workers evaluate nothing", "use at least one; as many as a node has cores")
+        ray = import_ray()
+        self._started = not ray.is_initialized()
+        if self._started:
+            _connect(address)
+        super().__init__([], workers)
+        try:
+            self._hosts = _hosts(recipe, workers)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            if self._started:
+                self._started = False
+                import_ray().shutdown()
+
+
+class RayHost:
+    """One actor as a pool sees it."""
+
+    def __init__(self, actor: Any):
+        self._actor = actor
+
+    def submit(self, job: Job) -> Future:
+        evaluate = self._actor.evaluate.options(concurrency_group="work")  # beside it runs only what stops it
+        answer = evaluate.remote(job[0].as_dict(), job[1]).future()
+        outcome = Future()
+        answer.add_done_callback(lambda done: _pass_on(done, outcome))
+        return outcome
+
+    def failure(self, error: BaseException) -> BaseException | None:
+        exceptions = import_ray().exceptions
+        if isinstance(error, exceptions.RayTaskError):  # raised over there; what was raised is inside
+            return error.cause if isinstance(error.cause, BaseException) else error
+        if isinstance(error, exceptions.RayError):
+            log.warning("a node was lost, its jobs go to the others: %s", str(error).partition("\n")[0])
+            return None
+        return error
+
+    def stop(self) -> None:
+        self._actor.stop.remote()
+
+    def resume(self) -> None:
+        ray = import_ray()
+        with contextlib.suppress(ray.exceptions.RayError):  # a node that died meanwhile is noticed by its first job
+            ray.get(self._actor.resume.remote())
+
+    def close(self) -> None:
+        ray = import_ray()
+        try:
+            ray.get(self._actor.close.remote(), timeout=CLOSE_SECONDS)
+        except ray.exceptions.RayError:  # a dead node needs no closing
+            log.debug("an actor could not be closed", exc_info=True)
+        ray.kill(self._actor)
+
+
+class RemoteCrew(Crew):
+    """What runs in an actor: a crew that is spoken to in plain values."""
+
+    def ready(self) -> None:
+        """Returns when the actor is up."""
+
+    def evaluate(self, candidate: dict[str, Any], seed: int) -> dict[str, Any] | None:
+        outcome = super().evaluate(Candidate.from_dict(candidate), seed)
+        return outcome and outcome.as_dict()
+
+
+def import_ray() -> Any:
+    """The module; a LabError where it is not installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; else it warns
+    try:
+        import ray
+    except ImportError as error:
+        raise LabError("the ray engine needs Ray", 'pip install "nngpt-lab[cluster]"') from error
+    return ray
+
+
+def _connect(address: str | None) -> None:
+    """Join the cluster, or start Ray here; without dashboard and without other nodes' logs in ours."""
+    try:
+        import_ray().init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"at {address!r}" if address else "on this machine"
+        raise LabError(
+            f"no Ray cluster {where}: {error}", "`ray status` says what runs; `ray start` starts one"
+        ) from error
+
+
+def _hosts(recipe: Recipe, workers: int) -> list[RayHost]:
+    """One actor on every node that can be used: on every GPU, if the recipe needs one."""
+    ray = import_ray()
+    gpu = bool(getattr(recipe, "gpu", False))
+    crew = ray.remote(concurrency_groups={"work": workers})(RemoteCrew)
+    arrays = ray.put(recipe.arrays())  # from here each node fetches it once
+    actors = []
+    for node in sorted(ray.nodes(), key=lambda node: node["NodeID"]):
+        cores, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU"))
+        if not node["Alive"] or cores < 1:  # a head that only coordinates has no cores to give
+            continue
+        place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        slots = gpus if gpu else 1
+        for _ in range(slots):
+            wanted = {"num_cpus": max(1, min(workers, cores // slots)), "num_gpus": int(gpu)}
+            actors.append(crew.options(**wanted, scheduling_strategy=place).remote(recipe, arrays))
+    return [RayHost(actor) for actor in _ready(actors)]
+
+
+def _ready(actors: list[Any]) -> list[Any]:
+    """Those that came up in time."""
+    ray = import_ray()
+    refs = [actor.ready.remote() for actor in actors]
+    if refs:
+        ray.wait(refs, num_returns=len(refs), timeout=START_SECONDS)
+    found, reason = [], "none has a core, or the GPU that the recipe needs"
+    for actor, ref in zip(actors, refs, strict=True):
+        try:
+            ray.get(ref, timeout=0)
+            found.append(actor)
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().rpartition("\n")[2]
+            log.warning("a node cannot be used: %s", reason)
+            ray.kill(actor)
+    if not found:
+        raise LabError(f"no node of the Ray cluster can be used: {reason}", "see `ray status`, or use engine 'local'")
+    return found
+
+
+def _pass_on(answer: Future, outcome: Future) -> None:
+    """Ray's future as one of an Outcome."""
+    try:
+        values = answer.result()
+        outcome.set_result(values and Outcome.from_dict(values))
+    except BaseException as error:  # whatever it is, the driver must learn of it, and a callback cannot raise
+        outcome.set_exception(error)

@@ -1,0 +1,92 @@
+"""From a model's text to a candidate worth training: extract -> static contract -> novelty, before anything runs.
+
+A screening is relative to a run (what is a duplicate depends on what came before), so its status is filed with the
+sample, never with the evaluation of the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nngpt_lab.candidates import contract
+from nngpt_lab.candidates.extract import Source, extract
+from nngpt_lab.candidates.novelty import Match, NoveltyIndex
+from nngpt_lab.candidates.outcome import Candidate, Kind, Status
+from nngpt_lab.errors import UsageError
+
+EXAMPLES = Path(__file__).with_name("examples")
+
+
+@dataclass(frozen=True)
+class Screened:
+    """One text after the stations that run nothing.
+
+    Attributes:
+        candidate: the text and its code.
+        status: ok (worth training), no_code, syntax, contract or duplicate.
+        message: why not; empty if ok.
+        source: which rule of ``extract`` found the code.
+        match: the nearest source seen before; None if novelty was not asked about.
+    """
+
+    candidate: Candidate
+    status: Status
+    message: str
+    source: Source
+    match: Match | None = None
+
+
+def screen(
+    text: str,
+    kind: Kind,
+    index: NoveltyIndex | None = None,
+    name: str = "",
+    *,
+    prompt_hash: str = "",
+    sampling_seed: int | None = None,
+    parent: str | None = None,
+) -> Screened:
+    """Take one text through extraction, contract and novelty.
+
+    Args:
+        text: the model's own words.
+        kind: what it was asked for.
+        index: what was seen before (corpus, run, batch); what is new is added, so the next text is compared with it.
+        name: what the code is called in the index.
+        prompt_hash, sampling_seed, parent: where it came from.
+
+    Returns:
+        The candidate and its static status; never raises on any text.
+    """
+    found = extract(text, kind)
+    candidate = Candidate(text, found.code, kind, prompt_hash, sampling_seed, parent)
+    if found.source == Source.NONE:
+        return Screened(candidate, Status.NO_CODE, "there is no code in the answer", found.source)
+    inspection = contract.check(found.code, kind)
+    if inspection.status != Status.OK:
+        return Screened(candidate, inspection.status, inspection.message, found.source)
+    if index is None:
+        return Screened(candidate, Status.OK, "", found.source)
+    match = index.check_and_add(name, found.code)
+    if match.duplicate:
+        message = f"Jaccard {match.jaccard:.2f} with {match.nearest}"
+        return Screened(candidate, Status.DUPLICATE, message, found.source, match)
+    return Screened(candidate, Status.OK, "", found.source, match)
+
+
+def screen_all(
+    texts: Iterable[str], names: Iterable[str], kind: Kind, index: NoveltyIndex | None = None
+) -> list[Screened]:
+    """Screen texts in order: each is compared with the corpus, the run and the texts before it."""
+    return [screen(text, kind, index, name) for text, name in zip(texts, names, strict=True)]
+
+
+def example(name: str) -> str:
+    """A text as a language model might write it: ``good``, ``subtle`` or ``attack``; written by hand for teaching."""
+    path = EXAMPLES / f"{name}.md"
+    if not path.is_file():
+        names = ", ".join(sorted(path.stem for path in EXAMPLES.glob("*.md")))
+        raise UsageError(f"there is no example {name!r}", f"use one of {names}")
+    return path.read_text(encoding="utf-8")

@@ -1,0 +1,280 @@
+"""The child's side of the one-epoch proxy: train a candidate for one epoch and return its predictions.
+
+This is the trusted task that :mod:`nngpt_lab.candidates.sandbox` runs in a confined process of its own. It sees the
+training labels and the images to predict, never the labels to score against. It follows the authors' evaluator
+(nn-dataset 2.1.2, ``ab/nn/util/Train.py``) step by step, except that the images lie in memory as bytes and each batch
+is made from them by a few tensor operations, where the authors send image after image through PIL and a DataLoader.
+
+Candidates use torch's, numpy's and Python's global random state, so it is seeded; the process is theirs alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import random
+import re
+import sys
+import time
+import traceback
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision  # noqa: F401  imported once, in the zygote: many candidates use it
+
+from nngpt_lab.candidates import batched_operations as operations
+from nngpt_lab.candidates.batched_transforms import batch_pipeline, pil_pipeline
+from nngpt_lab.candidates.outcome import Kind, Status
+from nngpt_lab.candidates.protocols import Protocol
+from nngpt_lab.candidates.worker import Failure, status_of
+
+CANDIDATE, NETWORK = "candidate.py", "network.py"  # what tracebacks call the candidate and the pinned network
+SIZES_DO_NOT_FIT = re.compile(  # torch has some hundred sentences for that, which share these words
+    r"\b(sizes?|shapes?|dim|dimensions?|channels?|height|width|batch_size|normalized_shape)\b|\b\d-?D\b|"
+    r"divisible by|to unpack|running_mean should contain|inconsistent input_size|index k out of range|"
+    r"(target|index|indices) .*out of .*bounds|index out of range in self|length must be non-negative",
+    re.IGNORECASE,
+)
+SIZE_ERRORS = (RuntimeError, ValueError, IndexError, AssertionError)
+Images = torch.Tensor  # uint8 (N, C, H, W)
+Prepare = Callable[[Images], torch.Tensor]  # -> float32 (N, C, h, w)
+
+
+def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
+    """Train for one epoch, predict.
+
+    Args:
+        payload: ``code``; ``protocol`` as plain values; ``network``, the pinned network's code for augmentations;
+            ``norm``; ``classes``; ``seed``; ``device``; ``gpu_fraction`` of its memory that may be used.
+        arrays: ``train_images``, ``predict_images`` (uint8, N, C, H, W) and ``train_labels`` (int64, N).
+
+    Returns:
+        parameters, steps, path (how images were prepared) and seconds by stage; ``logits`` float32 (N, classes).
+
+    Raises:
+        Failure: with the status that fits; anything else is judged by ``worker.status_of``.
+    """
+    protocol = Protocol.from_dict(payload["protocol"])
+    device = torch.device(payload["device"])
+    seed, draws, order = (int(seed) for seed in np.random.SeedSequence(payload["seed"]).generate_state(3))
+    prepare_torch(device, payload.get("gpu_fraction", 1.0))
+    seed_everything(seed)
+    images = {name: torch.from_numpy(arrays[name]).to(device) for name in ("train_images", "predict_images")}
+    labels = torch.from_numpy(arrays["train_labels"]).to(device)
+    clock = Stopwatch(device)
+    with typed_failures():
+        prepares, path = preparations(payload, protocol, torch.Generator().manual_seed(draws))
+        pinned = protocol.kind == Kind.AUGMENTATION
+        source = (payload["network"], NETWORK) if pinned else (payload["code"], CANDIDATE)
+        in_shape = (protocol.batch, *prepares[0](images["train_images"][:1]).shape[1:])
+        net = build(source, protocol, in_shape, payload["classes"], device, seed)
+        clock.lap("load")
+        shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(order)).to(device)
+        batches = Batches(images["train_images"], labels, shuffled, protocol.batch, prepares[0])
+        net.train()
+        net.learn(batches)
+        clock.lap("train")
+        logits = predict(net, images["predict_images"], prepares[1], protocol.batch, payload["classes"])
+        clock.lap("predict")
+    parameters = count_parameters(net)
+    check_parameters(parameters, protocol)
+    value = {"parameters": parameters, "steps": batches.steps, "path": path, "seconds": clock.seconds}
+    return value, {"logits": logits.numpy()}
+
+
+class Batches:
+    """One pass over the training set, in a new order: an iterator of (inputs, labels), already on the device.
+
+    Like the authors' DataRoll it is exhausted after one epoch: a ``learn`` that loops over it twice trains once. (One
+    that keeps the batches can train on them again; only its time is limited then, in the authors' evaluator and here.)
+    """
+
+    def __init__(self, images: Images, labels: torch.Tensor, order: torch.Tensor, batch: int, prepare: Prepare):
+        self.batch_size, self.steps = batch, 0
+        self._parts = order.split(batch)
+        self._images, self._labels, self._prepare = images, labels, prepare
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self
+
+    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.steps == len(self._parts):
+            raise StopIteration
+        part = self._parts[self.steps]
+        self.steps += 1
+        return self._prepare(self._images[part]), self._labels[part]
+
+
+# --- images -------------------------------------------------------------------------------------------------------
+
+
+def preparations(
+    payload: Mapping[str, Any], protocol: Protocol, generator: torch.Generator
+) -> tuple[list[Prepare], str]:
+    """How images become a network's inputs, for training and for prediction, and in a word which path that is."""
+    norm = payload["norm"]
+    if protocol.kind == Kind.ARCHITECTURE:
+        clean = fixed(norm, protocol.side, None)
+        random_flip = fixed(norm, protocol.side, generator) if protocol.flip else clean
+        return [random_flip, random_flip if protocol.augment_predictions else clean], "tensor"
+    transform = execute(payload["code"], CANDIDATE).transform(norm)
+    if not callable(transform):
+        raise Failure(Status.CONTRACT, f"transform(norm) returned a {type(transform).__name__}, nothing to call")
+    batched = batch_pipeline(transform)
+    if batched is not None:
+        return [lambda images: batched(images, generator)] * 2, "batched"
+    return [lambda images: pil_pipeline(transform, images)] * 2, "pil"
+
+
+def fixed(norm, side: int | None, generator: torch.Generator | None) -> Prepare:
+    """Resize to ``side`` as PIL does it, flip at random if there is a generator, scale to [0, 1], normalise; all per
+    image."""
+    mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in norm)
+
+    def prepare(images: Images) -> torch.Tensor:
+        if side is not None:
+            images = operations.resize(images, side, side)
+        if generator is not None:
+            flips = torch.rand(len(images), generator=generator) < 0.5
+            images = torch.where(flips.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
+        return (images.float() / 255 - mean.to(images.device)) / std.to(images.device)
+
+    return prepare
+
+
+# --- the network --------------------------------------------------------------------------------------------------
+
+
+def execute(code: str, file: str) -> types.ModuleType:
+    """Code as a module of its own, with its lines at hand for tracebacks."""
+    module = types.ModuleType(file.removesuffix(".py"))
+    module.__file__ = file
+    sys.modules[module.__name__] = module  # dataclasses and torch.jit look classes up by module
+    linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
+    exec(compile(code, file, "exec", dont_inherit=True), module.__dict__)  # not this file's __future__
+    return module
+
+
+def build(
+    source: tuple[str, str], protocol: Protocol, in_shape: tuple, classes: int, device: torch.device, seed: int
+) -> Any:
+    """The ``Net`` of a code and its file's name, ready to learn; its size is checked before its weights are made, if it
+    allows that."""
+    module = execute(*source)
+    prm = hyperparameters(module.supported_hyperparameters(), protocol)
+    if protocol.max_parameters is not None:
+        size = 0
+        with contextlib.suppress(Exception), torch.device("meta"):  # some constructors need real numbers
+            sketch = module.Net(in_shape, (classes,), dict(prm), torch.device("meta"))
+            size = count_parameters(sketch)
+        check_parameters(size, protocol)
+        module = execute(*source)  # as if there had been no sketch, whatever it left behind in the module
+    seed_everything(seed)  # whatever was drawn until now, equal seeds give equal weights
+    net = module.Net(in_shape, (classes,), prm, device)
+    check_parameters(count_parameters(net), protocol)
+    net.to(device)
+    net.train_setup(prm)
+    return net
+
+
+def hyperparameters(declared: Any, protocol: Protocol) -> dict[str, Any]:
+    """What the network is given: the protocol's values, and a value for whatever else it declares."""
+    prm = dict.fromkeys(sorted(map(str, declared)), protocol.other)
+    given = {name: getattr(protocol, name) for name in ("lr", "momentum", "dropout", "batch")}
+    return prm | given | {"pretrained": 0.0, "epoch": 1, "transform": f"norm_{protocol.side}"}
+
+
+def count_parameters(net: Any) -> int:
+    """Number of weights; those of lazy layers that have no shape yet count as none."""
+    lazy = torch.nn.parameter.UninitializedParameter
+    return sum(parameter.numel() for parameter in net.parameters() if not isinstance(parameter, lazy))
+
+
+def check_parameters(count: int, protocol: Protocol) -> None:
+    """Failure if the protocol allows fewer."""
+    if protocol.max_parameters is not None and count > protocol.max_parameters:
+        message = f"the network has {count:,} parameters, the protocol allows {protocol.max_parameters:,}"
+        raise Failure(Status.PARAMETERS, message)
+
+
+@torch.no_grad()
+def predict(net: Any, images: Images, prepare: Prepare, batch: int, classes: int) -> torch.Tensor:
+    """Logits float32 (N, classes) in evaluation mode, on the CPU."""
+    net.eval()
+    parts = []
+    for part in images.split(batch):
+        outputs = net(prepare(part))
+        if not isinstance(outputs, torch.Tensor):
+            raise Failure(Status.SHAPE, f"Net returned a {type(outputs).__name__} in evaluation mode, not a tensor")
+        if outputs.shape != (len(part), classes):
+            raise Failure(
+                Status.SHAPE, f"Net returned {tuple(outputs.shape)} for {len(part)} images and {classes} classes"
+            )
+        parts.append(outputs.float().cpu())
+    return torch.cat(parts)
+
+
+# --- the run ------------------------------------------------------------------------------------------------------
+
+
+def prepare_torch(device: torch.device, gpu_fraction: float) -> None:
+    """On a GPU, ask for repeatable kernels and take no more than a share of its memory."""
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(gpu_fraction)
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators that a candidate's code draws from."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  the candidate's own draws come from there
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def typed_failures() -> Iterator[None]:
+    """Turn what torch says about sizes into Status.SHAPE; everything else keeps its own type."""
+    try:
+        yield
+    except Exception as error:
+        place = place_of(error)
+        crash = isinstance(error, SIZE_ERRORS) and status_of(error) == Status.CRASH  # not, say, out of memory
+        if crash and SIZES_DO_NOT_FIT.search(str(error)):
+            text = f"{place}: {error}" if place else f"{type(error).__name__}: {error}"
+            raise Failure(Status.SHAPE, text[:400]) from error
+        if place:
+            error.add_note(place)
+        raise
+
+
+def place_of(error: Exception) -> str:
+    """The candidate's line where an error arose. Between it and the error lie torch's own calls, often more than are
+    kept of a traceback."""
+    calls = traceback.extract_tb(error.__traceback__)
+    own = [call for call in calls if call.filename in (CANDIDATE, NETWORK)]
+    return f"{own[-1].filename}, line {own[-1].lineno}: {own[-1].line}" if own else ""
+
+
+class Stopwatch:
+    """Wall-clock seconds by stage; on a GPU it waits for the queue to empty first."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds, self._last = device, {}, time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End a stage."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._last
+        self._last = now
