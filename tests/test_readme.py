@@ -58,3 +58,10 @@ def test_first_screen_has_the_two_commands_and_a_figure_that_exists():
     assert 'python -m pip install -e ".[test]" && python -m pytest' in readme
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
         assert (ROOT / link).exists(), link
+
+
+def test_the_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.count("Status.OK") == 3
