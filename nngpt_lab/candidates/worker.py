@@ -71,9 +71,20 @@ def main(text: str) -> NoReturn:
         confine.adopt_orphans()
     try:
         Zygote(config).serve()
+    except (BrokenPipeError, ConnectionResetError):  # the parent was killed, perhaps before it had heard of us
+        leave(config["folder"])
     except BaseException:
         traceback.print_exc()
         os._exit(1)
+
+
+def leave(folder: str) -> NoReturn:
+    """End, because the parent did, and everything below with it."""
+    confine.kill_below()
+    with contextlib.suppress(OSError):  # a parent that was killed cannot remove it; one that lives does
+        empty(folder)
+        Path(folder).rmdir()
+    os._exit(0)
 
 
 class Zygote:
@@ -98,25 +109,17 @@ class Zygote:
         self.say({"ready": layers(config), "threads": threads})
 
     def say(self, message: dict[str, Any]) -> None:
-        """One line to the parent; if that is gone, ``serve`` will find out and clean up."""
-        with contextlib.suppress(BrokenPipeError):
-            self.control.sendall(json.dumps(message).encode() + b"\n")
+        """One line to the parent."""
+        self.control.sendall(json.dumps(message).encode() + b"\n")
 
     def serve(self) -> NoReturn:
         """Until the parent hangs up, which a dead parent does too."""
         while True:
             text, descriptors, _, _ = socket.recv_fds(self.control, 1 << 16, 8)
             if not text:
-                self.leave()
+                leave(self.config["folder"])
             if text.endswith(b"run\n"):  # anything else is an order to kill that came after the end
                 self.say({"done": self.run(descriptors)})
-
-    def leave(self) -> NoReturn:
-        """End, and everything below with it."""
-        confine.kill_below()
-        with contextlib.suppress(OSError):  # for a parent that was killed and cannot
-            Path(self.config["folder"]).rmdir()
-        os._exit(0)
 
     def run(self, descriptors: list[int]) -> dict[str, Any]:
         """Run one task to its end; how it ended, from the supervisor's own pipe."""
@@ -150,7 +153,7 @@ class Zygote:
                         return text
                     text += more
                 elif not self.control.recv(1 << 10):
-                    self.leave()
+                    leave(self.config["folder"])
                 else:
                     return b""
 
