@@ -16,13 +16,12 @@ computed twice). Views, for plain SQL: ``validity``, ``sample_statuses``, ``samp
 * Append-only: triggers refuse every update, deletion and replacement, whoever tries.
 * Several processes on one machine may write to one ledger. SQLite's locks do not work across a network file system.
 * A text that cannot be encoded (it holds lone surrogates, which no Python source may) is stored with them escaped as
-  ``\\udXXX``; its key, :func:`key`, is computed from the text itself.
+  ``\\udXXX``; its code hash is computed from the text itself.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -64,11 +63,6 @@ INTEGERS = {"position", "sampling_seed", "seed", "parameters", "samples", "evalu
 INTEGERS |= {status.value for status in STATIC}
 REALS = {"score", "mean", "sd", "lowest", "highest", "share", "valid_share", "kept_share", "total_seconds"}
 REALS |= {"mean_seconds", "longest_seconds"}
-
-
-def key(candidate: Candidate) -> str:
-    """The candidate's code hash; defined also where ``Candidate.code_hash`` is not, for lone surrogates."""
-    return hashlib.sha256(candidate.code.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Ledger:
@@ -131,7 +125,7 @@ class Ledger:
         if inspection_status not in STATIC:
             raise UsageError(f"{inspection_status} is no status of an inspection", f"one of {', '.join(STATIC)}")
         sample = candidate.as_dict() | {"run": run, "position": position, "source": source}
-        sample |= {"code_hash": key(candidate), "status": inspection_status.value}
+        sample |= {"code_hash": candidate.code_hash, "status": inspection_status.value}
         sample = {name: _storable(value) for name, value in sample.items()}
         code = sample.pop("code")
         with self._told(), self._writing():
@@ -149,7 +143,7 @@ class Ledger:
     def add_outcome(self, candidate: Candidate, outcome: Outcome) -> bool:
         """File an evaluation; its protocol must be there. False if there is one already for its code, protocol and
         seed, which then stays as it is."""
-        values = outcome.as_dict() | {"code_hash": key(candidate), "kind": candidate.kind.value}
+        values = outcome.as_dict() | {"code_hash": candidate.code_hash, "kind": candidate.kind.value}
         # What a child reports is its own word: JSON has no infinity and SQL no integer above 64 bits
         values["seconds"] = {name: time for name, time in outcome.seconds.items() if math.isfinite(time)}
         if outcome.parameters is not None and not 0 <= outcome.parameters < 2**63:

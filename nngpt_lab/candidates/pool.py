@@ -27,7 +27,7 @@ from tqdm import tqdm
 from nngpt_lab.candidates.outcome import Candidate, Outcome, Status
 from nngpt_lab.candidates.parcels import parcel
 from nngpt_lab.errors import LabError, UsageError
-from nngpt_lab.ledger import Ledger, key
+from nngpt_lab.ledger import Ledger
 
 Job = tuple[Candidate, int]  # a candidate and the seed to evaluate it with
 TICK_SECONDS = 0.2  # how soon an interrupt is noticed
@@ -313,7 +313,7 @@ def evaluate(
     """
     candidates, protocol = list(candidates), recipe.protocol_hash
     ledger.add_protocol(protocol, recipe.record)
-    jobs = {(key(candidate), seed): (candidate, seed) for candidate in candidates for seed in seeds}
+    jobs = {(candidate.code_hash, seed): (candidate, seed) for candidate in candidates for seed in seeds}
     known = ledger.known(protocol)
     waiting = [job for identity, job in jobs.items() if identity not in known]
     if waiting:
@@ -322,9 +322,9 @@ def evaluate(
             bar = stack.enter_context(_bar(len(waiting), progress))
             stack.enter_context(_interrupts_deferred(used.interrupt))
             # Another driver may be at work on the same ledger: look again when a job's turn comes
-            jobs = (job for job in waiting if not ledger.outcome(key(job[0]), protocol, job[1]))
+            jobs = (job for job in waiting if not ledger.outcome(job[0].code_hash, protocol, job[1]))
             _record(stack.enter_context(contextlib.closing(used.map(jobs))), ledger, bar)
-    return [ledger.outcome(key(candidate), protocol, seed) for candidate in candidates for seed in seeds]
+    return [ledger.outcome(candidate.code_hash, protocol, seed) for candidate in candidates for seed in seeds]
 
 
 def _record(results: Iterator[tuple[Job, Outcome]], ledger: Ledger, bar: tqdm) -> None:

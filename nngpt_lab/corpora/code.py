@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 
 def code_hash(text: str) -> str:
-    """SHA-256 of the text, as 64 hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of the text's UTF-8, hexadecimal; defined for lone surrogates too, which no source may hold."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)
