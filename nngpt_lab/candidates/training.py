@@ -20,6 +20,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -278,3 +279,18 @@ class Stopwatch:
         now = time.perf_counter()
         self.seconds[stage] = now - self._last
         self._last = now
+
+
+def warm_up() -> None:
+    """Take one step of training, so that forks of this process inherit what torch prepares on first use."""
+    layers = (torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten())
+    net = torch.nn.Sequential(*layers, torch.nn.Linear(4 * 6 * 6, 10))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    logits = net(torch.zeros(2, 3, 8, 8))
+    torch.nn.functional.cross_entropy(logits, torch.zeros(2, dtype=torch.int64)).backward()
+    optimizer.step()
+
+
+# With a GPU a backward pass starts a thread for each device, and asking torch for one initialises CUDA; neither forks.
+if not Path("/dev/nvidiactl").exists():
+    warm_up()

@@ -1,0 +1,356 @@
+"""The same LEMUR networks, images and epoch through the authors' evaluator and through ours, on the whole machine.
+
+The authors' side is the real `ab.nn.api.check_nn` of nn-dataset 2.1.2, in an environment of its own. To make one:
+
+    nngpt-lab fetch                                    # the wheel, by hash, into the lab's cache: artifacts/
+    python -m venv authors
+    authors/bin/python -m pip install <cache>/artifacts/nn_dataset-2.1.2-py3-none-any.whl
+    python benchmarks/evaluator.py --authors-python authors/bin/python
+
+Install the lab's version of torch there first, or the comparison is one of torch versions (the result names both). The
+first start builds the authors' data base from their files, about four minutes, in the lab's cache.
+
+The two sides run in turn, never at the same time. Theirs takes one candidate after the other in one process, with
+torch's default number of threads and its DataLoader; ours runs as many candidates at a time as there are cores, each on
+one thread, in its sandbox. Both are warm before the clock starts.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+import psutil
+from common import write_result
+from evaluator_tables import STAGES, accuracies, extrapolated, per_network, stages, throughput
+
+from nngpt_lab import paths
+from nngpt_lab.candidates import training
+from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome, Status
+from nngpt_lab.candidates.pool import LocalPool
+from nngpt_lab.candidates.protocols import Protocol, get_protocol
+from nngpt_lab.candidates.proxy import Proxy, prepare
+from nngpt_lab.corpora import architectures
+from nngpt_lab.errors import DataError, UsageError
+
+log = logging.getLogger("evaluator")
+VERSION = "2.1.2"
+LIMIT = 500_000  # parameters, paper B
+SMALL, LARGE = "(a) within 500 K parameters", "(b) LEMUR's large ones"
+NAMED = ("ResNet", "VGG")  # of the large ones; the others are drawn
+HOLDOUT = 500  # images
+BLOCK = 6  # networks: as the sides take turns, what else the machine does hits both
+
+
+@dataclass(frozen=True)
+class Network:
+    """A candidate of the benchmark, with the hyperparameters that both sides give it."""
+
+    name: str
+    family: str
+    code: str
+    declared: tuple[str, ...]
+    parameters: int = 0
+
+
+# --- which networks ---------------------------------------------------------------------------------------------------
+
+
+def drawn(seed: int) -> Iterator[Network]:
+    """LEMUR's networks in a random order in which families take turns."""
+    table = architectures.load().architectures.sort_values("name")
+    rng = np.random.default_rng(seed)
+    table["turn"] = 0
+    for family in sorted(table["family"].unique()):
+        rows = table.index[table["family"] == family]
+        table.loc[rows, "turn"] = rng.permutation(len(rows))
+    for row in table.sort_values(["turn", "family"]).itertuples():
+        if (names := declared(row.code)) is not None:
+            yield Network(row.name, row.family, row.code, names)
+
+
+def named(name: str) -> Network:
+    """One by its name."""
+    return next(network for network in drawn(0) if network.name == name)
+
+
+def declared(code: str) -> tuple[str, ...] | None:
+    """What a network's ``supported_hyperparameters`` returns, if it can be read without running it."""
+    try:
+        functions = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
+        found = next(node for node in functions if node.name == "supported_hyperparameters")
+        return tuple(sorted(ast.literal_eval(found.body[-1].value)))
+    except (SyntaxError, StopIteration, ValueError, AttributeError, TypeError):
+        return None
+
+
+def choose(networks: Iterator[Network], protocol: Protocol, count: int, least: int) -> list[Network]:
+    """The first ``count`` that our evaluator accepts on one batch, with at least so many parameters.
+
+    No more than a third are of one family, and no two of a family are of one size: LEMUR holds many near-duplicates.
+    """
+    few = replace(protocol, train_limit=protocol.batch, holdout_fraction=0.0002, wall_seconds=60.0)
+    chosen: list[Network] = []
+    with prepare(few).evaluator() as evaluator:
+        for network in networks:
+            if len(chosen) == count:
+                break
+            like = [other.parameters for other in chosen if other.family == network.family]
+            if len(like) >= max(2, count // 3):
+                continue
+            outcome = evaluator.evaluate(candidate(network), seed=0)
+            if outcome.status == Status.OK and outcome.parameters >= least and outcome.parameters not in like:
+                chosen.append(replace(network, parameters=outcome.parameters))
+    if len(chosen) < count:
+        raise DataError(f"only {len(chosen)} of LEMUR's networks fit", "ask for fewer")
+    return chosen
+
+
+def candidate(network: Network) -> Candidate:
+    """As our evaluator takes it."""
+    return Candidate(network.code, network.code, Kind.ARCHITECTURE)
+
+
+# --- the two sides ----------------------------------------------------------------------------------------------------
+
+
+class Authors:
+    """``check_nn`` in a process of its own environment; a context manager."""
+
+    def __init__(self, python: Path, home: Path, proxy: Proxy):
+        self.proxy, self._home = proxy, home
+        self._python = python
+        self._folder = tempfile.TemporaryDirectory()
+
+    def __enter__(self):
+        home = self._home
+        home.mkdir(parents=True, exist_ok=True)
+        arrays = self.proxy.arrays()
+        images = {"train": arrays["train_images"], "test": arrays["predict_images"]}
+        labels = {"train_labels": arrays["train_labels"], "test_labels": self.proxy.labels}
+        file = Path(self._folder.name) / "images.npz"
+        np.savez(file, **{f"{part}_images": i.transpose(0, 2, 3, 1) for part, i in images.items()}, **labels)
+        path = os.pathsep.join([str(self._python.parent), os.environ.get("PATH", "")])  # they call `pylint` by name
+        start = time.perf_counter()
+        with (home / "authors.log").open("w") as output:
+            self._process = subprocess.Popen(
+                [self._python, Path(__file__).with_name("authors_evaluator.py"), file],
+                cwd=home,
+                env=os.environ | {"PATH": path},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+            )
+        self.about = self._read() | {"ready": time.perf_counter() - start}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+        self._folder.cleanup()
+
+    def evaluate(self, networks: Sequence[Network], seed: int) -> list[dict[str, Any]]:
+        """An answer for each, one after the other."""
+        answers = []
+        for network in networks:
+            prm = training.hyperparameters(network.declared, self.proxy.protocol)
+            print(json.dumps({"code": network.code, "prm": prm, "seed": seed}), file=self._process.stdin, flush=True)
+            answers.append(self._read())
+            if answers[-1]["message"]:
+                log.warning("theirs failed on %s: %s", network.name, answers[-1]["message"])
+        return answers
+
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            raise DataError("the authors' evaluator died", f"its output is in {self._home / 'authors.log'}")
+        return json.loads(line)
+
+
+def evaluate(pool: LocalPool, networks: Sequence[Network], seed: int) -> list[Outcome]:
+    """The same through a pool."""
+    jobs = [(candidate(network), seed) for network in networks]
+    outcomes = {job[0].code: outcome for job, outcome in pool.map(jobs)}
+    for network in networks:
+        if (outcome := outcomes[network.code]).status != Status.OK:
+            log.warning("ours failed on %s: %s %s", network.name, outcome.status.value, outcome.message)
+    return [outcomes[network.code] for network in networks]
+
+
+def batched(networks: list[Network], size: int) -> list[list[Network]]:
+    """In blocks of ``size``."""
+    return [networks[start : start + size] for start in range(0, len(networks), size)]
+
+
+def cpu_seconds() -> float:
+    """CPU time of all processes below this one so far; those that have ended count with their parents."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+@dataclass(frozen=True)
+class Block:
+    """One side's run over all networks."""
+
+    wall: float
+    cpu: float
+    results: list
+
+
+def timed(side: Callable[[], list]) -> Block:
+    """Run a side, in wall-clock and CPU seconds."""
+    cpu, start = cpu_seconds(), time.perf_counter()
+    results = side()
+    return Block(time.perf_counter() - start, cpu_seconds() - cpu, results)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where both sides run: the options of the command."""
+
+    python: Path
+    home: Path
+    workers: int
+    device: str
+    repeats: int
+
+
+def compare(group: str, networks: list[Network], protocol: Protocol, setting: Setting) -> pd.DataFrame:
+    """One row per network and repeat; both sides in turn after every few networks, the first one changing.
+
+    A row's ``_wall`` and ``_cpu`` are its share of its block's.
+    """
+    share = 1 / setting.workers if setting.device != "cpu" else 1.0
+    proxy = prepare(protocol, device=setting.device, gpu_fraction=share)
+    rows: list[dict[str, Any]] = []
+    with Authors(setting.python, setting.home, proxy) as authors, LocalPool(proxy, setting.workers) as pool:
+        smallest = min(networks, key=lambda network: network.parameters)
+        authors.evaluate([smallest], seed=99)
+        with_each_worker = [replace(smallest, code=f"{smallest.code}\n# {n}") for n in range(setting.workers)]
+        evaluate(pool, with_each_worker, seed=99)
+        turns = [(repeat, part) for repeat in range(setting.repeats) for part in batched(networks, BLOCK)]
+        for turn, (repeat, part) in enumerate(turns):
+            sides = {
+                "theirs": lambda: authors.evaluate(part, repeat),  # noqa: B023  called in this turn
+                "ours": lambda: evaluate(pool, part, repeat),  # noqa: B023
+            }
+            done = {side: timed(sides[side]) for side in sorted(sides, reverse=turn % 2 == 0)}
+            walls = {side: round(block.wall, 1) for side, block in done.items()}
+            log.info("%s, %d images: %s s, load %.1f", group, protocol.train_limit, walls, os.getloadavg()[0])
+            for network, answer, outcome in zip(part, done["theirs"].results, done["ours"].results, strict=True):
+                row = {"group": group, "images": protocol.train_limit, "repeat": repeat, "network": network.name}
+                row |= {"family": network.family, "parameters": network.parameters}
+                row |= {f"{s}_{kind}": getattr(done[s], kind) / len(part) for s in sides for kind in ("wall", "cpu")}
+                rows.append(row | measured(answer, outcome))
+        versions = {"authors_torch": authors.about["torch"], "authors_threads": authors.about["threads"]}
+    return pd.DataFrame(rows).assign(**versions, authors_ready=authors.about["ready"])
+
+
+def measured(answer: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """Accuracies and seconds by stage of one network on both sides."""
+    row = {"theirs_accuracy": answer["accuracy"], "ours_accuracy": outcome.score}
+    row |= {f"theirs: {stage}": answer["seconds"].get(stage, 0.0) for stage in (*STAGES, "total")}
+    ours = {"build": "load", "train": "train", "predict": "predict", "total": "total"}
+    row |= {f"ours: {stage}": outcome.seconds.get(name, np.nan) for stage, name in ours.items()}
+    row["ours: other"] = row["ours: total"] - sum(row[f"ours: {stage}"] for stage in ("build", "train", "predict"))
+    return row
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def notes(rows: pd.DataFrame, setting: Setting) -> list[str]:
+    """How it was measured."""
+    failed = {
+        side: sorted(rows.loc[rows[f"{side}_accuracy"].isna(), "network"].unique()) for side in ("theirs", "ours")
+    }
+    return [
+        f"Theirs: check_nn with its defaults (save_to_db=False, one DataLoader worker), one candidate after the other, "
+        f"{rows['authors_threads'].iloc[0]} torch threads, torch {rows['authors_torch'].iloc[0]}; one process, started "
+        f"in {rows['authors_ready'].min():.0f} s with its data base built. Ours: {setting.workers} candidates at a "
+        f"time on {setting.device}, one thread each, every one in a fresh sandboxed process.",
+        f"CIFAR-10 at 32 px, one epoch, batch 64, lr 0.01, momentum 0.9, dropout 0.2, transform norm_32; {HOLDOUT} "
+        f"images are predicted. Wall clock of blocks of {BLOCK} networks, sides in turn, the first one changing; ours "
+        "waits for a block's last candidate, so part of the machine idles then.",
+        "Theirs includes a code quality score (pylint, and a trial run at 224 px) that ours does not compute; "
+        "`without their checks` leaves both out of their time. It does not include the seconds that the real CIFAR10 "
+        "class takes to check and unpickle its archive for each candidate. Stages are exclusive; `data loader` is the "
+        "wait for it.",
+        f"Networks: drawn with a seed, families in turn, among those that our evaluator accepts{'; of the large ones '}"
+        f"{' and '.join(NAMED)} by name. Failed: theirs {failed['theirs'] or 'none'}, ours {failed['ours'] or 'none'}.",
+    ]
+
+
+def check_environment(python: Path) -> None:
+    """UsageError unless the pinned nn-dataset and pylint are there."""
+    say = "import importlib.metadata as m; print(m.version('nn-dataset'))"
+    found = subprocess.run([python, "-c", say], capture_output=True, text=True, check=False).stdout.strip()
+    if found != VERSION:
+        raise UsageError(f"{python} has nn-dataset {found or '(none)'}, not {VERSION}", "see the head of evaluator.py")
+    if not shutil.which("pylint", path=str(python.parent)) and not shutil.which("pylint"):
+        raise UsageError("there is no pylint, which the authors' evaluator calls", f"install it for {python}")
+
+
+@click.command()
+@click.option("--authors-python", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
+@click.option("--small", default=12, show_default=True, help="networks within 500 K parameters")
+@click.option("--large", default=6, show_default=True, help="networks beyond")
+@click.option("--images", multiple=True, type=int, default=(2000, 6000), show_default=True, help="of group (a)")
+@click.option("--large-images", multiple=True, type=int, default=(1000,), show_default=True, help="of group (b)")
+@click.option("--repeats", default=2, show_default=True)
+@click.option("--workers", default=os.cpu_count() or 1, show_default="cores", help="our candidates at a time")
+@click.option("--device", default="cpu", show_default=True, help="of ours; theirs takes a GPU if there is one")
+@click.option("--seed", default=0, show_default=True, help="of the draw of networks")
+@click.option("--note", default="", help="a sentence for the result, on what else the machine did")
+def main(authors_python, small, large, images, large_images, repeats, workers, device, seed, note) -> None:
+    """Candidates per hour of the authors' evaluator and of ours."""
+    logging.basicConfig(level=logging.WARNING)
+    log.setLevel(logging.INFO)
+    python = authors_python.absolute()
+    check_environment(python)
+    setting = Setting(python, paths.cache_folder() / "nn-dataset-home", workers, device, repeats)
+    base = replace(get_protocol("paper-b"), holdout_fraction=HOLDOUT / 50_000)
+    unlimited = replace(base, max_parameters=None)
+    groups = {SMALL: (choose(drawn(seed), base, small, 0), base, images)}
+    others = (network for network in drawn(seed) if network.name not in NAMED)
+    by_name = [named(name) for name in NAMED][:large]
+    networks = choose(iter(by_name), unlimited, len(by_name), LIMIT)
+    networks += choose(others, unlimited, large - len(by_name), LIMIT)
+    groups[LARGE] = networks, unlimited, large_images
+    frames = [
+        compare(group, networks, replace(protocol, train_limit=size), setting)
+        for group, (networks, protocol, sizes) in groups.items()
+        for size in sizes
+        if networks
+    ]
+    rows = pd.concat(frames, ignore_index=True)
+    tables = {"Candidates per hour": throughput(rows), "Where the time goes: mean seconds per candidate": stages(rows)}
+    tables |= {"Full size, extrapolated": extrapolated(rows), "Same protocol? Accuracies": accuracies(rows)}
+    tables = {heading: table for heading, table in tables.items() if len(table)} | {"Networks": per_network(rows)}
+    title = "Evaluator: nn-dataset's check_nn and ours on LEMUR networks"
+    said = [*notes(rows, setting), *filter(None, [note])]
+    write_result("evaluator", title, tables, said, packages=("torch", "torchvision", "numpy"))
+
+
+if __name__ == "__main__":
+    main()
