@@ -91,6 +91,9 @@ def test_published_code_goes_down_the_whole_path_and_is_never_computed_twice(tab
         monkeypatch.setattr(pool, "open_pool", no_pool)
         again = text_to_score.send(table, Kind.ARCHITECTURE, proxy, ledger, "run", 0, 2)
         pd.testing.assert_frame_equal(sent, again)
+        fewer = text_to_score.send(table.iloc[1:], Kind.ARCHITECTURE, proxy, ledger, "run", 0, 2)
+        assert fewer["score"].tolist()[0] == sent["score"].tolist()[1], "another draw reuses what it shares"
+        assert len(ledger.table("samples")) == 5 + 4
 
 
 def test_an_adjusted_protocol_is_another_protocol():

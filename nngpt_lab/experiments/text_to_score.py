@@ -22,6 +22,7 @@ from nngpt_lab.candidates.screening import Screened, screen
 from nngpt_lab.corpora import architectures, augmentations
 from nngpt_lab.formatting import words
 from nngpt_lab.ledger import Ledger
+from nngpt_lab.manifest import sha256_json
 
 
 def adjusted(name: str, *, train_images: int = 0, parameters: int = 0, batch: int = 0, minutes: float = 0) -> Protocol:
@@ -112,8 +113,10 @@ def send(table: pd.DataFrame, kind: Kind, proxy: Proxy, ledger: Ledger, run: str
     """Send published code (columns name, group, code, recorded) down the path; what came of each, as a data frame.
 
     Columns beside the given ones: ``novelty`` (what the check against the others before it says), ``nearest``,
-    ``status``, ``score``, ``parameters``, ``message``, ``seconds``. What the ledger holds is not computed again.
+    ``status``, ``score``, ``parameters``, ``message``, ``seconds``. What the ledger holds is not computed again; its
+    samples are filed under ``run`` and a hash of the names, as another draw is another run.
     """
+    run = f"{run} {sha256_json(list(table['name']))[:8]}"
     index, screened = NoveltyIndex(), []
     for position, row in enumerate(tqdm(table.itertuples(), "screened", len(table), leave=False, disable=None)):
         one = screen(row.code, kind, index, row.name)
@@ -123,7 +126,7 @@ def send(table: pd.DataFrame, kind: Kind, proxy: Proxy, ledger: Ledger, run: str
     outcomes = pool.evaluate([one.candidate for one in sound], proxy, ledger, seeds=(seed,), workers=workers)
     by_code = dict(zip((one.candidate.code for one in sound), outcomes, strict=True))
     rows = [_result(one, by_code.get(one.candidate.code)) for one in screened]
-    return pd.concat([table, pd.DataFrame(rows)], axis=1)
+    return pd.concat([table, pd.DataFrame(rows, index=table.index)], axis=1)
 
 
 def _result(screened: Screened, outcome: Outcome | None) -> dict:
