@@ -101,6 +101,7 @@ def interrupts():
 @pytest.fixture
 def recipe():
     """A recipe, after whose use nothing runs, nothing is open and no thread or descriptor is left."""
+    gc.collect()  # what other tests have left to be collected
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     recipe = Recipe()
     yield recipe
@@ -108,7 +109,7 @@ def recipe():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("evaluator")]
     recipe.events = None  # and with it the evaluators' mappings of the parcel
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) <= descriptors  # noqa: PTH208  joblib's workers leave when they like
 
 
 @pytest.fixture
