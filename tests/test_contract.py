@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nngpt_lab.candidates.contract import Inspection, check
+from nngpt_lab.candidates.contract import MAX_CHARACTERS, Inspection, check
 from nngpt_lab.candidates.outcome import Kind, Status
 
 IMPORTS = "import torch\nimport torch.nn as nn\n\n"
@@ -290,8 +290,8 @@ def test_no_code(code, kind):
     "code",
     ["def transform(norm)\n    return norm", "x = 1\0", "\ud800", "    " + TRANSFORM, "if 1:\n\tx = 1\n        y = 2\n",
      "\ufeff" + TRANSFORM,  # Python takes a mark at the head of a file, not of a string
-     "(" * 10_000, "(" * 10_000 + ")" * 10_000, "-" * 100_000 + "1", "x" + ".a" * 100_000, "1" + " + 1" * 100_000,
-     "if a: pass\n" + "elif a: pass\n" * 20_000, "lambda: " * 10_000 + "1", "x = " + "9" * 5_000, "f'" + "{" * 1000,
+     "(" * 10_000, "(" * 10_000 + ")" * 10_000, "-" * 100_000 + "1", "x" + ".a" * 99_000, "1" + " + 1" * 49_000,
+     "if a: pass\n" + "elif a: pass\n" * 15_000, "lambda: " * 10_000 + "1", "x = " + "9" * 5_000, "f'" + "{" * 1000,
      "".join(" " * depth + "if a:\n" for depth in range(200)) + " " * 200 + "pass",
      "\\\n", "print 'Python 2'", "Here is the code:\n" + TRANSFORM],
 )  # fmt: skip
@@ -328,10 +328,16 @@ def test_a_lattice_of_classes_is_walked_once():
 
 def test_long_chains_are_walked_in_linear_time():
     begin = time.perf_counter()
-    classes = "class C0(nn.Module): a0 = 1\n" + "".join(f"class C{i + 1}(C{i}): a{i} = 1\n" for i in range(10_000))
-    aliases = "Net = C10000\n" + "Net = Net\n" * 30_000
+    classes = "class C0(nn.Module): a0 = 1\n" + "".join(f"class C{i + 1}(C{i}): a{i} = 1\n" for i in range(4_000))
+    aliases = "Net = C4000\n" + "Net = Net\n" * 4_000
     assert broken(PARTS + classes + aliases) == list(METHODS)
     assert time.perf_counter() - begin < 10  # below 1 on an idle core, most of it in the parser
+
+
+def test_what_is_longer_than_any_published_source_is_not_parsed():
+    longest = "x = 1\n" * (MAX_CHARACTERS // 6)
+    assert check(longest, Kind.AUGMENTATION).violations[0].rule == "transform"
+    assert check(longest + "y = 1\n" * 6, Kind.AUGMENTATION).violations[0].rule == "length"
 
 
 def test_nothing_is_executed(capsys):
