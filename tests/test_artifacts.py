@@ -157,7 +157,7 @@ def test_fetched_once_then_neither_downloaded_nor_hashed_again(lab, monkeypatch)
     assert not artifacts.is_present(lab.artifact)
     assert lab.fetch() == lab.wheel and lab.wheel.read_bytes() == lab.data
     assert artifacts.is_present(lab.artifact)
-    monkeypatch.setattr(artifacts, "_sha256", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(artifacts, "sha256_file", lambda path: pytest.fail("hashed again"))
     assert lab.fetch() == lab.wheel
     assert lab.downloads() == 1
     assert visible_leftovers(lab.folder) == []

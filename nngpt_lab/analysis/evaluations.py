@@ -107,7 +107,7 @@ def recorded_against_ours(frame: pd.DataFrame, ours: str) -> Figure:
     """Scatter of our one-epoch score (``ours`` names its data) over the recorded one, coloured by group."""
     known = frame.dropna(subset=["score", "recorded"])
     figure, ax = new_figure(width=7, height=4.6)
-    for colour, (group, part) in zip(_colours(), known.groupby("group"), strict=False):
+    for colour, (group, part) in zip(COLOURS, known.groupby("group"), strict=False):
         ax.scatter(part["recorded"], part["score"], s=16, alpha=0.75, color=colour, label=f"{group} ({len(part)})")
     ax.axhline(0.1, color=MUTED, linewidth=0.8, linestyle=":")
     ax.axvline(0.1, color=MUTED, linewidth=0.8, linestyle=":")
@@ -138,10 +138,6 @@ def statuses(table: pd.DataFrame) -> Figure:
     ax.grid(axis="y", visible=False)
     figure.legend(loc="outside right upper")
     return figure
-
-
-def _colours() -> Sequence[str]:
-    return COLOURS
 
 
 def _status_colours(columns: Sequence[str]) -> list[str]:

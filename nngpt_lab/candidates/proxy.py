@@ -11,7 +11,6 @@ against labels that never left this process. Candidates are selected on a holdou
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -28,7 +27,6 @@ from nngpt_lab.candidates.sandbox import Limits, Sandbox
 from nngpt_lab.corpora.code import code_hash
 from nngpt_lab.errors import DataError, UsageError
 
-log = logging.getLogger(__name__)
 TASK = "nngpt_lab.candidates.training"
 STAGES = ("load", "train", "predict")
 LEAST_SIDE = 32  # px; LEMUR's networks halve their input up to five times
@@ -67,9 +65,6 @@ class Proxy:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"images": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
 
     @property
     def gpu(self) -> bool:

@@ -6,7 +6,6 @@ sample, never with the evaluation of the code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,13 +73,6 @@ def screen(
         message = f"Jaccard {match.jaccard:.2f} with {match.nearest}"
         return Screened(candidate, Status.DUPLICATE, message, found.source, match)
     return Screened(candidate, Status.OK, "", found.source, match)
-
-
-def screen_all(
-    texts: Iterable[str], names: Iterable[str], kind: Kind, index: NoveltyIndex | None = None
-) -> list[Screened]:
-    """Screen texts in order: each is compared with the corpus, the run and the texts before it."""
-    return [screen(text, kind, index, name) for text, name in zip(texts, names, strict=True)]
 
 
 def example(name: str) -> str:

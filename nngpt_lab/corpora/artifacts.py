@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import re
@@ -32,6 +31,7 @@ from tqdm import tqdm
 
 from nngpt_lab import paths
 from nngpt_lab.errors import DataError
+from nngpt_lab.manifest import sha256_file
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _is_genuine(wheel: Path, artifact: Artifact) -> bool:
         stamp, marker = _stamp(wheel, artifact), _marker(wheel)
         if marker.is_file() and marker.read_bytes() == stamp.encode():
             return True
-        if wheel.stat().st_size != artifact.size_bytes or _sha256(wheel) != artifact.sha256:
+        if wheel.stat().st_size != artifact.size_bytes or sha256_file(wheel) != artifact.sha256:
             return False
     except FileNotFoundError:  # never fetched, or just removed by a process that found it damaged
         return False
@@ -146,11 +146,6 @@ def _stamp(wheel: Path, artifact: Artifact) -> str:
 
 def _marker(wheel: Path) -> Path:
     return wheel.with_name(f"{wheel.name}.verified")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------- download
@@ -171,7 +166,7 @@ def _download(artifact: Artifact, wheel: Path, progress: bool) -> None:
         if code:
             raise _pip_error(artifact, wheel.parent, code, said)
         fetched = staging / artifact.filename
-        if not fetched.is_file() or _sha256(fetched) != artifact.sha256:  # pip's own check can be configured away
+        if not fetched.is_file() or sha256_file(fetched) != artifact.sha256:  # pip's own check can be configured away
             raise _wrong_hash(artifact, wheel.parent, f"pip saved no {artifact.filename} of that hash")
         fetched.replace(wheel)
     _marker(wheel).write_bytes(_stamp(wheel, artifact).encode())

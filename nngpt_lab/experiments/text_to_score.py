@@ -109,7 +109,9 @@ def _sample(table: pd.DataFrame, size: int, rng: np.random.Generator) -> pd.Data
     return table[table["name"].isin(chosen)].sort_values("name").reset_index(drop=True)
 
 
-def send(table: pd.DataFrame, kind: Kind, proxy: Proxy, ledger: Ledger, run: str, seed: int, workers: int):
+def send(
+    table: pd.DataFrame, kind: Kind, proxy: Proxy, ledger: Ledger, run: str, seed: int, workers: int
+) -> pd.DataFrame:
     """Send published code (columns name, group, code, recorded) down the path; what came of each, as a data frame.
 
     Columns beside the given ones: ``novelty`` (what the check against the others before it says), ``nearest``,
