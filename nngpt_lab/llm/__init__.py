@@ -1,0 +1,1 @@
+"""Language models: load, prompt, sample, tune."""

