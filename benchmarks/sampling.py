@@ -1,0 +1,151 @@
+"""Sampling: one prompt at a time through transformers' `generate`, in its batches, and as the lab does it.
+
+All write from the same prompts with the same decoding, in turn, and are measured in new tokens per second of wall time,
+the reading of the prompts included. The lab draws otherwise than `generate`, so texts differ; tokens are counted as
+written, up to the end token of each text.
+
+    python benchmarks/sampling.py                                  # the nano coder, on as many threads as torch takes
+    python benchmarks/sampling.py --model FOLDER --texts 16 --alone 2 --new-tokens 100 --repetitions 1
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable
+
+import click
+import pandas as pd
+import torch
+from common import write_result
+from peft import LoraConfig, get_peft_model
+
+from nngpt_lab.llm import models, prompts
+from nngpt_lab.llm.models import Coder
+from nngpt_lab.llm.sampling import Decoding, end_tokens, merged, sample
+
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+NOTES = (
+    "Median of the repetitions, methods in turn. `generate` gets what the lab's sampler gets: the same prompts as "
+    "token ids, temperature, top-k, top-p and end tokens; its batches are padded on the left.",
+    "A batch of `generate` goes on until its longest text has ended. In ours a text that has ended makes room for "
+    "the next.",
+    "LoRA: rank 32 on all seven projections of every layer. `merged` adds it to the weights while sampling and puts "
+    "the same weights back afterwards.",
+)
+
+
+def encoded(coder: Coder, count: int, name: str) -> list[list[int]]:
+    """Prompts that differ in their last words, as a loop's do."""
+    asked = prompts.prompt(name)
+    limits = (100_000 + 5_000 * number for number in range(count))
+    return [prompts.encode(coder.tokenizer, asked.messages(dataset="CIFAR-10", max_parameters=n)) for n in limits]
+
+
+@torch.inference_mode()
+def generated(coder: Coder, ids: list[list[int]], decoding: Decoding, batch_size: int) -> int:
+    """New tokens that ``generate`` writes."""
+    written, ends = 0, end_tokens(coder)
+    for start in range(0, len(ids), batch_size):
+        part = ids[start : start + batch_size]
+        width = max(map(len, part))
+        pad = coder.tokenizer.pad_token_id
+        padded = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in part], device=coder.device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in part], device=coder.device)
+        torch.manual_seed(start)
+        texts = coder.model.generate(
+            input_ids=padded, attention_mask=mask, do_sample=True, temperature=decoding.temperature,
+            top_k=decoding.top_k, top_p=decoding.top_p, max_new_tokens=decoding.max_new_tokens,
+            eos_token_id=sorted(ends), pad_token_id=pad,
+        )  # fmt: skip
+        for text in texts[:, width:].tolist():
+            written += next((place + 1 for place, token in enumerate(text) if token in ends), len(text))
+    return written
+
+
+def sampled(coder: Coder, ids: list[list[int]], decoding: Decoding, batch_size: int) -> int:
+    """New tokens that the lab's sampler writes."""
+    samples = sample(coder, ids, range(len(ids)), decoding, batch_size=batch_size, progress=False)
+    return sum(one.new_tokens for one in samples)
+
+
+def with_adapter(coder: Coder) -> Coder:
+    """The coder with a LoRA adapter that changes nothing yet, which costs as much as one that does."""
+    config = LoraConfig(r=32, lora_alpha=32, lora_dropout=0.05, target_modules=PROJECTIONS)
+    return Coder(get_peft_model(coder.model, config).eval(), coder.tokenizer, coder.name, coder.identity)
+
+
+def measured(ways: dict[str, Callable[[], int]], repetitions: int) -> pd.DataFrame:
+    """One row per way of sampling; the first is what the others are compared with."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repetitions):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            tokens = way()
+            rates[name].append(tokens / (time.perf_counter() - start))
+    middle = {name: statistics.median(values) for name, values in rates.items()}
+    first = next(iter(middle.values()))
+    return pd.DataFrame(
+        [
+            {"sampling": name, "new tokens/s": f"{rate:,.0f}", "lowest, highest": _span(rates[name]),
+             "times the first": f"{rate / first:.1f}"}
+            for name, rate in middle.items()
+        ]
+    )  # fmt: skip
+
+
+def _span(values: list[float]) -> str:
+    return f"{min(values):,.0f}, {max(values):,.0f}"
+
+
+@click.command()
+@click.option("--model", default="nano-coder", show_default=True, help="A name of llm/models.py, or a folder.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--prompt", "name", default="architecture_nano", show_default=True)
+@click.option("--texts", default=128, show_default=True, help="Texts that the batched ways write.")
+@click.option("--alone", default=12, show_default=True, help="Texts that are written one at a time, which is slow.")
+@click.option("--batch", "batches", multiple=True, default=(16, 32, 64), show_default=True)
+@click.option("--temperature", default=0.8, show_default=True)
+@click.option("--new-tokens", default=600, show_default=True, help="Length limit of a text.")
+@click.option("--repetitions", default=3, show_default=True)
+def main(
+    model: str, device: str, name: str, texts: int, alone: int, batches: tuple[int, ...], temperature: float,
+    new_tokens: int, repetitions: int,
+) -> None:  # fmt: skip
+    """New tokens per second, by way of sampling."""
+    coder = models.load(model, device)
+    decoding = Decoding(temperature, top_k=50, top_p=0.9, max_new_tokens=new_tokens)
+    ids, widest = encoded(coder, texts, name), max(batches)
+    sampled(coder, ids[:2], decoding, 2)  # the first call of any kernel is slow
+    ways = {
+        "generate, one prompt at a time": lambda: generated(coder, ids[:alone], decoding, 1),
+        f"generate, batches of {widest}": lambda: generated(coder, ids, decoding, widest),
+        "ours, one at a time": lambda: sampled(coder, ids[:alone], decoding, 1),
+    } | {f"ours, {size} at a time": lambda size=size: sampled(coder, ids, decoding, size) for size in batches}
+    tables = {"Base model": measured(ways, repetitions)}
+    tuned = with_adapter(coder)
+
+    def adapted(context: Callable[[Coder], contextlib.AbstractContextManager]) -> int:
+        with context(tuned):
+            return sampled(tuned, ids, decoding, widest)
+
+    tables["With a LoRA adapter"] = measured(
+        {
+            f"unmerged, {widest} at a time": lambda: adapted(contextlib.nullcontext),
+            f"merged, {widest} at a time": lambda: adapted(merged),
+        },
+        repetitions,
+    )
+    parameters = sum(parameter.numel() for parameter in coder.model.parameters())
+    setting = (
+        f"{coder.name}, {parameters / 1e6:.1f} M parameters, {coder.dtype}, {coder.device}; {torch.get_num_threads()} "
+        f"threads. {texts} prompts of {min(map(len, ids))} to {max(map(len, ids))} tokens ({alone} where one at "
+        f"a time), up to {new_tokens} new tokens; temperature {temperature}, top-k 50, top-p 0.9."
+    )
+    title = "Sampling: texts one at a time, in batches, and in batches that stay full"
+    write_result("sampling", title, tables, (setting, *NOTES), packages=("torch", "transformers", "peft"))
+
+
+if __name__ == "__main__":
+    main()

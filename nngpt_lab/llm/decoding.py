@@ -1,0 +1,86 @@
+"""How the next token is chosen from a model's scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nngpt_lab.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the next token is chosen, in this order, which is transformers' own.
+
+    Attributes:
+        temperature: what logits are divided by; 0 takes the most probable token (greedy).
+        top_k: only that many most probable tokens; 0 for all.
+        top_p: only the most probable tokens that together reach this probability, above 0; 1 for all.
+        max_new_tokens: tokens after which a text is cut.
+
+    Other settings of a model's ``generation_config`` (a repetition penalty, say) are not used.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    max_new_tokens: int
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < float("inf"):
+            raise UsageError(f"a temperature of {self.temperature} means nothing", "use 0 (greedy) or more")
+        if self.top_k < 0:
+            raise UsageError(f"top_k {self.top_k} keeps less than nothing", "use 0 for all tokens, or how many to keep")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p {self.top_p} is no probability to reach", "use more than 0 and at most 1 (all)")
+        if self.max_new_tokens < 1:
+            raise UsageError(f"{self.max_new_tokens} new tokens make no text", "use at least 1")
+
+
+def probabilities(logits: torch.Tensor, decoding: Decoding) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distribution that a token is drawn from, by transformers' rules: temperature, then top-k, then top-p.
+
+    Of tokens that tie for the k-th place as many are kept as make k (transformers keeps them all).
+
+    Args:
+        logits: (rows, vocabulary).
+        decoding: with a temperature above 0.
+
+    Returns:
+        Probabilities (rows, k), the most probable first and 0 for those cut by top-p, and their tokens (rows, k).
+    """
+    scores = logits.float() / decoding.temperature
+    if decoding.top_k:
+        scores, tokens = scores.topk(min(decoding.top_k, scores.shape[-1]))
+    else:
+        scores, tokens = scores.sort(descending=True)
+    shares = scores.softmax(-1)
+    if decoding.top_p < 1:
+        before = shares.cumsum(-1) - shares
+        shares = shares.masked_fill(before >= decoding.top_p, 0.0)
+        shares /= shares.sum(-1, keepdim=True)
+    return shares, tokens
+
+
+@torch.inference_mode()
+def choose(logits: torch.Tensor, decoding: Decoding, draws: Sequence[float]) -> torch.Tensor:
+    """One token for each row: int64 (rows,); -1 where logits are no numbers.
+
+    Args:
+        logits: (rows, vocabulary).
+        decoding: greedy, or what to draw from.
+        draws: for each row a number in [0, 1): the point of the cumulative distribution whose token is taken.
+    """
+    best, token = logits.max(-1)
+    if decoding.temperature > 0:
+        shares, tokens = probabilities(logits, decoding)
+        # In the order of the tokens: two that are almost tied change places by rounding, and with them what is drawn
+        tokens, order = tokens.sort(-1)
+        reached = shares.gather(-1, order).cumsum(-1)
+        points = torch.tensor(draws, dtype=shares.dtype, device=shares.device)[:, None] * reached[:, -1:]
+        place = (reached <= points).sum(-1, keepdim=True)
+        last = (reached < reached[:, -1:]).sum(-1, keepdim=True)  # a draw just below 1 rounds to 1
+        token = tokens.gather(-1, place.minimum(last))[:, 0]
+    return torch.where(best.isfinite(), token, -1)

@@ -1,0 +1,297 @@
+"""From prompts to texts: many at a time, each from a seed of its own.
+
+A sample's text depends on its model, prompt, decoding and seed, and not on what is sampled beside it or on the size of
+the batch. So a loop that was stopped samples what is missing and has the same texts, and a text can be had again alone.
+(In float32 up to rounding: a batch of another size adds up in another order, and a draw that falls within about 1e-6 of
+the border between two tokens can go the other way. In bfloat16 that is no longer rare.)
+
+    coder = models.load("nano-coder")
+    texts = sample(coder, prompts, seeds, Decoding(temperature=0.2, top_k=50, top_p=0.9, max_new_tokens=600))
+
+    for index, sample in stream(coder, prompts, seeds, decoding):  # as they end: evaluate while others are written
+        ...
+
+``decoding.py`` chooses tokens, ``kv_cache.py`` keeps the batch full, ``vllm_engine.py`` is the same through vLLM. An
+unmerged LoRA adapter costs a small model a fifth of its speed or more: ``with merged(coder): ...``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import operator
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nngpt_lab.errors import LabError, UsageError
+from nngpt_lab.llm.decoding import Decoding, choose
+from nngpt_lab.llm.kv_cache import open_batch
+
+if TYPE_CHECKING:
+    from nngpt_lab.llm.models import Coder
+
+logger = logging.getLogger(__name__)
+
+ENGINES = ("transformers", "vllm")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One text.
+
+    Attributes:
+        text: the new tokens' text, without special tokens.
+        seed: what it was drawn from.
+        new_tokens: how many tokens were written, the end token included.
+        finished: ended by an end token; False where the length limit cut it.
+    """
+
+    text: str
+    seed: int
+    new_tokens: int
+    finished: bool
+
+
+@dataclass
+class Throughput:
+    """What sampling took; pass one to several calls and it adds up. The time between two samples that the caller spends
+    with the first is not counted."""
+
+    samples: int = 0
+    new_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens per second, reading the prompts included; NaN before anything was sampled."""
+        return self.new_tokens / self.seconds if self.seconds else float("nan")
+
+
+@dataclass
+class Row:
+    """A text in the making: a place in the batch."""
+
+    index: int
+    prompt: Sequence[int]
+    seed: int
+    room: int  # new tokens that it may have
+    ids: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    def __post_init__(self):
+        # NumPy mixes all bits of a seed; torch's CPU generator drops those above the 32nd. One draw a token, so what a
+        # text has drawn does not depend on how long others are.
+        self.draws = np.random.default_rng(self.seed).random(self.room)
+
+    def append(self, token: int, ends: frozenset[int]) -> None:
+        self.ids.append(token)
+        self.ended = token in ends
+
+    @property
+    def done(self) -> bool:
+        return self.ended or len(self.ids) == self.room
+
+
+def sample(
+    coder: Coder,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    decoding: Decoding,
+    *,
+    batch_size: int = 32,
+    engine: str = "transformers",
+    progress: bool = True,
+    throughput: Throughput | None = None,
+) -> list[Sample]:
+    """The samples of all prompts, in the order of the prompts; arguments and errors as for :func:`stream`."""
+    options = {"batch_size": batch_size, "engine": engine, "progress": progress, "throughput": throughput}
+    found = dict(stream(coder, prompts, seeds, decoding, **options))
+    return [found[index] for index in range(len(prompts))]
+
+
+def stream(
+    coder: Coder,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    decoding: Decoding,
+    *,
+    batch_size: int = 32,
+    engine: str = "transformers",
+    progress: bool = True,
+    throughput: Throughput | None = None,
+) -> Iterator[tuple[int, Sample]]:
+    """Yield (index of the prompt, its sample) as samples end; what was yielded is safe when the rest is interrupted.
+
+    Args:
+        coder: model and tokenizer; LoRA adapters are used as they are, not merged.
+        prompts: token ids, each prompt as the model is to read it (chat template applied).
+        seeds: one for each prompt, 0 or more, of any size. Equal prompts with equal seeds give equal texts.
+        decoding: how tokens are chosen. Where prompt and new tokens exceed the model's context, fewer are written.
+        batch_size: texts written at a time: a matter of speed and memory, not of what they say.
+        engine: ``transformers``, or ``vllm`` (CUDA; its draws differ, so its texts do).
+        progress: show samples and tokens per second on a terminal.
+        throughput: what to add tokens and seconds to; they are logged in any case.
+
+    Raises:
+        UsageError: before any work. LabError: the model's scores are not numbers.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"there is no engine {engine!r}", f"use one of {', '.join(ENGINES)}")
+    rows = _rows(coder, prompts, seeds, decoding, batch_size)
+    write = _write
+    if engine == "vllm":
+        from nngpt_lab.llm import vllm_engine
+
+        vllm_engine.check(coder)
+        write = vllm_engine.write
+    return _metered(write(coder, rows, decoding, batch_size), coder, len(rows), progress, throughput or Throughput())
+
+
+@contextlib.contextmanager
+def merged(coder: Coder) -> Iterator[None]:
+    """Add LoRA adapters to float32 weights while sampling, and put the very same weights back afterwards.
+
+    The texts are those of the unmerged model up to float32 rounding (see this module's head). Weights of 16 bits or
+    fewer would lose small changes, so those stay unmerged. Do not tune or save inside.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [layer for layer in coder.model.modules() if isinstance(layer, BaseTunerLayer)]
+    layers = [layer for layer in layers if not (layer.merged or layer.disable_adapters)]
+    weights = [weight for layer in layers for weight in layer.get_base_layer().parameters()]
+    if not weights or any(weight.dtype != torch.float32 for weight in weights):
+        yield
+        return
+    kept = [weight.detach().clone() for weight in weights]  # unmerging subtracts, which leaves a rounding error
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer.merge()
+        yield
+    finally:
+        with torch.no_grad():
+            for layer in layers:
+                layer.unmerge()
+            for weight, before in zip(weights, kept, strict=True):
+                weight.copy_(before)
+
+
+def end_tokens(coder: Coder) -> frozenset[int]:
+    """The tokens that end an answer: all those of the model's ``generation_config``, and the tokenizer's."""
+    configured = getattr(coder.model.generation_config, "eos_token_id", None)
+    configured = configured if isinstance(configured, list | tuple) else [configured]
+    return frozenset(int(token) for token in (*configured, coder.tokenizer.eos_token_id) if token is not None)
+
+
+def _rows(coder: Coder, prompts: Sequence, seeds: Sequence[int], decoding: Decoding, batch_size: int) -> list[Row]:
+    """Check everything and say what is to be written."""
+    if batch_size < 1:
+        raise UsageError(f"a batch of {batch_size} writes nothing", "use a batch size of at least 1")
+    if len(seeds) != len(prompts):
+        raise UsageError(f"{len(prompts)} prompts and {len(seeds)} seeds", "give one seed for each prompt")
+    config = coder.model.config.get_text_config(decoder=True)
+    context, vocabulary = getattr(config, "max_position_embeddings", None), config.vocab_size
+    rows = []
+    for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+        if not len(prompt):
+            raise UsageError(
+                f"prompt {index} is empty", "a model continues at least one token: encode the prompt first"
+            )
+        if context and len(prompt) >= context:
+            cause = f"prompt {index} has {len(prompt)} tokens and {coder.name} reads at most {context}, answer included"
+            raise UsageError(cause, "shorten the prompt, or take a model with a longer context")
+        if min(prompt) < 0 or max(prompt) >= vocabulary:
+            cause = f"prompt {index} has tokens outside the model's vocabulary of {vocabulary}"
+            raise UsageError(cause, "encode it with this coder's own tokenizer")
+        if operator.index(seed) < 0:
+            raise UsageError(f"seed {seed} of prompt {index} is negative", "use seeds of 0 or more")
+        room = min(decoding.max_new_tokens, context - len(prompt)) if context else decoding.max_new_tokens
+        rows.append(Row(index, prompt, int(seed), room))
+    if cut := sum(row.room < decoding.max_new_tokens for row in rows):
+        logger.warning("%d of %d texts have room for less than max_new_tokens=%d in %s's context of %d tokens",
+                       cut, len(rows), decoding.max_new_tokens, coder.name, context)  # fmt: skip
+    return rows
+
+
+def _write(coder: Coder, rows: list[Row], decoding: Decoding, batch_size: int) -> Iterator[Row]:
+    """Yield rows as they are done. Each turn either reads new prompts or writes one more token of every live row."""
+    if not rows:
+        return
+    batch, ends = open_batch(coder.model, [row.prompt for row in rows], min(batch_size, len(rows))), end_tokens(coder)
+    # Longest first, as the cache needs it; equal prompts side by side, so that one reading serves several
+    waiting = deque(sorted(rows, key=lambda row: (-len(row.prompt), tuple(row.prompt), row.index)))
+    live: list[Row] = []
+    worthwhile = max(1, batch_size // 16)  # a turn for one newcomer would hold up all others
+    while waiting or live:
+        room = batch_size - len(live)
+        if waiting and (not live or (batch.joins and room >= worthwhile)):
+            turn = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+            live += turn
+            logits = batch.admit([row.prompt for row in turn])
+        else:
+            turn = live
+            logits = batch.step([row.ids[-1] for row in live])
+        tokens = choose(logits, decoding, [row.draws[len(row.ids)] for row in turn]).tolist()
+        if -1 in tokens:
+            raise LabError(f"{coder.name}'s scores are not numbers", "its weights have diverged: tune at a lower rate")
+        for row, token in zip(turn, tokens, strict=True):
+            row.append(token, ends)
+        if done := [place for place, row in enumerate(live) if row.done]:
+            yield from (live[place] for place in done)
+            kept = _without(len(live), done)
+            batch.keep(kept)
+            live = [live[place] for place in kept]
+
+
+def _without(count: int, gone: Sequence[int]) -> list[int]:
+    """The places 0 to count - 1 but those gone, whose gaps the last ones fill: few rows move.
+
+    >>> _without(6, [1, 4])
+    [0, 5, 2, 3]
+    """
+    places = list(range(count))
+    for place in sorted(gone, reverse=True):
+        places[place] = places[-1]
+        places.pop()
+    return places
+
+
+def _metered(
+    written: Iterator[Row], coder: Coder, count: int, progress: bool, throughput: Throughput
+) -> Iterator[tuple[int, Sample]]:
+    """Samples from rows; time them, show them, and leave the model as it was."""
+    total = Throughput()
+    training = coder.model.training
+    coder.model.eval()  # no dropout
+    hidden = None if progress else True  # None: shown on a terminal, hidden in a log
+    with tqdm(desc="sampled", total=count, unit=" texts", disable=hidden, leave=False) as bar:
+        try:
+            start = time.perf_counter()
+            for row in written:
+                made = Sample(_text(coder, row), row.seed, len(row.ids), row.ended)
+                seconds = time.perf_counter() - start
+                for record in (total, throughput):
+                    record.samples += 1
+                    record.new_tokens += made.new_tokens
+                    record.seconds += seconds
+                bar.set_postfix_str(f"{total.tokens_per_second:,.0f} tokens/s", refresh=False)
+                bar.update()
+                yield row.index, made
+                start = time.perf_counter()
+        finally:
+            coder.model.train(training)
+    logger.info("%s wrote %d texts of %d tokens in %.1f s: %.0f tokens/s",
+                coder.name, total.samples, total.new_tokens, total.seconds, total.tokens_per_second)  # fmt: skip
+
+
+def _text(coder: Coder, row: Row) -> str:
+    """The answer's text: the end token is never part of it, special or not."""
+    ids = row.ids[:-1] if row.ended else row.ids
+    return coder.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
