@@ -1,0 +1,192 @@
+"""LoRA: trl's SFTTrainer and ours on the same model, examples and recipe, in one process, float32 on the CPU.
+
+Loss: both take full-batch steps without dropout from the same adapter, so that the order of the examples does not
+matter, and each step's loss and the adapter at the end are compared. Speed: an epoch each, in turns; tokens are those
+of the examples, padding not counted. The model has the nano coder's shape and random weights; neither changes speed.
+
+    python -m pip install --target peers --no-deps trl datasets dill multiprocess xxhash
+    PYTHONPATH=peers python benchmarks/lora.py
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+import torch
+from common import write_result
+from tokenizers import Tokenizer
+from tokenizers import models as token_models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from transformers.utils.logging import disable_progress_bar
+
+from nngpt_lab.errors import UsageError
+from nngpt_lab.llm import lora
+from nngpt_lab.llm.lora import Example, Recipe
+from nngpt_lab.llm.models import Coder
+
+VOCABULARY, PROMPT, LENGTHS = 4096, 20, (300, 800)
+RECIPE = Recipe(epochs=1, warmup=0, lr=1e-4)
+SETTINGS = {  # trl's default, then the papers'
+    "8 examples at once": replace(RECIPE, batch=8, accumulate=1),
+    "1 at once, 8 accumulated": replace(RECIPE, batch=1, accumulate=8),
+}
+
+
+def new_coder(seed: int) -> Coder:
+    """A model of the nano coder's shape, and a tokenizer that knows its special tokens and no other."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=256, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=2,
+        intermediate_size=704, max_position_embeddings=2048, tie_word_embeddings=True, pad_token_id=0,
+        bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    vocabulary = {"<|pad|>": 0, "<|end|>": 1} | {f"t{i}": i for i in range(2, VOCABULARY)}
+    tokenizer = Tokenizer(token_models.WordLevel(vocabulary, unk_token="<|pad|>"))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
+    return Coder(LlamaForCausalLM(config).eval(), fast, "nano shape", {})
+
+
+def draw(count: int, seed: int) -> list[Example]:
+    """Examples of random tokens; lengths are uniform."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(LENGTHS[0], LENGTHS[1] + 1, count)
+    return [Example(tuple(rng.integers(2, VOCABULARY, length).tolist()), PROMPT) for length in lengths]
+
+
+# --- the two sides: each tunes the coder's adapter and returns seconds and the losses of its steps --------------------
+
+
+def ours(coder: Coder, examples: Sequence[Example], recipe: Recipe, seed: int) -> tuple[float, list[float]]:
+    began = time.perf_counter()
+    curve = lora.tune(coder, examples, recipe, seed, progress=False)
+    return time.perf_counter() - began, curve["loss"].tolist()
+
+
+class Losses(TrainerCallback):
+    """Notes what the trainer logs."""
+
+    def __init__(self):
+        self.values: list[float] = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.values += [logs["loss"]] if "loss" in logs else []
+
+
+def theirs(coder: Coder, examples: Sequence[Example], recipe: Recipe, seed: int) -> tuple[float, list[float]]:
+    """SFTTrainer; making it and preparing the data are not timed."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [
+        {"input_ids": list(e.ids), "labels": [-100] * e.prompt_length + list(e.ids[e.prompt_length :])}
+        for e in examples
+    ]
+    losses = Losses()
+    with tempfile.TemporaryDirectory() as folder:
+        config = SFTConfig(
+            output_dir=folder, use_cpu=True, bf16=False, gradient_checkpointing=False, seed=seed,
+            per_device_train_batch_size=recipe.batch, gradient_accumulation_steps=recipe.accumulate,
+            num_train_epochs=recipe.epochs, learning_rate=recipe.lr, lr_scheduler_type="cosine",
+            weight_decay=recipe.weight_decay, max_grad_norm=recipe.max_grad_norm, optim="adamw_torch_fused",
+            max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, packing=False,
+            save_strategy="no", report_to="none", logging_steps=1, logging_strategy="steps", disable_tqdm=True,
+        )  # fmt: skip
+        trainer = SFTTrainer(
+            coder.model, config, train_dataset=Dataset.from_list(rows), processing_class=coder.tokenizer
+        )
+        trainer.add_callback(losses)
+        trainer.remove_callback(PrinterCallback)
+        began = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - began
+    return seconds, losses.values
+
+
+SIDES = {"trl SFTTrainer": theirs, "ours": ours}
+
+
+def with_adapter(side, folder: Path, examples: Sequence[Example], recipe: Recipe) -> tuple[float, list[float], dict]:
+    """``side`` on a fresh copy of model and adapter: its seconds, its losses, the adapter at the end."""
+    coder = lora.load_adapter(new_coder(0), folder)
+    for module in coder.model.modules():  # peft keeps the dropout that the adapter was saved with
+        if isinstance(module, torch.nn.Dropout):
+            module.p = recipe.dropout
+    seconds, losses = side(coder, examples, recipe, 0)
+    weights = {name: value.detach().clone() for name, value in coder.model.named_parameters() if "lora_" in name}
+    return seconds, losses, weights
+
+
+def same_loss(folder: Path, count: int, steps: int) -> tuple[pd.DataFrame, str]:
+    """Loss by step of both sides, for full-batch steps without dropout; and how far the adapters are apart after it."""
+    examples = draw(count, 1)
+    recipe = replace(RECIPE, batch=count // 2, accumulate=2, epochs=steps, dropout=0.0)
+    (_, a, left), (_, b, right) = (with_adapter(side, folder, examples, recipe) for side in SIDES.values())
+    weights = max(float((left[name] - right[name]).abs().max()) for name in left)
+    moved = max(float(value.abs().max()) for name, value in right.items() if "lora_B" in name)  # B began at zero
+    table = pd.DataFrame({"step": range(1, steps + 1), "trl SFTTrainer": a, "ours": b})
+    table["difference"] = (table["trl SFTTrainer"] - table["ours"]).abs()
+    return table, f"largest difference of an adapter weight after {steps} steps: {weights:.1e} (B moved by {moved:.1e})"
+
+
+def speed(folder: Path, count: int, repeats: int) -> pd.DataFrame:
+    """Tokens per second of both sides, in turns; medians."""
+    examples = draw(count, 2)
+    tokens = sum(len(example.ids) for example in examples)
+    rows = []
+    for setting, recipe in SETTINGS.items():
+        seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+        for side in SIDES.values():  # warm up
+            with_adapter(side, folder, examples[: recipe.batch * recipe.accumulate], recipe)
+        for _ in range(repeats):
+            for name, side in SIDES.items():
+                seconds[name].append(with_adapter(side, folder, examples, recipe)[0])
+        base = np.median(seconds["trl SFTTrainer"])
+        for name, taken in seconds.items():
+            rows.append({
+                "setting": setting, "who": name, "examples": count, "tokens/s": f"{tokens / np.median(taken):.0f}",
+                "range": f"{tokens / max(taken):.0f} to {tokens / min(taken):.0f}",
+                "times trl": f"{base / np.median(taken):.2f}",
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@click.command()
+@click.option("--examples", default=48, show_default=True, help="of the speed runs")
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+def main(examples: int, repeats: int, threads: int) -> None:
+    """Loss and speed of trl's SFTTrainer and of ours."""
+    if importlib.util.find_spec("trl") is None:
+        raise UsageError("trl is not installed", "the head of this file says how")
+    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = Path(folder) / "adapter"
+        lora.save_adapter(lora.add_adapter(new_coder(0), RECIPE, 0), adapter)
+        losses, note = same_loss(adapter, 8, 4)
+        tables = {"Speed": speed(adapter, examples, repeats), "Loss": losses}
+    notes = (
+        f"Examples of {LENGTHS[0]} to {LENGTHS[1]} tokens, the first {PROMPT} without loss; rank 32 on all seven "
+        f"projections, dropout 0.05, AdamW (fused), float32, {threads} threads. One epoch; medians of {repeats} runs.",
+        "SFTTrainer: its defaults, but without bfloat16 and gradient checkpointing, as ours; its data are "
+        "tokenised and masked beforehand, and the time is that of train() alone.",
+        f"Loss: full-batch steps of 8 examples in two micro-batches, no dropout, the same adapter; {note}.",
+    )
+    packages = ("torch", "transformers", "peft", "trl", "accelerate")
+    write_result("lora", "LoRA: SFTTrainer and ours", tables, notes, packages=packages)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,399 @@
+"""LoRA fine-tuning, as a loop that can be read: peft holds the adapter (adapters.py), the rest stands here.
+
+    coder = add_adapter(load("nano-coder"), recipe, seed=0)
+    curve = tune(coder, examples, recipe, seed=0)               # one row per optimizer step
+    save_adapter(coder, "adapter")                              # peft's own format
+    coder = remove_adapter(coder)                               # the base, bit for bit as it was
+    coder = load_adapter(coder, "adapter")                      # goes on where tune stopped
+
+What is decided here, and why:
+
+* The loss is that of the response alone, ``ids[prompt_length:]``; only there are logits computed at all.
+* A batch is padded on the right and needs no attention mask: under causal attention no token sees what comes after it,
+  and examples lie in rows of their own. So an example's loss does not depend on its neighbours.
+* A step's loss is the mean over the response tokens of the whole step, however it was cut into micro-batches. (The
+  mean of the micro-batches' means would weigh a token by its neighbours' lengths.) trl and transformers do the same.
+* Order and dropout depend on the seed and the step's number only, so that a checkpoint needs no state of a generator.
+* The base stays as it was loaded, also in 4 bits: ``peft.prepare_model_for_kbit_training`` would turn its other weights
+  into float32 for good, and the norms compute in float32 as they are. The adapter's own weights are float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from peft import PeftModel
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from nngpt_lab.errors import DataError, LabError, UsageError
+from nngpt_lab.llm.adapters import add_adapter, load_adapter, quiet, remove_adapter, save_adapter, seeded  # noqa: F401
+from nngpt_lab.llm.models import Coder
+
+log = logging.getLogger(__name__)
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "gate_proj")
+COLUMNS = ("step", "epoch", "lr", "loss", "tokens", "response_tokens", "seconds", "grad_norm")
+RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # configs whose logits are not head(hidden)
+CHECKPOINT = "checkpoint.pt"
+CACHE_TOKENS = 1024  # on a CPU a pass over about so many is fastest: little is padded, activations stay in the cache
+ORDER, DROPOUT = 0, 1  # what a seed is drawn for
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an adapter is made and tuned. The defaults are paper B's and its code's (reference: 2601.02997).
+
+    Attributes:
+        rank, alpha, dropout: of the adapter; its product is scaled by alpha / rank.
+        targets: names of the linear layers that get one.
+        layers: numbers of the decoder layers that get one; those that a model does not have are left out. None: all.
+        lr: peak learning rate.
+        epochs: passes over the examples.
+        batch: examples in a micro-batch, that is at once in memory.
+        accumulate: micro-batches in an optimizer step.
+        warmup: linear warm-up in steps, or as a share of all steps if below 1; then half a cosine down to 0. As in
+            transformers, the first step of a warm-up has learning rate 0.
+        weight_decay, max_grad_norm: of AdamW (betas 0.9, 0.999); norm that the gradient is clipped to.
+        max_length: longest example in tokens.
+        too_long: what happens to longer ones: ``truncate_left`` keeps the end (authors' code), ``drop`` leaves them
+            out; both are counted in a warning.
+        optimizer: ``adamw`` (torch), or the papers' ``paged_adamw_8bit`` (bitsandbytes, CUDA only).
+        precision: of the computation: ``float32``, ``bfloat16``, or ``auto``: bfloat16 on CUDA devices that have it.
+        gradient_checkpointing: compute activations twice to save memory; changes no result.
+        pad_to: batches are padded to a multiple of this, tokens.
+        pool: batches are made of similar lengths within pools of this many batches.
+    """
+
+    rank: int = 32
+    alpha: float = 32
+    dropout: float = 0.05
+    targets: tuple[str, ...] = PROJECTIONS
+    layers: tuple[int, ...] | None = tuple(range(24))
+    lr: float = 1e-5
+    epochs: int = 5
+    batch: int = 1
+    accumulate: int = 8
+    warmup: float = 20
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    max_length: int = 4096
+    too_long: str = "truncate_left"
+    optimizer: str = "adamw"
+    precision: str = "auto"
+    gradient_checkpointing: bool = False
+    pad_to: int = 16
+    pool: int = 8
+
+    def __post_init__(self):
+        for field in ("rank", "epochs", "batch", "accumulate", "pad_to", "pool"):
+            if getattr(self, field) < 1:
+                raise UsageError(f"a recipe's {field} is {getattr(self, field)}", "it counts from 1")
+        if not 0 <= self.dropout < 1 or self.warmup < 0 or self.weight_decay < 0 or not 0 < self.lr < math.inf:
+            raise UsageError(
+                f"dropout {self.dropout}, warmup {self.warmup}, weight_decay {self.weight_decay}, lr {self.lr}: one is "
+                "out of range",
+                "0 <= dropout < 1, 0 <= warmup, 0 <= weight_decay, 0 < lr",
+            )
+        if self.max_length < 2 or not self.max_grad_norm > 0 or not self.targets or self.layers == ():
+            raise UsageError(
+                "a recipe leaves nothing to train (max_length, max_grad_norm, targets or layers)",
+                "max_length counts from 2, max_grad_norm is above 0, targets and layers are not empty",
+            )
+        for field, allowed in (
+            ("too_long", ("truncate_left", "drop")),
+            ("optimizer", ("adamw", "paged_adamw_8bit")),
+            ("precision", ("auto", "float32", "bfloat16")),
+        ):
+            if getattr(self, field) not in allowed:
+                raise UsageError(f"a recipe's {field} cannot be {getattr(self, field)!r}", f"use one of {allowed}")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training text: prompt and response as tokens. The loss is that of ``ids[prompt_length:]``."""
+
+    ids: tuple[int, ...]
+    prompt_length: int
+
+    def __post_init__(self):
+        if not 1 <= self.prompt_length < len(self.ids):
+            raise UsageError(
+                f"an example of {len(self.ids)} tokens has a prompt of {self.prompt_length}",
+                "prompt and response have at least one token each; encode with prompts.encode_pair",
+            )
+
+    @property
+    def response_tokens(self) -> int:
+        return len(self.ids) - self.prompt_length
+
+
+# ------------------------------------------------------------------------------------------------------------ tuning
+
+
+def tune(
+    coder: Coder,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    seed: int,
+    *,
+    checkpoints: str | Path | None = None,
+    checkpoint_every: int = 50,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Tune the coder's adapter, in place.
+
+    Args:
+        coder: from :func:`add_adapter` or :func:`load_adapter`.
+        examples: in any order; it matters for nothing but the draw of the batches.
+        recipe: its adapter fields are not read here.
+        seed: of the order and of the dropout.
+        checkpoints: a folder for this run alone. If it holds a checkpoint of the same examples, recipe and seed, tuning
+            goes on from there to the same weights, bit for bit, as if never stopped; after the last step it only
+            restores the result.
+        checkpoint_every: optimizer steps between checkpoints; one more is written at the end.
+        progress: show a bar.
+
+    Returns:
+        One row per optimizer step: step (from 1), epoch (from 0), lr, loss (mean over the step's response tokens, in
+        nats, dropout on, before the step), tokens and response_tokens (padding not counted), seconds, grad_norm
+        (before clipping).
+
+    Raises:
+        UsageError: no trainable adapter, nothing to train on, an optimizer that cannot be had here.
+        DataError: the checkpoint is of another run.
+        LabError: the loss is not finite; the adapter is then as after the last finite step.
+    """
+    parameters = _trainable(coder)
+    head = _decoder_and_head(coder)
+    optimizer = _optimizer(coder, parameters, recipe)
+    examples = fit(examples, recipe)
+    steps = [step for epoch in range(recipe.epochs) for step in plan(examples, recipe, seed, epoch)]
+    checkpoint = Path(checkpoints) / CHECKPOINT if checkpoints else None
+    key = _key(coder, examples, recipe, seed)
+    rows = _resume(checkpoint, key, parameters, optimizer)
+    per_epoch = len(steps) // recipe.epochs
+
+    with _training(coder, recipe), tqdm(total=len(steps), initial=len(rows), disable=not progress, unit="step") as bar:
+        for number in range(len(rows), len(steps)):
+            began = time.perf_counter()
+            lr = learning_rate(number, len(steps), recipe)
+            with seeded(coder.device, seed, DROPOUT, number):  # nn.Dropout only knows the global generator
+                loss = _accumulate_gradient(head, steps[number], recipe, coder.device)
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.max_grad_norm))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise LabError(f"loss {loss}, gradient norm {norm} in step {number + 1}", "lower Recipe.lr")
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            whole = [example for batch in steps[number] for example in batch]
+            tokens, labels = sum(len(e.ids) for e in whole), sum(e.response_tokens for e in whole)
+            seconds = time.perf_counter() - began
+            rows.append((number + 1, number // per_epoch, lr, loss, tokens, labels, seconds, norm))
+            last = len(rows) == len(steps)
+            if checkpoint and (last or len(rows) % checkpoint_every == 0):
+                _save(checkpoint, key, parameters, optimizer, rows)
+            bar.set_postfix(loss=f"{loss:.3f}")
+            bar.update()
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def mean_loss(coder: Coder, examples: Sequence[Example], recipe: Recipe) -> float:
+    """Mean loss per response token in nats, without dropout; with or without an adapter."""
+    head = _decoder_and_head(coder)
+    examples = sorted(fit(examples, recipe), key=lambda example: len(example.ids))
+    with torch.no_grad(), _autocast(coder.device, recipe):
+        batches = _passes(_cut(examples, recipe.batch), recipe, coder.device)
+        sums = [float(loss_sum(*head, batch, recipe.pad_to, coder.device)) for batch in batches]
+    return sum(sums) / sum(example.response_tokens for example in examples)
+
+
+def fit(examples: Sequence[Example], recipe: Recipe) -> list[Example]:
+    """The examples, none longer than ``recipe.max_length``: longer ones lose their beginning, or are dropped."""
+    limit = recipe.max_length
+    long = sum(len(example.ids) > limit for example in examples)
+    if long and recipe.too_long == "drop":
+        log.warning("%d of %d examples are longer than %d tokens and are dropped", long, len(examples), limit)
+        examples = [example for example in examples if len(example.ids) <= limit]
+    elif long:
+        log.warning("%d of %d examples are longer than %d tokens and lose their beginning", long, len(examples), limit)
+        examples = [_keep_end(example, limit) for example in examples]
+    if not examples:
+        raise UsageError("there is nothing to train on", "pass examples; raise Recipe.max_length if all were dropped")
+    return list(examples)
+
+
+def _keep_end(example: Example, limit: int) -> Example:
+    cut = max(0, len(example.ids) - limit)  # what is left of the response needs a token to be predicted from
+    return Example(example.ids[cut:], max(1, example.prompt_length - cut))
+
+
+def plan(examples: Sequence[Example], recipe: Recipe, seed: int, epoch: int) -> list[list[list[Example]]]:
+    """The steps of an epoch: each a list of micro-batches, each a list of examples.
+
+    Shuffled; sorted by length within pools of ``pool`` batches, so that little is padded (by length give or take a
+    tenth, so that an example meets others in every epoch); cut into micro-batches, which are shuffled again, so that
+    steps do not run from short to long.
+    """
+    rng = np.random.default_rng([seed, ORDER, epoch])
+    keys = rng.uniform(0.9, 1.1, len(examples)) * [len(example.ids) for example in examples]
+    batches: list[np.ndarray] = []
+    for pool in _cut(rng.permutation(len(examples)), recipe.pool * recipe.batch):
+        batches += _cut(pool[np.argsort(keys[pool])], recipe.batch)
+    drawn = [[examples[i] for i in batches[position]] for position in rng.permutation(len(batches))]
+    return _cut(drawn, recipe.accumulate)
+
+
+def _cut(items, size: int) -> list:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _passes(batches: list[list[Example]], recipe: Recipe, device: torch.device) -> Iterator[list[Example]]:
+    """The micro-batches; on a CPU cut into smaller ones, which changes no sum but its rounding."""
+    for batch in batches:
+        longest = max(len(example.ids) for example in batch)
+        yield from _cut(batch, max(1, CACHE_TOKENS // longest) if device.type == "cpu" else recipe.batch)
+
+
+def learning_rate(step: int, total: int, recipe: Recipe) -> float:
+    """Of step ``step`` (from 0) of ``total``; transformers' ``get_cosine_schedule_with_warmup``."""
+    warmup = math.ceil(recipe.warmup * total) if recipe.warmup < 1 else int(recipe.warmup)
+    if step < warmup:
+        return recipe.lr * step / warmup
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def loss_sum(
+    decoder: torch.nn.Module, head: torch.nn.Module, batch: Sequence[Example], pad_to: int, device: torch.device
+) -> torch.Tensor:
+    """Cross-entropy in nats, summed over the response tokens of all examples of a batch."""
+    longest = max(len(example.ids) for example in batch)
+    width = math.ceil(longest / pad_to) * pad_to
+    ids = torch.zeros(len(batch), width, dtype=torch.long)  # what pads does not matter: nothing looks at it
+    for row, example in enumerate(batch):
+        ids[row, : len(example.ids)] = torch.tensor(example.ids)
+    where = [torch.arange(e.prompt_length, len(e.ids)) + row * width for row, e in enumerate(batch)]
+    labelled = torch.cat(where)
+    labels, before = ids.flatten()[labelled].to(device), (labelled - 1).to(device)
+    hidden = decoder(input_ids=ids.to(device), use_cache=False).last_hidden_state
+    logits = head(hidden.flatten(0, 1).index_select(0, before))  # a token is predicted where the one before it stands
+    return functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def _accumulate_gradient(head, step: list[list[Example]], recipe: Recipe, device: torch.device) -> float:
+    """Add up the gradient of the step's loss; return the loss."""
+    count = sum(example.response_tokens for batch in step for example in batch)
+    total = torch.zeros((), device=device)
+    for batch in _passes(step, recipe, device):
+        with _autocast(device, recipe):
+            loss = loss_sum(*head, batch, recipe.pad_to, device) / count
+        loss.backward()
+        total += loss.detach()
+    return float(total)
+
+
+def _trainable(coder: Coder) -> dict[str, torch.nn.Parameter]:
+    parameters = {name: value for name, value in coder.model.named_parameters() if value.requires_grad}
+    if not isinstance(coder.model, PeftModel) or not parameters:
+        raise UsageError(
+            f"{coder.name} has no adapter that can be trained", "use add_adapter, or load_adapter with trainable=True"
+        )
+    return parameters
+
+
+def _decoder_and_head(coder: Coder) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """What makes hidden states of tokens, and what makes logits of hidden states."""
+    model = coder.model.get_base_model() if isinstance(coder.model, PeftModel) else coder.model
+    if found := [name for name in RESCALED if getattr(model.config, name, None)]:
+        raise UsageError(f"{coder.name} changes its logits after its head ({found[0]})", "take another model")
+    return model.base_model, model.get_output_embeddings()
+
+
+def _optimizer(coder: Coder, parameters: dict[str, torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    settings = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters.values(), fused=True, **settings)
+    if coder.device.type != "cuda":
+        raise UsageError(f"{recipe.optimizer} does not run on {coder.device}", "Recipe(optimizer='adamw')")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(f"{recipe.optimizer} needs bitsandbytes", "pip install 'nngpt-lab[gpu]', or optimizer='adamw'")
+    import bitsandbytes
+
+    return bitsandbytes.optim.PagedAdamW8bit(parameters.values(), **settings)
+
+
+@contextlib.contextmanager
+def _training(coder: Coder, recipe: Recipe) -> Iterator[None]:
+    """Training mode, and gradient checkpointing where asked for; all as before afterwards."""
+    model = coder.model.get_base_model()
+    try:
+        coder.model.train()
+        if recipe.gradient_checkpointing:
+            with quiet():
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        yield
+    finally:
+        if recipe.gradient_checkpointing:
+            model.disable_input_require_grads()
+            with quiet():
+                model.gradient_checkpointing_disable()
+        coder.model.zero_grad(set_to_none=True)
+        coder.model.eval()
+
+
+def _autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    wanted = recipe.precision == "bfloat16" or (recipe.precision == "auto" and able)
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+# ------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def _key(coder: Coder, examples: Sequence[Example], recipe: Recipe, seed: int) -> str:
+    """What a checkpoint belongs to."""
+    digest = hashlib.sha256(json.dumps([coder.name, asdict(recipe), seed]).encode())
+    for example in examples:
+        digest.update(np.array([example.prompt_length, *example.ids, -1], dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _save(path: Path, key: str, parameters: dict[str, torch.nn.Parameter], optimizer, rows: list[tuple]) -> None:
+    weights = {name: value.detach() for name, value in parameters.items()}
+    state = {"key": key, "weights": weights, "optimizer": optimizer.state_dict(), "rows": rows}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)  # at any instant there is the old checkpoint or the new one
+
+
+def _resume(path: Path | None, key: str, parameters: dict[str, torch.nn.Parameter], optimizer) -> list[tuple]:
+    if path is None or not path.is_file():
+        return []
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["key"] != key or state["weights"].keys() != parameters.keys():
+        raise DataError(f"{path} is of other examples, another recipe, seed or model", "name another folder")
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(state["weights"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    log.info("tuning goes on after step %d", len(state["rows"]))
+    return state["rows"]
