@@ -1,0 +1,263 @@
+"""Pretraining of the nano coder: a byte-pair vocabulary and a small Llama, from scratch.
+
+The nano coder is the lab's fruit fly: small enough that sampling, LoRA and 22 cycles run on a laptop's CPU, and of the
+same architecture, module names and file formats as the papers' models, so that all of the lab's code treats it alike.
+
+Its vocabulary is unusual in one point. Text is split at numbers, layers and line ends only, so that a boilerplate line
+becomes one token, while every number and every ``nn.Layer(`` keeps a token of its own. A network is then about 200
+tokens long instead of 700, and what the model spends its tokens on is what differs between networks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOKENS_PER_PASS = 1024
+PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+# Where a token must end: around a number, around a layer's name with its bracket, and at the end of a line, whose break
+# belongs to the next line's indent
+NUMBER, LAYER = r"(?<![\w.])\d{1,3}", r"nn\.\w+\(?"
+PIECES = rf"{NUMBER}|{LAYER}|\n* *(?:(?!nn\.|{NUMBER})[^\n])+|\n+ *"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of the model: 3.3 million parameters.
+
+    Attributes:
+        vocabulary: number of tokens; input and output embeddings are tied.
+        width, layers, heads, kv_heads, feed_forward: as in LlamaConfig. Few key-value heads keep the cache small,
+            which is what sampling on a CPU waits for.
+        context: longest text in tokens.
+    """
+
+    vocabulary: int = 2048
+    width: int = 256
+    layers: int = 4
+    heads: int = 8
+    kv_heads: int = 2
+    feed_forward: int = 704
+    context: int = 2048
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How it is trained: AdamW, linear warm-up, cosine decay to a tenth.
+
+    Attributes:
+        tokens_per_batch: upper bound on rows x longest row.
+        epochs: passes over the documents.
+        lr: peak learning rate.
+        warmup: steps of linear warm-up.
+        weight_decay: on matrices; none on norms.
+        clip: largest norm of the gradient.
+    """
+
+    tokens_per_batch: int = 2048
+    epochs: int = 3
+    lr: float = 2e-3
+    warmup: int = 100
+    weight_decay: float = 0.1
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class Document:
+    """One training text as token ids; the loss is taken from ``start`` on (the answer, not the prompt)."""
+
+    ids: tuple[int, ...]
+    start: int
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE vocabulary over ``texts``; deterministic. Every text can be encoded and decoded exactly."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, USER, ASSISTANT, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, architecture: Architecture, seed: int) -> LlamaForCausalLM:
+    """A model with random weights."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=architecture.width,
+        num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads,
+        num_key_value_heads=architecture.kv_heads,
+        intermediate_size=architecture.feed_forward,
+        max_position_embeddings=architecture.context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):  # transformers initialises from the global generator
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def batches(documents: Sequence[Document], tokens_per_batch: int, rng: np.random.Generator) -> Iterator[list[int]]:
+    """Indices of documents of like length, each row one document from its start, in random order.
+
+    Lengths are jittered before sorting, so that the same documents do not meet in every epoch.
+    """
+    lengths = np.array([len(document.ids) for document in documents])
+    order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)), kind="stable")
+    rows, longest, found = [], 0, []
+    for index in order:
+        if rows and max(longest, lengths[index]) * (len(rows) + 1) > tokens_per_batch:
+            found.append(rows)
+            rows, longest = [], 0
+        rows.append(int(index))
+        longest = max(longest, int(lengths[index]))
+    found.append(rows)
+    for position in rng.permutation(len(found)):
+        yield found[position]
+
+
+def loss(model: LlamaForCausalLM, documents: Sequence[Document]) -> tuple[torch.Tensor, int]:
+    """Summed cross-entropy (nats) over the answers' tokens, and their number."""
+    length = max(len(document.ids) for document in documents)
+    ids = torch.full((len(documents), length), model.config.pad_token_id)
+    labels = torch.full((len(documents), length), -100)
+    for row, document in enumerate(documents):
+        ids[row, : len(document.ids)] = torch.tensor(document.ids)
+        labels[row, document.start : len(document.ids)] = ids[row, document.start : len(document.ids)]
+    # Padding stands on the right, behind what the loss looks at: causal attention needs no mask for it
+    hidden = model.model(input_ids=ids.to(model.device), use_cache=False).last_hidden_state[:, :-1]
+    targets = labels[:, 1:].to(model.device)
+    counted = targets != -100
+    logits = model.lm_head(hidden[counted]).float()
+    return F.cross_entropy(logits, targets[counted], reduction="sum"), int(counted.sum())
+
+
+@torch.inference_mode()
+def mean_loss(model: LlamaForCausalLM, documents: Sequence[Document], rows: int = 16) -> float:
+    """Cross-entropy per token of the answers, nats."""
+    model.eval()
+    parts = [loss(model, documents[start : start + rows]) for start in range(0, len(documents), rows)]
+    return sum(float(value) for value, _ in parts) / sum(count for _, count in parts)
+
+
+def pretrain(
+    model: LlamaForCausalLM,
+    documents: Sequence[Document],
+    schedule: Schedule,
+    seed: int,
+    folder: Path | None = None,
+    minutes: float = math.inf,
+) -> pd.DataFrame:
+    """Train in place.
+
+    Args:
+        folder: keep a checkpoint there after each epoch, and go on from the one found.
+        minutes: stop after the epoch in which this time has passed.
+
+    Returns:
+        One row per step: step, epoch, lr, loss (nats per token), tokens (answers'), seconds since the start.
+    """
+    rng = np.random.default_rng(seed)
+    plan = [list(batches(documents, schedule.tokens_per_batch, rng)) for _ in range(schedule.epochs)]
+    total = sum(map(len, plan))
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.95), fused=True)
+    rows, first = _resume(folder, model, optimizer)
+    began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
+    model.train()
+    with tqdm(total=total, initial=len(rows), desc="pretraining", unit=" steps", disable=None) as bar:
+        for epoch in range(first, schedule.epochs):
+            for batch in plan[epoch]:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(len(rows), total, schedule)
+                value, count = _gradient(model, [documents[index] for index in batch])
+                torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+                row = {"step": len(rows), "epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
+                rows.append(row | {"loss": value, "tokens": count, "seconds": time.monotonic() - began})
+                bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}", refresh=False)
+                bar.update()
+            _save(folder, model, optimizer, rows, epoch)
+            if time.monotonic() - began > 60 * minutes:
+                break
+    model.eval()
+    return pd.DataFrame(rows)
+
+
+def _gradient(model: LlamaForCausalLM, batch: Sequence[Document]) -> tuple[float, int]:
+    """Add up the gradient of a batch's mean loss; the loss and its number of tokens.
+
+    In passes of few rows: on a CPU what they compute stays in the cache, which is half as fast again.
+    """
+    count = sum(len(document.ids) - document.start for document in batch)
+    rows = max(1, TOKENS_PER_PASS // max(len(document.ids) for document in batch))
+    total = 0.0
+    for start in range(0, len(batch), rows):
+        value = loss(model, batch[start : start + rows])[0] / count
+        value.backward()
+        total += float(value.detach())
+    return total, count
+
+
+def learning_rate(step: int, total: int, schedule: Schedule) -> float:
+    """Linear from 0 to the peak over the warm-up, then a cosine to a tenth of the peak at ``total``."""
+    if step < schedule.warmup:
+        return schedule.lr * (step + 1) / schedule.warmup
+    done = (step - schedule.warmup) / max(1, total - schedule.warmup)
+    return schedule.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2)
+
+
+def _save(folder: Path | None, model: LlamaForCausalLM, optimizer, rows: list[dict], epoch: int) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows, "epoch": epoch}
+        torch.save(state, folder / "pretraining.part")
+        (folder / "pretraining.part").replace(folder / "pretraining.pt")
+
+
+def _resume(folder: Path | None, model: LlamaForCausalLM, optimizer) -> tuple[list[dict], int]:
+    if folder is None or not (folder / "pretraining.pt").exists():
+        return [], 0
+    state = torch.load(folder / "pretraining.pt", map_location=model.device, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["rows"], state["epoch"] + 1
