@@ -1,0 +1,169 @@
+"""Does the loop design or remember? Accepted networks beside their nearest neighbours in the corpus.
+
+Here every pair is counted: the novelty index of :mod:`nngpt_lab.candidates.novelty` finds neighbours by LSH and may
+miss some, these tables do not. Nothing is run.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+
+from nngpt_lab.candidates import canonical, novelty
+from nngpt_lab.corpora.code import CodeFacts, describe
+from nngpt_lab.errors import UsageError
+
+SHINGLES = {"raw_tokens": 7, "nn_dup": 10, "ast_nameless": 10, "structure": 1}
+"""Tokens in a shingle by form: the authors' loop, paper B, ours beside it, and a bag."""
+PART = 2_000  # corpus networks in one process at a time
+
+
+def nearest_neighbours(
+    accepted: pd.DataFrame, corpus: pd.DataFrame, shingles: Mapping[str, int] = SHINGLES, jobs: int = -1
+) -> pd.DataFrame:
+    """The most similar network of the corpus for each accepted one, in each canonical form, by exact Jaccard index.
+
+    Args:
+        accepted: a column code; all other columns (arm, seed, cycle, code_hash, ...) are carried along.
+        corpus: columns name and code. Among equals the first is nearest. UsageError if it is empty.
+        shingles: tokens in a shingle, by form.
+        jobs: processes (-1: all cores). The work is to bring the corpus into all forms: about 20 ms of a shared core
+            per network, half of it for ast_nameless.
+
+    Returns:
+        A row per accepted network and form: the columns of ``accepted`` without code, then form, nearest, jaccard,
+        verbatim (the text of a corpus network, or its program up to comments, docstrings and layout) and renamed (not
+        verbatim, but some corpus network's program up to the author's names).
+    """
+    if not len(corpus):
+        raise UsageError("there is no corpus to compare with", "give the networks that were known before the loop")
+    codes, known = list(dict.fromkeys(accepted["code"])), list(corpus["code"])  # arms that share a network share work
+    starts = range(0, len(known), PART)
+    tasks = [delayed(_nearest_in)(codes, known[i : i + PART], *one) for one in shingles.items() for i in starts]
+    copies, *found = Parallel(n_jobs=jobs)([delayed(_copies)(codes, known), *tasks])
+    names, tables = corpus["name"].to_numpy(), []
+    place = accepted["code"].map({code: i for i, code in enumerate(codes)}).to_numpy(int)
+    for i, form in enumerate(shingles):
+        parts = found[i * len(starts) : (i + 1) * len(starts)]
+        likeness = np.array([part[1] for part in parts])
+        rows = np.array([part[0] + start for part, start in zip(parts, starts, strict=True)])
+        which = likeness.argmax(axis=0)[place], place
+        table = accepted.drop(columns="code").assign(form=form, nearest=names[rows[which]], jaccard=likeness[which])
+        tables.append(table.assign(verbatim=copies[place, 0], renamed=copies[place, 1]))
+    return pd.concat(tables, ignore_index=True)
+
+
+def novelty_sensitivity(
+    passed: Sequence[str],
+    corpus: Sequence[str],
+    shingles: Mapping[str, Sequence[int]],
+    thresholds: Sequence[float],
+    jobs: int = -1,
+) -> pd.DataFrame:
+    """How many of one run's networks over the accuracy threshold would be novel under each setting.
+
+    In their order: a network is novel if it reaches ``threshold`` with no network of the corpus and with no novel one
+    before it. Exact, so at the run's own setting the count may be a little below the run's, whose LSH misses some
+    duplicates (see :mod:`nngpt_lab.candidates.novelty`).
+
+    Args:
+        passed: codes in the order of cycle and position; of one run, since runs do not know of each other.
+        shingles: tokens in a shingle, by form.
+
+    Returns:
+        form, shingle, threshold, passed, novel, share_novel; a row per setting.
+    """
+    found = Parallel(n_jobs=jobs)(
+        delayed(_count_novel)(list(passed), list(corpus), form, lengths, thresholds)
+        for form, lengths in shingles.items()
+    )
+    columns = ["form", "shingle", "threshold", "passed", "novel", "share_novel"]
+    return pd.DataFrame([row for rows in found for row in rows], columns=columns)
+
+
+def diff(code: str, neighbour: str, context: int = 3) -> str:
+    """What must change in ``neighbour`` to give ``code``: a unified diff, both tidied by ``ast.unparse``.
+
+    Comments and layout are therefore not part of it. A source that does not parse stays as it is.
+    """
+    before, after = _tidy(neighbour).splitlines(), _tidy(code).splitlines()
+    lines = difflib.unified_diff(before, after, "nearest in the corpus", "accepted", n=context, lineterm="")
+    return "\n".join(lines)
+
+
+def _tidy(code: str) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "\d" in a candidate's string
+        try:
+            return ast.unparse(ast.parse(code))
+        except canonical.UNREADABLE:
+            return code
+
+
+def _nearest_in(codes: list[str], corpus: list[str], form: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+    sets, known = (_sets(_tokens(some, form), length) for some in (codes, corpus))
+    return _nearest(sets, known)
+
+
+def _nearest(sets: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Row in ``known`` of the set nearest to each of ``sets``, and their Jaccard index, each (len(sets),)."""
+    firsts: dict[bytes, tuple[int, np.ndarray]] = {}  # LEMUR holds five sources to a distinct set
+    for row, one in enumerate(known):
+        firsts.setdefault(one.tobytes(), (row, one))
+    rows, distinct = np.array([row for row, _ in firsts.values()]), [one for _, one in firsts.values()]
+    likeness = [novelty.jaccard(one, distinct) for one in sets]
+    best = np.array([np.argmax(one) for one in likeness], int)
+    return rows[best], np.array([one[i] for one, i in zip(likeness, best, strict=True)], float)
+
+
+def _count_novel(
+    passed: list[str], corpus: list[str], form: str, lengths: Sequence[int], thresholds: Sequence[float]
+) -> list[tuple]:
+    rows, tokens, corpus_tokens = [], _tokens(passed, form), _tokens(corpus, form)
+    for length in lengths:
+        sets = _sets(tokens, length)
+        nearest = _nearest(sets, _sets(corpus_tokens, length))[1] if corpus else np.zeros(len(sets))
+        likeness = [novelty.jaccard(one, sets) for one in sets]
+        for threshold in thresholds:
+            novel: list[int] = []
+            for i in np.flatnonzero(nearest < threshold):
+                if not (likeness[i][novel] >= threshold).any():
+                    novel.append(i)
+            share = len(novel) / len(passed) if passed else np.nan
+            rows.append((form, length, threshold, len(passed), len(novel), share))
+    return rows
+
+
+def _tokens(codes: Sequence[str], form: str) -> list[list[str]]:
+    return [canonical.FORMS[form].tokens(code) for code in codes]
+
+
+def _sets(tokens: Sequence[list[str]], length: int) -> list[np.ndarray]:
+    return [novelty.shingle_hashes(one, length) for one in tokens]
+
+
+def _copies(codes: Sequence[str], corpus: Sequence[str]) -> np.ndarray:
+    """(len(codes), 2) bool: verbatim, and the same up to names only."""
+    bags = {code: tuple(canonical.FORMS["structure"].tokens(code)) for code in dict.fromkeys([*codes, *corpus])}
+    wanted = {bags[code] for code in codes}  # renaming leaves the bag as it is, which is quicker than three hashes
+    known = [_facts(code) for code in corpus if bags[code] in wanted]
+    text, program, nameless = (
+        {getattr(facts, level) for facts in known} - {None} for level in ("code_hash", "ast_hash", "nameless_hash")
+    )
+    found = np.zeros((len(codes), 2), bool)
+    for i, facts in enumerate(map(_facts, codes)):
+        verbatim = facts.code_hash in text or facts.ast_hash in program
+        found[i] = verbatim, not verbatim and facts.nameless_hash in nameless
+    return found
+
+
+def _facts(code: str) -> CodeFacts:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return describe(code)
