@@ -176,6 +176,12 @@ class Ledger:
         with self._told():
             return {(code_hash, seed) for code_hash, seed in self._connection.execute(query, [protocol_hash])}
 
+    def texts(self, run: str) -> dict[int, str]:
+        """The texts of a run by position, as they are stored."""
+        query = "SELECT position, text FROM samples WHERE run = ? ORDER BY position"
+        with self._told():
+            return dict(self._connection.execute(query, [run]))
+
     def table(self, name: str) -> pd.DataFrame:
         """A table or view by name, in a fixed order; numbers that may be missing are ``Int64`` or ``float64``."""
         import pandas as pd

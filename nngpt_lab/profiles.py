@@ -31,6 +31,9 @@ class Profile:
         protocol, augmentation_protocol: how networks and augmentations are scored, by the names of
             ``candidates/protocols.py``.
         device: what candidates are trained on.
+        design, arms, loop_seeds: paper B's loop: its numbers, by the names of ``experiments/designs.py``; which arms
+            run, and with how many seeds.
+        pretraining: how the nano coder is retrained, by the names of ``experiments/nano_coder.py``.
         networks, functions: how many published ones the walkthrough evaluates.
         sources: how many sources of each corpus the novelty ablation compares; more than there are means all.
     """
@@ -48,6 +51,10 @@ class Profile:
     protocol: str
     augmentation_protocol: str
     device: str
+    design: str
+    arms: str
+    loop_seeds: int
+    pretraining: str
     networks: int
     functions: int
     sources: int
@@ -70,6 +77,10 @@ PROFILES = {
             protocol="digits",
             augmentation_protocol="digits-augmentation",
             device="cpu",
+            design="nano-smoke",
+            arms="loop, no tuning",
+            loop_seeds=1,
+            pretraining="tiny",
             networks=16,
             functions=4,
             sources=200,
@@ -88,6 +99,10 @@ PROFILES = {
             protocol="digits",
             augmentation_protocol="digits-augmentation",
             device="cpu",
+            design="nano",
+            arms="loop, no tuning",
+            loop_seeds=1,
+            pretraining="nano-coder",
             networks=100,
             functions=40,
             sources=20_000,
@@ -106,6 +121,10 @@ PROFILES = {
             protocol="paper-b",
             augmentation_protocol="paper-a",
             device="cuda",
+            design="small-gpu",
+            arms="all",
+            loop_seeds=3,
+            pretraining="nano-coder",
             networks=500,
             functions=300,
             sources=20_000,
@@ -124,6 +143,10 @@ PROFILES = {
             protocol="paper-b",
             augmentation_protocol="paper-a",
             device="cuda",
+            design="paper-b",
+            arms="loop, no tuning",
+            loop_seeds=1,
+            pretraining="nano-coder",
             networks=500,
             functions=300,
             sources=20_000,

@@ -204,6 +204,11 @@ def _digits() -> _Raw:
     return _raw(*parts, source="scikit-learn's load_digits")
 
 
+def is_here(name: str) -> bool:
+    """Whether :func:`load` needs no download."""
+    return name == "digits" or bool(_parquet_files(name)) or (paths.cache_folder() / "images" / f"{name}.npz").exists()
+
+
 def _published(name: str) -> _Raw:
     """From the compiled copy if it is up to date, else compiled now, by one process at a time."""
     files = _parquet_files(name)

@@ -1,0 +1,100 @@
+"""All that a notebook shows of paper B's loop: arms and seeds, run or read back, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import pandas as pd
+
+from nngpt_lab.candidates.protocols import get_protocol
+from nngpt_lab.corpora import images
+from nngpt_lab.experiments import architecture_design as loop
+from nngpt_lab.experiments.designs import ARMS, Arm, Design, get_design
+from nngpt_lab.experiments.open_lab import open_lab
+from nngpt_lab.experiments.transfer import transfer
+from nngpt_lab.formatting import words
+from nngpt_lab.results import Results
+
+TRANSFER = {  # protocol of the loop -> data sets of the transfer, and how many images of each are trained on
+    "digits": (("cifar-10", 2000),),
+    "paper-b": (("cifar-100", None), ("svhn", None)),
+    "paper-b-code": (("cifar-100", None), ("svhn", None)),
+}
+
+
+@dataclass(frozen=True)
+class LoopRuns:
+    """What came of the runs.
+
+    Attributes:
+        candidates: a row per sample of every arm and seed, as :func:`architecture_design.run` returns them.
+        base: the samples of the untuned model that set the thresholds; empty where thresholds are accuracies.
+        thresholds: three accuracies; the first one selects.
+        transfer: networks on other data sets: columns as of :func:`transfer`, and dataset; empty if none was here.
+        codes: code by code hash, for every candidate.
+        corpus: columns name, family, code: what was known before.
+    """
+
+    design: Design
+    candidates: pd.DataFrame
+    base: pd.DataFrame
+    thresholds: tuple[float, ...]
+    transfer: pd.DataFrame
+    codes: dict[str, str]
+    corpus: pd.DataFrame
+
+
+def resized(name: str, cycles: int = 0, samples: int = 0) -> Design:
+    """The design of that name with other numbers of cycles and of samples in each; 0 keeps its own."""
+    design = get_design(name)
+    return replace(design, cycles=cycles or design.cycles, samples=samples or design.samples)
+
+
+def run_arms(
+    results: Results, design: Design, arms: Sequence[Arm], seeds: Sequence[int], workers: int = 2, transfer_to: int = 32
+) -> LoopRuns:
+    """Run every arm with every seed, or read back what was run; and the transfer, ``transfer_to`` samples a model."""
+    with (
+        results.ledger() as ledger,
+        open_lab(design, ledger, results.folder / "loops", device=results.profile.device, workers=workers) as lab,
+    ):
+        tables, quotas = [], {}
+        for arm in arms:
+            for seed in seeds:
+                tables.append(loop.run(lab, arm, seed, quotas.get(seed, ()) if arm.choice == "random" else ()))
+                if arm == ARMS["loop"]:
+                    quotas[seed] = tables[-1].groupby("cycle")["passed"].sum().tolist()
+        moved = _transfer(lab, seeds, transfer_to, workers) if ARMS["loop"] in arms else []
+        base = loop.base_rows(lab) if design.base_samples else pd.DataFrame()
+        codes = ledger.table("codes").set_index("hash")["code"].to_dict()
+        return LoopRuns(
+            design,
+            pd.concat(tables, ignore_index=True),
+            base,
+            loop.thresholds(lab),
+            pd.concat(moved, ignore_index=True) if moved else pd.DataFrame(),
+            codes,
+            lab.corpus,
+        )
+
+
+def _transfer(lab: loop.Lab, seeds: Sequence[int], samples: int, workers: int) -> list[pd.DataFrame]:
+    """On the data sets that need no download; a laptop is not asked to fetch one for this."""
+    tables = []
+    for dataset, limit in TRANSFER[lab.design.protocol] if samples else ():
+        if images.is_here(dataset) or lab.proxy.gpu:
+            own = get_protocol(lab.design.protocol)
+            there = replace(own, name=f"transfer to {dataset}", images=dataset, norm=None, train_limit=limit)
+            tables.append(transfer(lab, seeds, there, samples, workers).assign(dataset=dataset))
+    return tables
+
+
+def describe(design: Design) -> pd.DataFrame:
+    """A design as a table of its numbers: columns setting, value."""
+    rows = []
+    for name, value in vars(design).items():
+        if hasattr(value, "__dataclass_fields__"):
+            value = ", ".join(f"{words(key)} {one}" for key, one in asdict(value).items())
+        rows.append((words(name), "none" if value is None else str(value)))
+    return pd.DataFrame(rows, columns=["setting", "value"])
