@@ -104,7 +104,7 @@ def test_table_has_every_claim_of_its_papers_in_order():
 def test_an_untested_claim_has_its_reason_and_no_numbers():
     table = claims_table("B", everything_measured("B", Estimate(0.5, 0.4, 0.6, 7))).set_index("claim_id")
     row = table.loc["B-cycle-18-mean"]
-    assert row["verdict"] == "not tested" and "closed loop" in row["note"]
+    assert row["verdict"] == "not tested" and "published protocol" in row["note"]
     assert row[["our_value", "ci_low", "ci_high", "n"]].isna().all()
     assert set(table["verdict"]) <= set(claims.VERDICTS)
 
