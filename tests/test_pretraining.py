@@ -70,6 +70,7 @@ def test_loss_is_that_of_each_document_alone(tokenizer, documents):
     assert float(together) == pytest.approx(sum(float(value) for value, _ in alone), rel=1e-5)
 
 
+@torch.no_grad()
 def test_the_prompt_has_no_part_in_the_loss(tokenizer):
     model = new_model(tokenizer)
     ids = tuple(range(10, 30))

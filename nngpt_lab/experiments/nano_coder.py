@@ -58,7 +58,7 @@ CHECK = replace(get_protocol("digits"), name="check", source="lab", train_limit=
 
 
 def narrowed(sample: int | None = None, seed: int = 0, progress: bool = True) -> pd.DataFrame:
-    """LEMUR's sources that parse, narrowed, by name: a minute or two for all of them on two cores.
+    """LEMUR's sources that parse, narrowed, by name: one to three minutes for all of them on two cores.
 
     Columns name, family, code, program (hash up to names), characters, layer_calls; the same of the source as it was
     (``code_before``, ``program_before``, ``layer_calls_before``); and ``recorded``, the best accuracy after one epoch
