@@ -15,7 +15,7 @@ from nngpt_lab.errors import DataError
 
 NOTEBOOKS = sorted(paths.notebooks_folder().rglob("*.ipynb"))
 PROMISED = {  # tables that later work and the report rely on
-    "01_memorization_to_creativity": {"proxy_audit", "claims"},
+    "01_memorization_to_creativity": {"proxy_audit", "cycles", "accepted", "controls", "claims"},
     "02_brute_force_to_semantic_insight": {
         "scores_by_operations",
         "operation_effects",
@@ -25,6 +25,7 @@ PROMISED = {  # tables that later work and the report rely on
     },
     "03_code_to_prediction": {"baselines", "claims"},
     "novelty": {"settings", "sensitivity"},
+    "pretrain_nano_coder": {"structure", "split", "vocabulary", "losses", "answers", "card"},
     "from_text_to_score": {"network_statuses", "network_failures", "agreement", "function_statuses"},
 }
 

@@ -141,7 +141,8 @@ AUTHORS = replace(
 DEMO = Design(
     "nano",
     "lab: the loop on a CPU in minutes: nano coder, digits, LEMUR at reduced width; thresholds are quantiles of the "
-    "base model's accuracies, because 40 % on CIFAR-10 means nothing here",
+    "base model's accuracies, because 40 % on CIFAR-10 means nothing here; novelty by structure, as in the authors' "
+    "code, because in paper B's form, which does not see numbers, hardly any sample is new",
     coder="nano-coder",
     prompt="architecture_nano",
     fields=(("dataset", "digits"), ("max_parameters", 500_000)),

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
+from nngpt_lab.analysis import statistics
 from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.corpora import images
 from nngpt_lab.experiments import architecture_design as loop
@@ -98,3 +99,57 @@ def describe(design: Design) -> pd.DataFrame:
             value = ", ".join(f"{words(key)} {one}" for key, one in asdict(value).items())
         rows.append((words(name), "none" if value is None else str(value)))
     return pd.DataFrame(rows, columns=["setting", "value"])
+
+
+def threshold_labels(design: Design, thresholds: Sequence[float]) -> list[str]:
+    """What each threshold is, for a legend."""
+    if not design.base_samples:
+        return [f"{100 * value:.0f} %" for value in thresholds]
+    quantiles = zip(thresholds, design.thresholds, strict=True)
+    return [f"{100 * value:.1f} % ({100 * quantile:.0f} % quantile of the base model)" for value, quantile in quantiles]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The network with the highest accuracy of an arm, the first of equals; ``nearest_code`` is empty if the novelty
+    index found none like it."""
+
+    summary: str
+    code: str
+    nearest_code: str
+
+
+def best_network(runs: LoopRuns, arm: str = "loop") -> Best:
+    """The best network of an arm, over all seeds and cycles: a best of many, so an optimistic estimate of itself."""
+    rows = runs.candidates[(runs.candidates["arm"] == arm) & runs.candidates["score"].notna()]
+    if rows.empty:
+        return Best(f"no network of the arm {arm!r} could be trained", "", "")
+    row = rows.loc[rows["score"].idxmax()]
+    near = runs.corpus.loc[runs.corpus["name"] == row["nearest"], "code"]
+    likeness = f"nearest known network: {row['nearest']}, Jaccard {row['jaccard']:.2f}" if len(near) else "none alike"
+    summary = f"{100 * row['score']:.1f} % on the holdout, the best of {len(rows)}; {row['parameters']:,} parameters; "
+    return Best(
+        f"{summary}seed {row['seed']}, cycle {row['cycle']}; {likeness}",
+        runs.codes[row["code_hash"]],
+        near.iloc[0] if len(near) else "",
+    )
+
+
+def transfer_table(runs: LoopRuns) -> pd.DataFrame:
+    """Base and tuned model on other data sets: columns dataset, measure, base, tuned, difference with interval, n.
+
+    Independent samples: Newcombe's interval for the share that could be trained, Welch's for the mean accuracy. They
+    cover the samples, not the seed that the model was tuned with.
+    """
+    rows = []
+    for dataset, part in runs.transfer.groupby("dataset") if len(runs.transfer) else ():
+        base, tuned = (part[part["model"] == model] for model in ("base", "tuned"))
+        valid = [int(one["score"].notna().sum()) for one in (tuned, base)]
+        share = statistics.difference_of_proportions(valid[0], len(tuned), valid[1], len(base))
+        rows.append((dataset, "trained, of the samples", valid[1] / len(base), valid[0] / len(tuned), share))
+        scores = [one["score"].dropna().to_numpy() for one in (tuned, base)]
+        if min(map(len, scores)) > 1:
+            mean = statistics.difference_of_means(*scores)
+            rows.append((dataset, "mean accuracy", scores[1].mean(), scores[0].mean(), mean))
+    columns = ["dataset", "measure", "base", "tuned", "difference", "difference_low", "difference_high", "n"]
+    return pd.DataFrame([(*row[:4], row[4].value, row[4].low, row[4].high, row[4].n) for row in rows], columns=columns)

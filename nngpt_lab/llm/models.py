@@ -13,8 +13,10 @@ The table is data and can be read without torch.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -200,12 +202,27 @@ def load(
     if four_bit:
         options |= {"quantization_config": _four_bit(), "device_map": {"": str(device)}}
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+    with _without_bars():
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = (model if four_bit else model.to(device)).eval()
     identity = weights.identity(found, folder) | {"dtype": "nf4" if four_bit else kind}
     return Coder(model, tokenizer, identity["name"], identity)
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """No bar for reading weights: in a notebook it would be kept as the cell's output."""
+    from transformers.utils import logging as bars
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def dtype_name(dtype: str | torch.dtype | None, device: str) -> str:
