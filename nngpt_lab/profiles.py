@@ -33,6 +33,7 @@ class Profile:
         device: what candidates are trained on.
         design, arms, loop_seeds: paper B's loop: its numbers, by the names of ``experiments/designs.py``; which arms
             run, and with how many seeds.
+        loop_settings: which of its settings the ablation changes.
         pretraining: how the nano coder is retrained, by the names of ``experiments/nano_coder.py``.
         networks, functions: how many published ones the walkthrough evaluates.
         sources: how many sources of each corpus the novelty ablation compares; more than there are means all.
@@ -54,6 +55,7 @@ class Profile:
     design: str
     arms: str
     loop_seeds: int
+    loop_settings: str
     pretraining: str
     networks: int
     functions: int
@@ -80,6 +82,7 @@ PROFILES = {
             design="nano-smoke",
             arms="loop, no tuning",
             loop_seeds=1,
+            loop_settings="epochs",
             pretraining="tiny",
             networks=16,
             functions=4,
@@ -87,13 +90,13 @@ PROFILES = {
         ),
         Profile(
             "demo",
-            "the published data in full, on a laptop CPU, about ten minutes",
+            "the published data in full and paper B's loop, on a laptop CPU, about eighteen minutes",
             llm=("nano-coder", "SmolLM2-135M"),
             images=("digits",),
             needs_gpu=False,
             gpu_memory_gib=0,
             disk_gib=2,
-            minutes=10,
+            minutes=18,
             bootstrap_resamples=1000,
             seeds=5,
             protocol="digits",
@@ -102,6 +105,7 @@ PROFILES = {
             design="nano",
             arms="loop",
             loop_seeds=1,
+            loop_settings="temperature, threshold, rank, epochs, novelty",
             pretraining="nano-coder",
             networks=100,
             functions=40,
@@ -124,6 +128,7 @@ PROFILES = {
             design="small-gpu",
             arms="all",
             loop_seeds=3,
+            loop_settings="temperature, threshold, rank, epochs, novelty",
             pretraining="nano-coder",
             networks=500,
             functions=300,
@@ -146,6 +151,7 @@ PROFILES = {
             design="paper-b",
             arms="loop, no tuning",
             loop_seeds=1,
+            loop_settings="temperature, threshold, rank, epochs, novelty",
             pretraining="nano-coder",
             networks=500,
             functions=300,

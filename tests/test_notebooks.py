@@ -24,6 +24,7 @@ PROMISED = {  # tables that later work and the report rely on
         "claims",
     },
     "03_code_to_prediction": {"baselines", "claims"},
+    "loop_settings": {"settings", "cycles", "differences"},
     "novelty": {"settings", "sensitivity"},
     "pretrain_nano_coder": {"structure", "split", "vocabulary", "losses", "answers", "card"},
     "from_text_to_score": {"network_statuses", "network_failures", "agreement", "function_statuses"},

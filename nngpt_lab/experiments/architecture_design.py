@@ -320,7 +320,9 @@ def base_rows(lab: Lab) -> pd.DataFrame:
     """The samples of the untuned model that set the thresholds, as :func:`score` returns them."""
     asked = [messages(lab.design, BASE_SEED, 0, i) for i in range(lab.design.base_samples)]
     seeds = [number(BASE_SEED, SAMPLING, i) for i in range(lab.design.base_samples)]
-    return score(lab, write(lab, f"{_identity(lab)} base model", asked, seeds, lambda: lab.coder), seed=0)
+    design = lab.design
+    key = [lab.coder.identity, design.prompt, design.fields, vars(design.decoding), design.batch, design.base_samples]
+    return score(lab, write(lab, f"{sha256_json(key)[:10]} base model", asked, seeds, lambda: lab.coder), seed=0)
 
 
 def run_name(lab: Lab, arm: Arm, seed: int) -> str:

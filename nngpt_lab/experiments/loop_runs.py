@@ -96,7 +96,7 @@ def describe(design: Design) -> pd.DataFrame:
     rows = []
     for name, value in vars(design).items():
         if hasattr(value, "__dataclass_fields__"):
-            value = ", ".join(f"{words(key)} {one}" for key, one in asdict(value).items())
+            value = ", ".join(f"{key.replace('_', ' ')} {one}" for key, one in asdict(value).items())
         rows.append((words(name), "none" if value is None else str(value)))
     return pd.DataFrame(rows, columns=["setting", "value"])
 
