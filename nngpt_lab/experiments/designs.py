@@ -145,9 +145,9 @@ DEMO = Design(
     "code, because in paper B's form, which does not see numbers, hardly any sample is new",
     coder="nano-coder",
     prompt="architecture_nano",
-    fields=(("dataset", "digits"), ("max_parameters", 500_000)),
+    fields=(("dataset", "digits"), ("max_parameters", 200_000)),
     decoding=Decoding(temperature=1.1, top_k=0, top_p=0.98, max_new_tokens=512),
-    protocol="digits",
+    protocol="digits-loop",
     cycles=22,
     samples=16,
     thresholds=(0.7, 0.6, 0.5),
@@ -156,12 +156,12 @@ DEMO = Design(
     recipe=Recipe(lr=1e-3, epochs=2, batch=8, accumulate=1, warmup=0.1),
     corpus="narrow",
     corpus_pairs=0,
-    pairs_per_cycle=48,
+    pairs_per_cycle=32,
     batch=24,
 )
 
 SMOKE = replace(
-    DEMO, name="nano-smoke", cycles=2, samples=6, thresholds=(0.5, 0.4, 0.3), base_samples=12, pairs_per_cycle=4
+    DEMO, name="nano-smoke", cycles=2, samples=6, thresholds=(0.5, 0.4, 0.3), base_samples=16, pairs_per_cycle=4
 )
 
 GPU = replace(

@@ -18,7 +18,7 @@ from nngpt_lab.formatting import words
 from nngpt_lab.results import Results
 
 TRANSFER = {  # protocol of the loop -> data sets of the transfer, and how many images of each are trained on
-    "digits": (("cifar-10", 2000),),
+    "digits-loop": (("cifar-10", 2000),),
     "paper-b": (("cifar-100", None), ("svhn", None)),
     "paper-b-code": (("cifar-100", None), ("svhn", None)),
 }
