@@ -172,8 +172,8 @@ PROTOCOLS = {
         ),
         Protocol(
             "digits-loop",
-            "lab: as digits, with at most 200,000 parameters: what the nano coder writes beyond that is mostly a width that "
-            "LEMUR's narrowing missed, and takes half a minute to train",
+            "lab: as digits, with at most 200,000 parameters: what the nano coder writes beyond that is often a width "
+            "that LEMUR's narrowing missed (440 is no multiple of 16), and takes half a minute to train",
             Kind.ARCHITECTURE,
             images="digits",
             side=32,
