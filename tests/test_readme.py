@@ -38,8 +38,16 @@ def test_quoted_number_is_the_reference_runs(claim):
 def test_quoted_verdicts_are_the_reference_runs():
     claims = reference_claims()
     said = re.findall(r"\*\*(reproduced|not reproduced|inconclusive|not tested)\*\*", first_screen())
-    rows = [*QUOTED, "A-600x"]
+    rows = [*QUOTED[:4], "B-cycle-18-mean", *QUOTED[4:], "A-600x"]
     assert said == list(claims.loc[rows, "verdict"])
+
+
+def test_the_loops_difference_is_the_reference_runs():
+    table = pd.read_csv(REFERENCE / "01_memorization_to_creativity" / "tables" / "controls.csv", dtype=str)
+    row = table[(table["control"] == "no tuning") & (table["measure"] == "mean")].iloc[0]
+    value, low, high = (100 * float(row[name]) for name in ("difference", "difference_low", "difference_high"))
+    assert f"{value:+.1f} points [{low:.1f}, {high:.1f}]" in first_screen()
+    assert row["method"] == "paired t over seeds" and f"{row['n']} seeds" in first_screen()
 
 
 def test_reference_manifests_name_a_clean_commit():
