@@ -33,9 +33,11 @@ LINES = [LOOKS[LOOP], LOOKS["no tuning"], LOOKS["shuffled scores"]]  # of one ar
 BESIDE = {"width_ratios": (3, 1.25)}
 
 
-def look(arm: str) -> dict:
-    """How an arm is drawn everywhere; arms that :data:`LOOKS` does not know are grey."""
+def look(arm: str, number: int | None = None) -> dict:
+    """How an arm is drawn everywhere; one that :data:`LOOKS` does not know is grey, or as the arm of that ``number``."""
     style = LOOKS.get(arm, {"color": MUTED, "marker": "P", "linestyle": "-"})
+    if arm not in LOOKS and number is not None:
+        style = list(LOOKS.values())[number % len(LOOKS)]
     return {"markersize": 4.5, "linewidth": 1.4, **style}
 
 
@@ -121,13 +123,11 @@ def controls_per_cycle(cycles: pd.DataFrame, measure: str = "mean", label: str =
     ``cycles``: as ``pooled_cycles`` returns; ``measure``: one of its columns that is a fraction.
     """
     figure, ax = new_figure(width=9, height=4.4)
-    for arm in arms(cycles):
+    for number, arm in enumerate(arms(cycles)):
         band = arm == LOOP and f"{measure}_low" in cycles
-        _line(ax, cycles[cycles["arm"] == arm], measure, arm, look(arm), band=band)
+        _line(ax, cycles[cycles["arm"] == arm], measure, arm, look(arm, number), band=band)
     cycle_axis(ax, cycles["cycle"].max())
-    ax.set(
-        ylabel=f"{label}, %", title=f"The loop and its controls: {label} per cycle (band: 95 % interval of the loop)"
-    )
+    ax.set(ylabel=f"{label}, %", title=f"{label.capitalize()} per cycle (band: 95 % interval of the loop)")
     legend_below(figure, ax)
     return figure
 
