@@ -34,7 +34,7 @@ BESIDE = {"width_ratios": (3, 1.25)}
 
 
 def look(arm: str, number: int | None = None) -> dict:
-    """How an arm is drawn everywhere; one that :data:`LOOKS` does not know is grey, or as the arm of that ``number``."""
+    """How an arm is drawn; one that :data:`LOOKS` does not know is grey, or drawn as the arm of that ``number``."""
     style = LOOKS.get(arm, {"color": MUTED, "marker": "P", "linestyle": "-"})
     if arm not in LOOKS and number is not None:
         style = list(LOOKS.values())[number % len(LOOKS)]
