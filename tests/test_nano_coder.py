@@ -155,11 +155,11 @@ def test_tidy_leaves_the_program_without_comments_and_docstrings():
 
 def test_a_network_answers_its_prompt(tokenizer):
     documents = nano_coder.architecture_documents([CODE] * 20, tokenizer, np.random.default_rng(0))
-    asked = {tokenizer.decode(document.ids[: document.start]) for document in documents}
+    asked = {tokenizer.decode(document.ids[: document.prompt_length]) for document in documents}
     form = r"<\|user\|>Design a network for (\S+) with at most 500000 parameters\.<\|end\|><\|assistant\|>"
     named = {re.fullmatch(form, text)[1] for text in asked}
     assert len(named) > 3 and named <= set(nano_coder.DATASETS)
-    assert all(tokenizer.decode(one.ids[one.start :]) == f"```python\n{CODE}\n```<|end|>" for one in documents)
+    assert all(tokenizer.decode(one.ids[one.prompt_length :]) == f"```python\n{CODE}\n```<|end|>" for one in documents)
     assert documents == nano_coder.architecture_documents([CODE] * 20, tokenizer, np.random.default_rng(0))
 
 
@@ -168,8 +168,8 @@ def test_a_function_answers_two_others(tokenizer):
     functions = pd.DataFrame({"code": codes, "score": [10.0, 20.123, 30.0, 40.0, 50.0]})
     documents = nano_coder.function_documents(functions, tokenizer, np.random.default_rng(0))
     for code, document in zip(codes, documents, strict=True):
-        assert tokenizer.decode(document.ids[document.start :]) == f"<tr>{code}</tr><|end|>"
-        asked = tokenizer.decode(document.ids[: document.start])
+        assert tokenizer.decode(document.ids[document.prompt_length :]) == f"<tr>{code}</tr><|end|>"
+        asked = tokenizer.decode(document.ids[: document.prompt_length])
         shown = re.findall(r"\(accuracy ([\d.]+)\):\n<tr>(.*?)</tr>", asked, re.DOTALL)
         assert len(shown) == 2 and shown[0] != shown[1]
         assert all(float(score) == round(functions.set_index("code")["score"][text], 2) for score, text in shown)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from nngpt_lab.llm import pretraining
-from nngpt_lab.llm.pretraining import Architecture, Document, Schedule
+from nngpt_lab.llm.lora import Example
+from nngpt_lab.llm.pretraining import Architecture, Schedule
 
 CODE = "class Net(nn.Module):\n\n    def __init__(self):\n        self.a = nn.Conv2d(3, 128, kernel_size=3)\n" * 3
 TINY = Architecture(vocabulary=400, width=32, layers=2, heads=4, kv_heads=2, feed_forward=48, context=128)
@@ -19,7 +20,7 @@ def tokenizer():
 @pytest.fixture
 def documents():
     rng = np.random.default_rng(0)
-    return [Document(tuple(rng.integers(4, 300, length).tolist()), 3) for length in range(10, 60, 2)]
+    return [Example(tuple(rng.integers(4, 300, length).tolist()), 3) for length in range(10, 60, 2)]
 
 
 def new_model(tokenizer):
@@ -66,7 +67,7 @@ def test_loss_is_that_of_each_document_alone(tokenizer, documents):
     with torch.no_grad():
         together, count = pretraining.loss(model, documents)
         alone = [pretraining.loss(model, [document]) for document in documents]
-    assert count == sum(number for _, number in alone) == sum(len(d.ids) - d.start for d in documents)
+    assert count == sum(number for _, number in alone) == sum(len(d.ids) - d.prompt_length for d in documents)
     assert float(together) == pytest.approx(sum(float(value) for value, _ in alone), rel=1e-5)
 
 
@@ -74,8 +75,8 @@ def test_loss_is_that_of_each_document_alone(tokenizer, documents):
 def test_the_prompt_has_no_part_in_the_loss(tokenizer):
     model = new_model(tokenizer)
     ids = tuple(range(10, 30))
-    whole = pretraining.loss(model, [Document(ids, 1)])[0]
-    answer = pretraining.loss(model, [Document(ids, 15)])[0]
+    whole = pretraining.loss(model, [Example(ids, 1)])[0]
+    answer = pretraining.loss(model, [Example(ids, 15)])[0]
     labels = torch.tensor([[-100] * 15 + list(ids[15:])])
     expected = model(input_ids=torch.tensor([ids]), labels=labels).loss * 5
     assert float(answer) == pytest.approx(float(expected), rel=1e-5)

@@ -42,8 +42,9 @@ from nngpt_lab.corpora.narrow import CARD, narrow
 from nngpt_lab.errors import UsageError
 from nngpt_lab.ledger import Ledger
 from nngpt_lab.llm import pretraining
+from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
-from nngpt_lab.llm.pretraining import Architecture, Document, Schedule
+from nngpt_lab.llm.pretraining import Architecture, Schedule
 from nngpt_lab.llm.prompts import encode, encode_pair, prompt
 from nngpt_lab.llm.sampling import Decoding, sample
 from nngpt_lab.manifest import sha256_json
@@ -152,21 +153,21 @@ def tidy(code: str) -> str:
     return ast.unparse(tree)
 
 
-def architecture_document(code: str, asked: str, tokenizer) -> Document:
+def architecture_document(code: str, asked: str, tokenizer) -> Example:
     """A network as the answer to a prompt."""
     return answer_document(asked, f"```python\n{code}\n```", tokenizer)
 
 
-def answer_document(asked: str, answer: str, tokenizer) -> Document:
+def answer_document(asked: str, answer: str, tokenizer) -> Example:
     """A prompt and its answer, in the tokenizer's chat template."""
     ids, start = encode_pair(tokenizer, [{"role": "user", "content": asked}], answer)
-    return Document(tuple(ids), start)
+    return Example(tuple(ids), start)
 
 
 DATASETS = ("cifar-10", "cifar-100", "digits", "fashion-mnist", "imagenette", "mnist", "svhn")
 
 
-def architecture_documents(codes: Sequence[str], tokenizer, rng: np.random.Generator) -> list[Document]:
+def architecture_documents(codes: Sequence[str], tokenizer, rng: np.random.Generator) -> list[Example]:
     """Each network as the answer to a prompt for a data set drawn at random, so that none is tied to one."""
     asked = prompt("architecture_nano")
     names = [DATASETS[draw] for draw in rng.integers(len(DATASETS), size=len(codes))]
@@ -176,7 +177,7 @@ def architecture_documents(codes: Sequence[str], tokenizer, rng: np.random.Gener
     ]
 
 
-def function_documents(functions: pd.DataFrame, tokenizer, rng: np.random.Generator) -> list[Document]:
+def function_documents(functions: pd.DataFrame, tokenizer, rng: np.random.Generator) -> list[Example]:
     """Each of paper A's functions as the answer to two others with their accuracies, all three drawn at random.
 
     The form is that of the paper's prompt, but the answer is not better than the references, except by chance: what
@@ -255,10 +256,10 @@ class TrainingText:
     """
 
     tokenizer: PreTrainedTokenizerFast
-    train: list[Document]
+    train: list[Example]
     networks: int
-    reserved: list[Document]
-    best: list[Document]
+    reserved: list[Example]
+    best: list[Example]
 
 
 def training_text(
@@ -289,7 +290,7 @@ def train(
     return model, pretraining.pretrain(model, text.train, recipe.schedule, seed, checkpoints, minutes)
 
 
-def fixed_document(tokenizer) -> Document:
+def fixed_document(tokenizer) -> Example:
     """A text that ships with the lab and is in no corpus: a test compares the weights' loss on it with the card."""
     asked = prompt("architecture_nano").messages(dataset="digits", max_parameters=500_000)[-1]["content"]
     return architecture_document(tidy(Path(small_network.__file__).read_text(encoding="utf-8")), asked, tokenizer)

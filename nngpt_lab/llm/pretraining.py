@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from nngpt_lab.llm import lora
+from nngpt_lab.llm.lora import Example
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TOKENS_PER_PASS = 1024
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -79,14 +80,6 @@ class Schedule:
     clip: float = 1.0
 
 
-@dataclass(frozen=True)
-class Document:
-    """One training text as token ids; the loss is taken from ``start`` on (the answer, not the prompt)."""
-
-    ids: tuple[int, ...]
-    start: int
-
-
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE vocabulary over ``texts``; deterministic. Every text can be encoded and decoded exactly."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -133,7 +126,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, architecture: Architecture, se
         return LlamaForCausalLM(config)
 
 
-def batches(documents: Sequence[Document], tokens_per_batch: int, rng: np.random.Generator) -> Iterator[list[int]]:
+def batches(documents: Sequence[Example], tokens_per_batch: int, rng: np.random.Generator) -> Iterator[list[int]]:
     """Indices of documents of like length, each row one document from its start, in random order.
 
     Lengths are jittered before sorting, so that the same documents do not meet in every epoch.
@@ -152,24 +145,14 @@ def batches(documents: Sequence[Document], tokens_per_batch: int, rng: np.random
         yield found[position]
 
 
-def loss(model: LlamaForCausalLM, documents: Sequence[Document]) -> tuple[torch.Tensor, int]:
+def loss(model: LlamaForCausalLM, documents: Sequence[Example]) -> tuple[torch.Tensor, int]:
     """Summed cross-entropy (nats) over the answers' tokens, and their number."""
-    length = max(len(document.ids) for document in documents)
-    ids = torch.full((len(documents), length), model.config.pad_token_id)
-    labels = torch.full((len(documents), length), -100)
-    for row, document in enumerate(documents):
-        ids[row, : len(document.ids)] = torch.tensor(document.ids)
-        labels[row, document.start : len(document.ids)] = ids[row, document.start : len(document.ids)]
-    # Padding stands on the right, behind what the loss looks at: causal attention needs no mask for it
-    hidden = model.model(input_ids=ids.to(model.device), use_cache=False).last_hidden_state[:, :-1]
-    targets = labels[:, 1:].to(model.device)
-    counted = targets != -100
-    logits = model.lm_head(hidden[counted]).float()
-    return F.cross_entropy(logits, targets[counted], reduction="sum"), int(counted.sum())
+    count = sum(document.response_tokens for document in documents)
+    return lora.loss_sum(model.model, model.lm_head, documents, 1, model.device), count
 
 
 @torch.inference_mode()
-def mean_loss(model: LlamaForCausalLM, documents: Sequence[Document], rows: int = 16) -> float:
+def mean_loss(model: LlamaForCausalLM, documents: Sequence[Example], rows: int = 16) -> float:
     """Cross-entropy per token of the answers, nats."""
     model.eval()
     parts = [loss(model, documents[start : start + rows]) for start in range(0, len(documents), rows)]
@@ -178,7 +161,7 @@ def mean_loss(model: LlamaForCausalLM, documents: Sequence[Document], rows: int 
 
 def pretrain(
     model: LlamaForCausalLM,
-    documents: Sequence[Document],
+    documents: Sequence[Example],
     schedule: Schedule,
     seed: int,
     folder: Path | None = None,
@@ -223,13 +206,13 @@ def pretrain(
     return pd.DataFrame(rows)
 
 
-def _gradient(model: LlamaForCausalLM, batch: Sequence[Document]) -> tuple[float, int]:
+def _gradient(model: LlamaForCausalLM, batch: Sequence[Example]) -> tuple[float, int]:
     """Add up the gradient of a batch's mean loss; the loss and its number of tokens.
 
     In passes of few rows: on a CPU what they compute stays in the cache, which is half as fast again.
     """
-    count = sum(len(document.ids) - document.start for document in batch)
-    rows = max(1, TOKENS_PER_PASS // max(len(document.ids) for document in batch))
+    count = sum(document.response_tokens for document in batch)
+    rows = max(1, lora.CACHE_TOKENS // max(len(document.ids) for document in batch))
     total = 0.0
     for start in range(0, len(batch), rows):
         value = loss(model, batch[start : start + rows])[0] / count
