@@ -171,20 +171,6 @@ PROTOCOLS = {
             memory_mib=4096,
         ),
         Protocol(
-            "digits-loop",
-            "lab: as digits, with at most 200,000 parameters: what the nano coder writes beyond that is often a width "
-            "that LEMUR's narrowing missed (440 is no multiple of 16), and takes half a minute to train",
-            Kind.ARCHITECTURE,
-            images="digits",
-            side=32,
-            flip=False,
-            augment_predictions=False,
-            batch=16,
-            max_parameters=200_000,
-            wall_seconds=120.0,
-            memory_mib=4096,
-        ),
-        Protocol(
             "digits-augmentation",
             "lab: paper A's protocol on a CPU in seconds: digits at 32 px, grey to RGB, a small network of the lab's",
             Kind.AUGMENTATION,
@@ -199,6 +185,13 @@ PROTOCOLS = {
         ),
     )
 }
+PROTOCOLS["digits-loop"] = replace(
+    PROTOCOLS["digits"],
+    name="digits-loop",
+    source="lab: as digits, with at most 200,000 parameters: what the nano coder writes beyond that is often a width "
+    "that LEMUR's narrowing missed (440 is no multiple of 16), and takes half a minute to train",
+    max_parameters=200_000,
+)
 
 
 def get_protocol(name: str) -> Protocol:

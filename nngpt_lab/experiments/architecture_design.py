@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from nngpt_lab.analysis.loop_cycles import VALID
 from nngpt_lab.candidates import pool
 from nngpt_lab.candidates.novelty import NoveltyIndex
 from nngpt_lab.candidates.outcome import Kind, Status
@@ -33,7 +34,6 @@ from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import encode, encode_pair, prompt
 from nngpt_lab.manifest import sha256_json
 
-VALID = (Status.OK, Status.NON_FINITE)  # it ran: built, trained, and answered in the right shape
 BASE_SEED = 2**31  # of the samples that set the thresholds; no run's own seed
 SAMPLING, CORPUS, CHOICE, MIX, TUNING = range(5)  # what a random number is for
 

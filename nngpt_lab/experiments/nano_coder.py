@@ -335,12 +335,6 @@ def try_out(found: pd.DataFrame, ledger: Ledger, protocol: str = "digits", worke
     return found.drop(columns="status").join(tried.astype({"score": float, "parameters": "Int64"}))
 
 
-def save(folder: Path, model, tokenizer, corpus: pd.DataFrame, curve: pd.DataFrame, facts: dict) -> None:
-    """Write what ``llm.models.load`` reads, and the card beside it."""
-    save_model(folder, model, tokenizer)
-    save_card(folder, corpus, curve, facts)
-
-
 def save_model(folder: Path, model, tokenizer) -> None:
     """Write what ``llm.models.load`` reads; weights in float16, which halves their size and costs nothing that the
     losses show."""

@@ -2,7 +2,7 @@
 
 <folder>/state.json       the last cycle that was tuned after, and the folder of its adapter
 <folder>/adapter-07/      peft's own format; older ones are deleted
-<folder>/cycle-07.json    tokens, and wall-clock seconds by stage; the first writing stays, so that a resumed run
+<folder>/cycle-07.json    wall-clock seconds by stage; the first writing stays, so that a resumed run
                           does not overwrite what a cycle took by the moment that repeating it takes
 """
 
@@ -16,11 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+from nngpt_lab.analysis.loop_cycles import STAGES
 from nngpt_lab.errors import DataError
 from nngpt_lab.llm import lora
 from nngpt_lab.llm.models import Coder
-
-STAGES = ("sampling", "evaluation", "selection", "tuning")
 
 
 class RunState:
