@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import chain
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -297,7 +298,8 @@ def evaluate(
     """Evaluate every candidate with every seed, except what the ledger holds already.
 
     Args:
-        candidates: equal codes are evaluated once.
+        candidates: equal codes are evaluated once. An iterator is read as there is room, in this thread: on as many
+            cores as there are workers, one core makes the next candidate while the others evaluate.
         recipe: what to evaluate with.
         ledger: where each outcome is written as it completes.
         seeds: replicates of each candidate.
@@ -311,20 +313,31 @@ def evaluate(
     Raises:
         KeyboardInterrupt: after Ctrl-C; repeat the call to continue. LabError: the lab failed, not a candidate.
     """
-    candidates, protocol = list(candidates), recipe.protocol_hash
+    protocol = recipe.protocol_hash
     ledger.add_protocol(protocol, recipe.record)
-    jobs = {(candidate.code_hash, seed): (candidate, seed) for candidate in candidates for seed in seeds}
-    known = ledger.known(protocol)
-    waiting = [job for identity, job in jobs.items() if identity not in known]
-    if waiting:
+    asked, done = [], ledger.known(protocol)
+    total = None
+    if isinstance(candidates, Sequence):
+        total = len({(candidate.code_hash, seed) for candidate in candidates for seed in seeds} - done)
+
+    def jobs() -> Iterator[Job]:
+        for candidate in candidates:
+            asked.append(candidate)
+            for seed in seeds:
+                identity = candidate.code_hash, seed
+                # Another driver may be at work on the same ledger: look again when a job's turn comes
+                if identity not in done and not ledger.outcome(candidate.code_hash, protocol, seed):
+                    yield candidate, seed
+                done.add(identity)
+
+    waiting = jobs()
+    if first := next(waiting, None):  # no process is started for nothing
         with contextlib.ExitStack() as stack:
-            used = pool or stack.enter_context(open_pool(recipe, min(workers, len(waiting)), engine))
-            bar = stack.enter_context(_bar(len(waiting), progress))
+            used = pool or stack.enter_context(open_pool(recipe, workers, engine))
+            bar = stack.enter_context(_bar(total, progress))
             stack.enter_context(_interrupts_deferred(used.interrupt))
-            # Another driver may be at work on the same ledger: look again when a job's turn comes
-            jobs = (job for job in waiting if not ledger.outcome(job[0].code_hash, protocol, job[1]))
-            _record(stack.enter_context(contextlib.closing(used.map(jobs))), ledger, bar)
-    return [ledger.outcome(candidate.code_hash, protocol, seed) for candidate in candidates for seed in seeds]
+            _record(stack.enter_context(contextlib.closing(used.map(chain([first], waiting)))), ledger, bar)
+    return [ledger.outcome(candidate.code_hash, protocol, seed) for candidate in asked for seed in seeds]
 
 
 def _record(results: Iterator[tuple[Job, Outcome]], ledger: Ledger, bar: tqdm) -> None:
@@ -339,7 +352,7 @@ def _record(results: Iterator[tuple[Job, Outcome]], ledger: Ledger, bar: tqdm) -
         bar.update()
 
 
-def _bar(total: int, progress: bool) -> tqdm:
+def _bar(total: int | None, progress: bool) -> tqdm:
     hidden = None if progress else True  # None: shown on a terminal, hidden in a log
     return tqdm(desc="evaluated", total=total, unit=" candidates", disable=hidden, leave=False)
 

@@ -10,7 +10,8 @@ goes on from there. The adapter is continued from cycle to cycle and never merge
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from nngpt_lab.analysis.loop_cycles import VALID
 from nngpt_lab.candidates import pool
 from nngpt_lab.candidates.novelty import NoveltyIndex
-from nngpt_lab.candidates.outcome import Kind, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind, Status
 from nngpt_lab.candidates.proxy import Proxy
 from nngpt_lab.candidates.screening import Screened, screen
 from nngpt_lab.errors import LabError
@@ -89,10 +90,9 @@ def run(lab: Lab, arm: Arm, seed: int, quotas: Sequence[int] = ()) -> pd.DataFra
             state.tune(0, [example(lab, pair) for pair in pairs], number(seed, TUNING))
         cycles = tqdm(range(1, design.cycles + 1), f"{arm.name}, seed {seed}", leave=False, disable=_hidden(lab))
         for cycle in cycles:
-            with state.timed("sampling"):
-                screened = propose(lab, arm, seed, cycle, state)
+            proposed = state.timed_steps("sampling", propose(lab, arm, seed, cycle, state))
             with state.timed("evaluation"):
-                rows = score(lab, screened, seed)
+                screened, rows = score(lab, proposed, seed)
             with state.timed("selection"):
                 rng, quota = np.random.default_rng([seed, cycle, CHOICE]), quotas[cycle - 1] if quotas else 0
                 rows["passed"] = choose(rows, arm.choice, threshold, rng, quota, design.fallback)
@@ -111,51 +111,60 @@ def run(lab: Lab, arm: Arm, seed: int, quotas: Sequence[int] = ()) -> pd.DataFra
 # -------------------------------------------------------------------------------------------------- texts and scores
 
 
-def propose(lab: Lab, arm: Arm, seed: int, cycle: int, state: RunState) -> list[Screened]:
-    """The cycle's texts, extracted and held against the contract; each is in the ledger."""
+def propose(lab: Lab, arm: Arm, seed: int, cycle: int, state: RunState) -> Iterator[tuple[int, Screened]]:
+    """The cycle's texts as they end, with their positions, extracted and held against the contract; each is in the
+    ledger."""
     design, run = lab.design, f"{run_name(lab, arm, seed)} cycle {cycle:02d}"
     if arm.proposer == "corpus":
         order = np.random.default_rng([seed, CORPUS]).permutation(len(lab.corpus))
         chosen = order.take(range((cycle - 1) * design.samples, cycle * design.samples), mode="wrap")
-        return [_file(lab, run, i, lab.corpus["code"].iloc[row], None) for i, row in enumerate(chosen)]
+        yield from ((i, _file(lab, run, i, lab.corpus["code"].iloc[row], None)) for i, row in enumerate(chosen))
+        return
     asked = [messages(lab.design, seed, cycle, i) for i in range(design.samples)]
     seeds = [number(seed, SAMPLING, cycle, i) for i in range(design.samples)]
     found = write(lab, run, asked, seeds, lambda: state.coder(cycle))
     if design.retry_novelty:
-        found = _again_if_known(lab, run, asked, seeds, found, lambda: state.coder(cycle))
-    return found
+        found = enumerate(_again_if_known(lab, run, asked, seeds, dict(found), lambda: state.coder(cycle)))
+    yield from found
 
 
-def write(lab: Lab, run: str, asked: list, seeds: Sequence[int], coder, heat: float = 0.0) -> list[Screened]:
-    """Sample what the ledger does not hold yet, batch by batch, and file it. ``coder`` is called when it is needed.
+def write(
+    lab: Lab, run: str, asked: list, seeds: Sequence[int], coder: Callable[[], Coder], heat: float = 0.0
+) -> Iterator[tuple[int, Screened]]:
+    """Sample what the ledger does not hold yet, batch by batch; file each text and yield it as it ends, with its place.
 
-    A batch that was interrupted is written again whole: on the same machine the same batch gives the same texts.
+    ``coder`` is called when it is needed. A batch that was interrupted is written again whole: on the same machine the
+    same batch gives the same texts.
     """
     held, design = lab.ledger.texts(run), lab.design
     decoding = replace(
         design.decoding, temperature=min(design.decoding.temperature + heat, max(1.0, design.decoding.temperature))
     )
-    found: list[Screened] = []
     for start in range(0, len(asked), design.batch):
         places = range(start, min(start + design.batch, len(asked)))
-        if all(place in held for place in places):
-            texts = [held[place] for place in places]
-        else:
-            model = coder()
-            prompts = [encode(model.tokenizer, asked[place]) for place in places]
-            drawn = [seeds[place] for place in places]
-            answers = sampling.sample(model, prompts, drawn, decoding, batch_size=design.batch, progress=False)
-            texts = [answer.text for answer in answers]
-        for place, text in zip(places, texts, strict=True):
-            found.append(_file(lab, run, place, text, seeds[place], sha256_json(asked[place])))
-    return found
+        texts = ((place, held[place]) for place in places)
+        if not all(place in held for place in places):
+            texts = _sampled(coder(), asked, seeds, places, decoding)
+        for place, text in texts:
+            yield place, _file(lab, run, place, held.get(place, text), seeds[place], sha256_json(asked[place]))
+
+
+def _sampled(
+    model: Coder, asked: list, seeds: Sequence[int], places: range, decoding: sampling.Decoding
+) -> Iterator[tuple[int, str]]:
+    """The texts of one batch as they end."""
+    prompts = [encode(model.tokenizer, asked[place]) for place in places]
+    drawn = [seeds[place] for place in places]
+    with sampling.merged(model):
+        for index, answer in sampling.stream(model, prompts, drawn, decoding, batch_size=len(places), progress=False):
+            yield places[index], answer.text
 
 
 def _again_if_known(
-    lab: Lab, run: str, asked: list, seeds: Sequence[int], found: list[Screened], coder
+    lab: Lab, run: str, asked: list, seeds: Sequence[int], written: dict[int, Screened], coder: Callable[[], Coder]
 ) -> list[Screened]:
     """The authors' rejection sampling: near copies of the corpus or of the cycle's other texts are written again."""
-    found, index = list(found), NoveltyIndex(lab.design.retry_novelty)
+    found, index = [written[place] for place in sorted(written)], NoveltyIndex(lab.design.retry_novelty)
     index.add_many(lab.corpus["name"], lab.corpus["code"])
     waiting = list(range(len(found)))
     for attempt in range(1, lab.design.tries):
@@ -164,8 +173,8 @@ def _again_if_known(
             break
         drawn = [number(seeds[i], attempt) for i in waiting]
         again = write(lab, f"{run} try {attempt + 1}", [asked[i] for i in waiting], drawn, coder, heat=0.1 * attempt)
-        for i, one in zip(waiting, again, strict=True):
-            found[i] = one
+        for place, one in again:
+            found[waiting[place]] = one
     return found
 
 
@@ -175,12 +184,25 @@ def _file(lab: Lab, run: str, place: int, text: str, seed: int | None, prompt_ha
     return one
 
 
-def score(lab: Lab, screened: Sequence[Screened], seed: int) -> pd.DataFrame:
-    """Train what keeps the contract, each code once; one row per sample."""
-    sound = [one.candidate for one in screened if one.status == Status.OK]
-    outcomes = pool.evaluate(sound, lab.proxy, lab.ledger, seeds=(seed,), pool=lab.pool, progress=False)
-    by_hash = {one.code_hash: outcome for one, outcome in zip(sound, outcomes, strict=True)}
-    rows = []
+def score(lab: Lab, proposed: Generator[tuple[int, Screened]], seed: int) -> tuple[list[Screened], pd.DataFrame]:
+    """Train what keeps the contract, each code once, while the next is being written; one row per sample.
+
+    Returns:
+        What was proposed, and a table of what came of it, both in the order of the positions.
+    """
+    found: dict[int, Screened] = {}
+
+    def sound() -> Iterator[Candidate]:
+        for place, one in proposed:
+            found[place] = one
+            if one.status == Status.OK:
+                yield one.candidate
+
+    with contextlib.closing(proposed):
+        outcomes = pool.evaluate(sound(), lab.proxy, lab.ledger, seeds=(seed,), pool=lab.pool, progress=False)
+    trained = (one.candidate.code_hash for one in found.values() if one.status == Status.OK)
+    by_hash = dict(zip(trained, outcomes, strict=True))
+    screened, rows = [found[place] for place in sorted(found)], []
     for position, one in enumerate(screened):
         outcome = by_hash.get(one.candidate.code_hash) if one.status == Status.OK else None
         row = {"position": position, "code_hash": one.candidate.code_hash, "status": one.status.value}
@@ -194,7 +216,7 @@ def score(lab: Lab, screened: Sequence[Screened], seed: int) -> pd.DataFrame:
             row["score"] = np.nan if outcome.score is None else outcome.score
             row["parameters"] = pd.NA if outcome.parameters is None else outcome.parameters
         rows.append(row)
-    return pd.DataFrame(rows).astype({"parameters": "Int64", "score": float})
+    return screened, pd.DataFrame(rows).astype({"parameters": "Int64", "score": float})
 
 
 # -------------------------------------------------------------------------------------------------------- selection
@@ -317,12 +339,12 @@ def thresholds(lab: Lab) -> tuple[float, ...]:
 
 
 def base_rows(lab: Lab) -> pd.DataFrame:
-    """The samples of the untuned model that set the thresholds, as :func:`score` returns them."""
+    """The samples of the untuned model that set the thresholds: the table that :func:`score` returns."""
     asked = [messages(lab.design, BASE_SEED, 0, i) for i in range(lab.design.base_samples)]
     seeds = [number(BASE_SEED, SAMPLING, i) for i in range(lab.design.base_samples)]
     design = lab.design
     key = [lab.coder.identity, design.prompt, design.fields, vars(design.decoding), design.batch, design.base_samples]
-    return score(lab, write(lab, f"{sha256_json(key)[:10]} base model", asked, seeds, lambda: lab.coder), seed=0)
+    return score(lab, write(lab, f"{sha256_json(key)[:10]} base model", asked, seeds, lambda: lab.coder), seed=0)[1]
 
 
 def run_name(lab: Lab, arm: Arm, seed: int) -> str:

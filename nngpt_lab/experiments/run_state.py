@@ -14,12 +14,14 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from nngpt_lab.analysis.loop_cycles import STAGES
 from nngpt_lab.errors import DataError
 from nngpt_lab.llm import lora
 from nngpt_lab.llm.models import Coder
+
+T = TypeVar("T")
 
 
 class RunState:
@@ -29,7 +31,7 @@ class RunState:
         self.folder, self._recipe, self._seed = folder, recipe, seed
         self._coder, self._loaded = coder, None  # which adapter the coder wears
         folder.mkdir(parents=True, exist_ok=True)
-        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._seconds, self._stage = dict.fromkeys(STAGES, 0.0), ""
         found = self._read("state.json")
         self.cycle: int = found.get("cycle", -1)
         self.adapter: str | None = found.get("adapter")
@@ -71,12 +73,27 @@ class RunState:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Count the time of a stage of this cycle."""
+        """Count the time of a stage of this cycle; what a stage within it takes is that one's alone."""
+        outer, self._stage = self._stage, stage
         start = time.monotonic()
         try:
             yield
         finally:
-            self._seconds[stage] += time.monotonic() - start
+            seconds = time.monotonic() - start
+            self._seconds[stage] += seconds
+            self._stage = outer
+            if outer:
+                self._seconds[outer] -= seconds
+
+    def timed_steps(self, stage: str, steps: Iterator[T]) -> Iterator[T]:
+        """The same iterator, the time that its steps take counted to a stage. Closing it closes the other."""
+        with contextlib.closing(steps):
+            while True:
+                with self.timed(stage):
+                    step = next(steps, None)
+                if step is None:
+                    return
+                yield step
 
     def end_cycle(self, cycle: int) -> dict[str, float]:
         """Seconds by stage of a cycle that is complete, as they were when it was first completed."""

@@ -40,7 +40,8 @@ def transfer(lab: Lab, seeds: Sequence[int], protocol: Protocol, samples: int, w
 
         def evaluated(model: str, seed: int, coder) -> pd.DataFrame:
             name = f"{run_name(there, ARMS['loop'], seed)} {model}"
-            return score(there, write(there, name, asked, drawn, coder), seed).assign(model=model, seed=seed)
+            rows = score(there, write(there, name, asked, drawn, coder), seed)[1]
+            return rows.assign(model=model, seed=seed)
 
         tables.append(evaluated("base", 0, lambda: lab.coder))
         for seed in seeds:

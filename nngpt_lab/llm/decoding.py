@@ -77,10 +77,15 @@ def choose(logits: torch.Tensor, decoding: Decoding, draws: Sequence[float]) -> 
     if decoding.temperature > 0:
         shares, tokens = probabilities(logits, decoding)
         # In the order of the tokens: two that are almost tied change places by rounding, and with them what is drawn
-        tokens, order = tokens.sort(-1)
-        reached = shares.gather(-1, order).cumsum(-1)
+        if tokens.shape[-1] == logits.shape[-1]:  # all tokens: to put each in its place is cheaper than to sort
+            tokens, shares = None, torch.empty_like(shares).scatter_(-1, tokens, shares)
+        else:
+            tokens, order = tokens.sort(-1)
+            shares = shares.gather(-1, order)
+        reached = shares.cumsum(-1)
         points = torch.tensor(draws, dtype=shares.dtype, device=shares.device)[:, None] * reached[:, -1:]
         place = (reached <= points).sum(-1, keepdim=True)
         last = (reached < reached[:, -1:]).sum(-1, keepdim=True)  # a draw just below 1 rounds to 1
-        token = tokens.gather(-1, place.minimum(last))[:, 0]
+        place = place.minimum(last)
+        token = (place if tokens is None else tokens.gather(-1, place))[:, 0]
     return torch.where(best.isfinite(), token, -1)
