@@ -21,6 +21,7 @@ from nngpt_lab.experiments import architecture_design as loop
 from nngpt_lab.experiments.architecture_design import Pair, admit, choose, mix, number
 from nngpt_lab.experiments.designs import ARMS, AUTHORS, DEMO, DESIGNS, PAPER, SMOKE, get_arms, get_design
 from nngpt_lab.experiments.open_lab import open_lab
+from nngpt_lab.experiments.run_state import RunState
 from nngpt_lab.ledger import Ledger
 from nngpt_lab.llm.prompts import prompt
 
@@ -227,6 +228,15 @@ def wait_for_progress(folder: Path, child: subprocess.Popen, seconds: float) -> 
     while child.poll() is None and written() <= before and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(seconds)
+
+
+def test_the_time_of_a_stage_within_a_stage_counts_once(tmp_path, monkeypatch):
+    clock = iter([0, 1, 3, 10, 14, 20, 21, 30])  # the outer begins and ends with 0 and 30; steps take 2, 4, 1
+    monkeypatch.setattr("nngpt_lab.experiments.run_state.time.monotonic", lambda: next(clock))
+    state = RunState(None, None, tmp_path, 0)
+    with state.timed("evaluation"):
+        assert list(state.timed_steps("sampling", (step for step in "ab"))) == ["a", "b"]
+    assert state.end_cycle(1) == {"sampling": 7, "evaluation": 23, "selection": 0, "tuning": 0}
 
 
 def test_adapters_without_their_ledger_are_refused(undisturbed, tmp_path):

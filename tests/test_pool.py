@@ -194,6 +194,19 @@ def test_jobs_are_read_when_there_is_room(recipe):
             assert len(read) <= done + 2 + 2  # what is done and may not have been yielded yet, and two at work
 
 
+def test_candidates_are_made_while_others_are_evaluated(recipe, ledger):
+    begun_before = []
+
+    def made():
+        for i in range(8):
+            begun_before.append(len(recipe.events.begun))
+            yield candidate(f"wait 0.{i + 1}")
+
+    outcomes = evaluate(made(), recipe, ledger, workers=2)
+    assert scores(outcomes) == [(i + 1) / 10 for i in range(8)]
+    assert all(begun >= i - 1 for i, begun in enumerate(begun_before))
+
+
 def test_a_warm_pool_keeps_its_evaluators(recipe, ledger):
     with LocalPool(recipe, workers=1) as pool:
         evaluate([candidate("score 0.1")], recipe, ledger, pool=pool)

@@ -10,9 +10,8 @@ goes on from there. The adapter is continued from cycle to cycle and never merge
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +21,16 @@ from tqdm import tqdm
 from nngpt_lab.analysis.loop_cycles import VALID
 from nngpt_lab.candidates import pool
 from nngpt_lab.candidates.novelty import NoveltyIndex
-from nngpt_lab.candidates.outcome import Candidate, Kind, Status
 from nngpt_lab.candidates.proxy import Proxy
-from nngpt_lab.candidates.screening import Screened, screen
+from nngpt_lab.candidates.screening import Screened
 from nngpt_lab.errors import LabError
 from nngpt_lab.experiments.designs import Arm, Design
+from nngpt_lab.experiments.proposals import file_text, number, score, write
 from nngpt_lab.experiments.run_state import RunState
 from nngpt_lab.ledger import Ledger
-from nngpt_lab.llm import sampling
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
-from nngpt_lab.llm.prompts import encode, encode_pair, prompt
+from nngpt_lab.llm.prompts import encode_pair, prompt
 from nngpt_lab.manifest import sha256_json
 
 BASE_SEED = 2**31  # of the samples that set the thresholds; no run's own seed
@@ -108,7 +106,7 @@ def run(lab: Lab, arm: Arm, seed: int, quotas: Sequence[int] = ()) -> pd.DataFra
     return pd.concat(tables, ignore_index=True)
 
 
-# -------------------------------------------------------------------------------------------------- texts and scores
+# ------------------------------------------------------------------------------------------------------------- texts
 
 
 def propose(lab: Lab, arm: Arm, seed: int, cycle: int, state: RunState) -> Iterator[tuple[int, Screened]]:
@@ -118,7 +116,7 @@ def propose(lab: Lab, arm: Arm, seed: int, cycle: int, state: RunState) -> Itera
     if arm.proposer == "corpus":
         order = np.random.default_rng([seed, CORPUS]).permutation(len(lab.corpus))
         chosen = order.take(range((cycle - 1) * design.samples, cycle * design.samples), mode="wrap")
-        yield from ((i, _file(lab, run, i, lab.corpus["code"].iloc[row], None)) for i, row in enumerate(chosen))
+        yield from ((i, file_text(lab, run, i, lab.corpus["code"].iloc[row], None)) for i, row in enumerate(chosen))
         return
     asked = [messages(lab.design, seed, cycle, i) for i in range(design.samples)]
     seeds = [number(seed, SAMPLING, cycle, i) for i in range(design.samples)]
@@ -126,38 +124,6 @@ def propose(lab: Lab, arm: Arm, seed: int, cycle: int, state: RunState) -> Itera
     if design.retry_novelty:
         found = enumerate(_again_if_known(lab, run, asked, seeds, dict(found), lambda: state.coder(cycle)))
     yield from found
-
-
-def write(
-    lab: Lab, run: str, asked: list, seeds: Sequence[int], coder: Callable[[], Coder], heat: float = 0.0
-) -> Iterator[tuple[int, Screened]]:
-    """Sample what the ledger does not hold yet, batch by batch; file each text and yield it as it ends, with its place.
-
-    ``coder`` is called when it is needed. A batch that was interrupted is written again whole: on the same machine the
-    same batch gives the same texts.
-    """
-    held, design = lab.ledger.texts(run), lab.design
-    decoding = replace(
-        design.decoding, temperature=min(design.decoding.temperature + heat, max(1.0, design.decoding.temperature))
-    )
-    for start in range(0, len(asked), design.batch):
-        places = range(start, min(start + design.batch, len(asked)))
-        texts = ((place, held[place]) for place in places)
-        if not all(place in held for place in places):
-            texts = _sampled(coder(), asked, seeds, places, decoding)
-        for place, text in texts:
-            yield place, _file(lab, run, place, held.get(place, text), seeds[place], sha256_json(asked[place]))
-
-
-def _sampled(
-    model: Coder, asked: list, seeds: Sequence[int], places: range, decoding: sampling.Decoding
-) -> Iterator[tuple[int, str]]:
-    """The texts of one batch as they end."""
-    prompts = [encode(model.tokenizer, asked[place]) for place in places]
-    drawn = [seeds[place] for place in places]
-    with sampling.merged(model):
-        for index, answer in sampling.stream(model, prompts, drawn, decoding, batch_size=len(places), progress=False):
-            yield places[index], answer.text
 
 
 def _again_if_known(
@@ -176,47 +142,6 @@ def _again_if_known(
         for place, one in again:
             found[waiting[place]] = one
     return found
-
-
-def _file(lab: Lab, run: str, place: int, text: str, seed: int | None, prompt_hash: str = "") -> Screened:
-    one = screen(text, Kind.ARCHITECTURE, prompt_hash=prompt_hash, sampling_seed=seed)
-    lab.ledger.add_sample(run, place, one.candidate, one.status, one.message, one.source.value)
-    return one
-
-
-def score(lab: Lab, proposed: Generator[tuple[int, Screened]], seed: int) -> tuple[list[Screened], pd.DataFrame]:
-    """Train what keeps the contract, each code once, while the next is being written; one row per sample.
-
-    Returns:
-        What was proposed, and a table of what came of it, both in the order of the positions.
-    """
-    found: dict[int, Screened] = {}
-
-    def sound() -> Iterator[Candidate]:
-        for place, one in proposed:
-            found[place] = one
-            if one.status == Status.OK:
-                yield one.candidate
-
-    with contextlib.closing(proposed):
-        outcomes = pool.evaluate(sound(), lab.proxy, lab.ledger, seeds=(seed,), pool=lab.pool, progress=False)
-    trained = (one.candidate.code_hash for one in found.values() if one.status == Status.OK)
-    by_hash = dict(zip(trained, outcomes, strict=True))
-    screened, rows = [found[place] for place in sorted(found)], []
-    for position, one in enumerate(screened):
-        outcome = by_hash.get(one.candidate.code_hash) if one.status == Status.OK else None
-        row = {"position": position, "code_hash": one.candidate.code_hash, "status": one.status.value}
-        row |= {
-            "score": np.nan,
-            "parameters": pd.NA,
-            "tokens": len(lab.coder.tokenizer(one.candidate.text)["input_ids"]),
-        }
-        if outcome is not None:
-            row["status"] = outcome.status.value
-            row["score"] = np.nan if outcome.score is None else outcome.score
-            row["parameters"] = pd.NA if outcome.parameters is None else outcome.parameters
-        rows.append(row)
-    return screened, pd.DataFrame(rows).astype({"parameters": "Int64", "score": float})
 
 
 # -------------------------------------------------------------------------------------------------------- selection
@@ -354,11 +279,6 @@ def run_name(lab: Lab, arm: Arm, seed: int) -> str:
 
 def _identity(lab: Lab) -> str:
     return sha256_json([lab.design.hash(), lab.coder.identity, lab.proxy.protocol_hash])[:10]
-
-
-def number(*key: int) -> int:
-    """A seed that follows from a key; distinct keys give unrelated seeds. Below 2**63, as SQLite's integers."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _hidden(lab: Lab) -> bool | None:

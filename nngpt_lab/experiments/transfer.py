@@ -10,8 +10,9 @@ import pandas as pd
 from nngpt_lab.candidates.pool import open_pool
 from nngpt_lab.candidates.protocols import Protocol
 from nngpt_lab.candidates.proxy import prepare
-from nngpt_lab.experiments.architecture_design import SAMPLING, Lab, messages, number, run_name, score, write
+from nngpt_lab.experiments.architecture_design import SAMPLING, Lab, messages, run_name
 from nngpt_lab.experiments.designs import ARMS
+from nngpt_lab.experiments.proposals import number, score, write
 from nngpt_lab.experiments.run_state import RunState
 
 TRANSFER_SEED = 2**31 + 1  # of the prompts and samples: the same for all models
