@@ -25,11 +25,9 @@ from transformers import (
     MistralForCausalLM,
     PreTrainedTokenizerFast,
 )
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from nngpt_lab.errors import LabError, UsageError
 from nngpt_lab.llm import kv_cache, vllm_engine
-from nngpt_lab.llm.decoding import choose, probabilities
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.sampling import Decoding, Sample, Throughput, end_tokens, merged, sample, stream
 
@@ -187,43 +185,6 @@ def test_global_generators_are_neither_read_nor_moved(llama):
     assert sample(llama, PROMPTS[:3], SEEDS[:3], DRAWN, progress=False) == first
 
 
-@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("top_k", [0, 1, 50, 10_000])
-@pytest.mark.parametrize("temperature", [0.2, 1.0, 1.7])
-def test_distribution_is_that_of_transformers_warpers(temperature, top_k, top_p):
-    logits = torch.randn(32, VOCABULARY, generator=torch.Generator().manual_seed(0)) * 3
-    scores = TemperatureLogitsWarper(temperature)(None, logits)
-    if top_k:
-        scores = TopKLogitsWarper(top_k)(None, scores)
-    if top_p < 1:
-        scores = TopPLogitsWarper(top_p)(None, scores)
-    shares, tokens = probabilities(logits, Decoding(temperature, top_k, top_p, 1))
-    ours = torch.zeros_like(logits).scatter(1, tokens, shares)
-    theirs = scores.softmax(-1)
-    assert torch.equal(ours > 0, theirs > 0)
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
-
-
-def test_frequencies_follow_the_distribution():
-    logits = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -9.0]])
-    decoding = Decoding(temperature=0.8, top_k=5, top_p=0.95, max_new_tokens=1)
-    draws, n = np.random.default_rng(0).random(40_000), 40_000
-    counts = torch.bincount(choose(logits.expand(n, -1), decoding, draws), minlength=6).double()
-    shares, tokens = probabilities(logits, decoding)
-    expected = torch.zeros(6).scatter(0, tokens[0], shares[0]).double() * n
-    assert (counts[expected == 0] == 0).all()
-    used = expected > 0
-    assert used.sum() == 4
-    statistic = ((counts - expected)[used] ** 2 / expected[used]).sum()
-    assert statistic < 16.3  # chi-squared with 3 degrees of freedom, p = 0.001
-
-
-def test_draws_at_the_ends_take_the_first_and_the_last_kept_token():
-    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0]]).expand(2, -1)
-    decoding = Decoding(1.0, 3, 0.9, 1)  # keeps 1 and 3
-    assert choose(logits, decoding, [0.0, np.nextafter(1, 0)]).tolist() == [1, 3]
-
-
 def test_rows_are_given_as_they_end_and_one_ending_does_not_wait_for_all(llama):
     decoding = Decoding(0, 0, 1, 30)
     lengths = [100, 5, 5, 5]  # the first has room for 28 tokens only
@@ -378,15 +339,6 @@ def test_bad_input_is_named_before_any_work(llama, change, message, monkeypatch)
     arguments = {"prompts": [[5], [6]], "seeds": [1, 2], "decoding": GREEDY} | change
     with pytest.raises(UsageError, match=message):
         stream(llama, **arguments)
-
-
-@pytest.mark.parametrize(
-    "change", [{"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.1}, {"top_k": -1},
-               {"max_new_tokens": 0}],
-)  # fmt: skip
-def test_decoding_that_means_nothing(change):
-    with pytest.raises(UsageError):
-        Decoding(**{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 10} | change)
 
 
 def test_newcomer_that_does_not_fit_is_refused(llama):
