@@ -64,7 +64,8 @@ def cycle_table(
     Returns:
         profile, protocol, arm, seed, cycle; sampled, valid, trained (counts); mean, median, best (accuracy of those
         trained, nan without any); share_40, share_35, share_30 (of those trained); accepted, novel, cumulative_novel
-        (counts); tokens; sampling_seconds, evaluation_seconds, selection_seconds, tuning_seconds.
+        (counts); tokens; sampling_seconds, evaluation_seconds, selection_seconds, tuning_seconds (wall
+        clock: sampling goes on while other candidates are evaluated, and evaluation is what was waited for beside it).
     """
     rows = []
     for (arm, seed, cycle), part in _parts(candidates, ["seed", "cycle"]):

@@ -1,0 +1,110 @@
+"""Paper B's loop: what a cycle spends its time on, and what it gains by training candidates while others are written.
+
+The demo design from its first cycle on, in turns: as it is, and with all texts of a cycle written before the first is
+trained. Both write the same texts and train the same networks.
+
+    python benchmarks/loop.py                 # three runs each of 8 cycles of 16 samples
+    python benchmarks/loop.py --samples 48
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pandas as pd
+from common import write_result
+
+from nngpt_lab.analysis.loop_cycles import STAGES
+from nngpt_lab.experiments import architecture_design
+from nngpt_lab.experiments.designs import ARMS, Design
+from nngpt_lab.experiments.loop_runs import resized
+from nngpt_lab.experiments.open_lab import open_lab
+from nngpt_lab.experiments.proposals import score
+from nngpt_lab.ledger import Ledger
+
+NOTES = (
+    "`waiting` is the time that nothing but training went on; `sampling` includes training at its side. Shares are of "
+    "the sum of the stages; the thresholds, which are found once a run, are not in it.",
+    "Medians of the runs, ways in turn, each with a ledger of its own, so that nothing is taken over.",
+)
+
+
+def after_writing(bench, proposed, seed: int):
+    """``proposals.score``, but only when all texts of the cycle are there."""
+    texts = list(proposed)
+    return score(bench, (text for text in texts), seed)
+
+
+WAYS = {"one after the other": after_writing, "as it is": score}
+
+
+def measured(design: Design, seed: int, workers: int, way: Callable) -> tuple[dict[str, float], pd.DataFrame]:
+    """Seconds by stage and in all, and the run's rows."""
+    architecture_design.score = way
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Ledger(Path(folder, "ledger.sqlite")) as ledger,
+        open_lab(design, ledger, Path(folder), workers=workers, progress=False) as lab,
+    ):
+        architecture_design.thresholds(lab)
+        start = time.perf_counter()
+        rows = architecture_design.run(lab, ARMS["loop"], seed)
+        seconds = {"in all": time.perf_counter() - start}
+    return seconds | rows.groupby("cycle")[list(STAGES)].first().sum().to_dict(), rows
+
+
+def compared(design: Design, seed: int, workers: int, repetitions: int) -> pd.DataFrame:
+    """A row per way; the first is what the other is compared with."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
+    scores = []
+    for _ in range(repetitions):
+        for name, way in WAYS.items():
+            seconds, rows = measured(design, seed, workers, way)
+            found[name].append(seconds)
+            scores.append(rows["score"])
+    if not all(one.equals(scores[0]) for one in scores):
+        raise click.ClickException("the ways trained different networks")
+    middle = {
+        name: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for name, runs in found.items()
+    }
+    first = next(iter(middle.values()))["in all"]
+    return pd.DataFrame([_row(name, seconds, first) for name, seconds in middle.items()])
+
+
+def _row(name: str, seconds: dict[str, float], first: float) -> dict[str, str]:
+    total = sum(seconds[stage] for stage in STAGES)
+    shares = {("waiting" if stage == "evaluation" else stage): f"{seconds[stage] / total:.0%}" for stage in STAGES}
+    return {
+        "loop": name,
+        "seconds": f"{seconds['in all']:.1f}",
+        "times the first": f"{first / seconds['in all']:.2f}",
+    } | shares
+
+
+@click.command()
+@click.option("--cycles", default=8, show_default=True)
+@click.option("--samples", default=16, show_default=True, help="Samples in a cycle.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--workers", default=2, show_default=True, help="Networks trained at a time.")
+@click.option("--repetitions", default=3, show_default=True)
+def main(cycles: int, samples: int, seed: int, workers: int, repetitions: int) -> None:
+    """Seconds of the loop by stage."""
+    design = resized("nano", cycles, samples)
+    tables = {"Time by stage": compared(design, seed, workers, repetitions)}
+    setting = f"Design `{design.name}`, {cycles} cycles of {samples} samples, seed {seed}, {workers} workers."
+    write_result(
+        "loop",
+        "Paper B's loop: where the time goes",
+        tables,
+        (setting, *NOTES),
+        packages=("torch", "transformers", "peft"),
+    )
+
+
+if __name__ == "__main__":
+    main()
