@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from nngpt_lab.candidates.novelty import NoveltyIndex
+from nngpt_lab.candidates.novelty import NoveltyIndex, NoveltySettings
 from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.candidates.screening import screen
 from nngpt_lab.errors import DataError, UsageError
@@ -131,6 +133,30 @@ def test_arms_are_read_from_text():
             get_arms(wrong)
     with pytest.raises(UsageError, match="did you mean 'nano'"):
         get_design("nanno")
+
+
+def test_near_copies_are_written_again_and_hotter_each_time(monkeypatch):
+    settings = NoveltySettings("raw_tokens", 2, 64, 0.8, 0.8)
+    known = NoveltyIndex(settings)
+    known.check_and_add("known", "a b c d e f g h")
+    design = replace(SMOKE, tries=3, retry_novelty=settings)
+    lab = SimpleNamespace(design=design, retry_known=known)
+    texts = ["a b c d e f g h", "i j k l m n o p", "i j k l m n o p"]
+    answers = iter([["a b c d e f g h", "q r s t u v w x"], ["1 2 3 4 5 6 7 8"]])
+    heats = []
+
+    def write(lab, run, asked, seeds, coder, heat):
+        heats.append((run, asked, heat))
+        return enumerate(text_of(text) for text in next(answers))
+
+    def text_of(text):
+        return SimpleNamespace(candidate=SimpleNamespace(text=text))
+
+    monkeypatch.setattr(loop, "write", write)
+    written = {place: text_of(text) for place, text in enumerate(texts)}
+    found = loop._again_if_known(lab, "run", ["p", "q", "r"], [1, 2, 3], written, None)
+    assert [one.candidate.text for one in found] == ["1 2 3 4 5 6 7 8", texts[1], "q r s t u v w x"]
+    assert heats == [("run try 2", ["p", "r"], 0.1), ("run try 3", ["p"], 0.2)]
 
 
 def test_seeds_are_unrelated_and_fit_into_sqlite():

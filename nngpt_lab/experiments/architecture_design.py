@@ -47,6 +47,7 @@ class Lab:
         ledger: every sample and outcome.
         corpus: columns name and code: what is known before the first cycle.
         known: the same, to compare with.
+        retry_known: the same under the design's ``retry_novelty``, if it has one.
         folder: adapters and cycle records, a folder a run.
     """
 
@@ -59,6 +60,7 @@ class Lab:
     known: NoveltyIndex
     folder: Path
     progress: bool = True
+    retry_known: NoveltyIndex | None = None
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,14 @@ def _again_if_known(
     lab: Lab, run: str, asked: list, seeds: Sequence[int], written: dict[int, Screened], coder: Callable[[], Coder]
 ) -> list[Screened]:
     """The authors' rejection sampling: near copies of the corpus or of the cycle's other texts are written again."""
-    found, index = [written[place] for place in sorted(written)], NoveltyIndex(lab.design.retry_novelty)
-    index.add_many(lab.corpus["name"], lab.corpus["code"])
+    found, others = [written[place] for place in sorted(written)], NoveltyIndex(lab.design.retry_novelty)
+
+    def near_copy(name: str, text: str) -> bool:
+        return lab.retry_known.query(text).duplicate or others.check_and_add(name, text).duplicate
+
     waiting = list(range(len(found)))
     for attempt in range(1, lab.design.tries):
-        waiting = [i for i in waiting if index.check_and_add(f"{i} {attempt}", found[i].candidate.text).duplicate]
+        waiting = [i for i in waiting if near_copy(f"{i} {attempt}", found[i].candidate.text)]
         if not waiting:
             break
         drawn = [number(seeds[i], attempt) for i in waiting]

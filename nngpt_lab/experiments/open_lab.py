@@ -52,9 +52,10 @@ def open_lab(
     proxy = prepare(design.protocol, device=device)
     corpus = known_networks(design.corpus)
     known = known_index(design.corpus, corpus, design.novelty)
+    retry_known = known_index(design.corpus, corpus, design.retry_novelty) if design.retry_novelty else None
     coder = coder or models.load(design.coder, device)
     with open_pool(proxy, workers) as pool, _one_thread():
-        yield Lab(design, coder, proxy, pool, ledger, corpus, known, Path(folder), progress)
+        yield Lab(design, coder, proxy, pool, ledger, corpus, known, Path(folder), progress, retry_known)
 
 
 @contextlib.contextmanager
