@@ -15,6 +15,7 @@ from nngpt_lab.errors import DataError
 
 NOTEBOOKS = sorted(paths.notebooks_folder().rglob("*.ipynb"))
 PROMISED = {  # tables that later work and the report rely on
+    "00_tour": {"loop", "exercise_1", "exercise_2", "exercise_3"},
     "01_memorization_to_creativity": {"proxy_audit", "cycles", "accepted", "controls", "claims"},
     "02_brute_force_to_semantic_insight": {
         "scores_by_operations",

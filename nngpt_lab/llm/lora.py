@@ -37,7 +37,7 @@ import pandas as pd
 import torch
 from peft import PeftModel
 from torch.nn import functional
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from nngpt_lab.errors import DataError, LabError, UsageError
 from nngpt_lab.llm.adapters import add_adapter, load_adapter, quiet, remove_adapter, save_adapter, seeded  # noqa: F401
