@@ -120,12 +120,18 @@ def test_nothing_accepted_gives_no_rows_and_no_corpus_an_error():
 # ---------------------------------------------------------------------------------------------------------- sensitivity
 
 
+def forms(codes, names):
+    return memorisation.canonical_forms(codes, names, jobs=1)
+
+
 def test_novelty_is_counted_as_the_index_counts_it():
     """Small sets and a low LSH threshold: the index finds every neighbour, so both must agree."""
     settings = itertools.product((16, 32, 64, 128), ("ReLU", "Tanh", "GELU"), (3, 5))
     passed = [net(*setting) for setting in settings]
     shingles = {"raw_tokens": (3, 7), "nn_dup": (10,), "ast_nameless": (5,), "structure": (1,)}
-    table = memorisation.novelty_sensitivity(passed, list(KNOWN["code"]), shingles, (0.6, 0.8, 0.9, 1.0), jobs=1)
+    table = memorisation.novelty_sensitivity(
+        passed, forms(KNOWN["code"], shingles), shingles, (0.6, 0.8, 0.9, 1.0), jobs=1
+    )
     assert len(table) == 5 * 4
     for line in table.itertuples():
         index = NoveltyIndex(NoveltySettings(line.form, line.shingle, 256, 0.3, line.threshold))
@@ -139,15 +145,14 @@ def test_novelty_is_counted_as_the_index_counts_it():
 def test_a_duplicate_makes_nothing_else_a_duplicate():
     """b is like a, c is like b but not like a: b goes, c stays."""
     a, b, c = "a b c d e f g h", "b c d e f g h i", "c d e f g h i j"
-    table = memorisation.novelty_sensitivity([a, b, c], [], {"raw_tokens": (1,)}, (0.7,), jobs=1)
-    assert table["novel"].tolist() == [2]
-    assert memorisation.novelty_sensitivity([b, a, c], [], {"raw_tokens": (1,)}, (0.7,), jobs=1)["novel"].tolist() == [
-        1
-    ]
+    nothing, shingles = {"raw_tokens": []}, {"raw_tokens": (1,)}
+    for passed, novel in (([a, b, c], 2), ([b, a, c], 1)):
+        table = memorisation.novelty_sensitivity(passed, nothing, shingles, (0.7,), jobs=1)
+        assert table["novel"].tolist() == [novel]
 
 
 def test_no_networks_are_no_share():
-    table = memorisation.novelty_sensitivity([], list(KNOWN["code"]), {"nn_dup": (10,)}, (0.9,), jobs=1)
+    table = memorisation.novelty_sensitivity([], forms(KNOWN["code"], ["nn_dup"]), {"nn_dup": (10,)}, (0.9,), jobs=1)
     assert table["novel"].tolist() == [0] and np.isnan(table["share_novel"]).all()
 
 

@@ -186,7 +186,7 @@ def test_sensitivity_of_several_corpora_is_that_of_each():
     table = novelty_audit.sensitivity(corpora, lengths, (0.8, 0.95), jobs=2)
     assert list(dict.fromkeys(table["corpus"])) == ["one", "two"]
     for corpus, codes in corpora.items():
-        parts = [novelty.sensitivity(codes, [form], lengths[form], (0.8, 0.95)) for form in lengths]
+        parts = [novelty_audit.sensitivity_of(codes, [form], lengths[form], (0.8, 0.95)) for form in lengths]
         expected = pd.concat(parts, ignore_index=True).drop(columns="seconds")
         part = table[table["corpus"] == corpus].drop(columns=["corpus", "seconds"]).reset_index(drop=True)
         pd.testing.assert_frame_equal(part, expected)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,25 @@ SHINGLES = {"raw_tokens": 7, "nn_dup": 10, "ast_nameless": 10, "structure": 1}
 PART = 2_000  # corpus networks in one process at a time
 
 
+Forms = dict[str, list[np.ndarray]]
+"""Codes in canonical forms: by form, the hashes of each one's tokens in their order, (tokens,) uint64."""
+
+
+def canonical_forms(codes: Sequence[str], forms: Iterable[str] = tuple(SHINGLES), jobs: int = -1) -> Forms:
+    """Codes in every form, for both tables: all the work there is, about 20 ms of a core per network of LEMUR."""
+    codes, names = list(codes), list(forms)
+    starts = range(0, len(codes), PART)
+    parts = Parallel(n_jobs=jobs)(delayed(_hashes)(codes[i : i + PART], form) for form in names for i in starts)
+    found = iter(parts)
+    return {form: [one for _ in starts for one in next(found)] for form in names}
+
+
 def nearest_neighbours(
-    accepted: pd.DataFrame, corpus: pd.DataFrame, shingles: Mapping[str, int] = SHINGLES, jobs: int = -1
+    accepted: pd.DataFrame,
+    corpus: pd.DataFrame,
+    shingles: Mapping[str, int] = SHINGLES,
+    jobs: int = -1,
+    known: Forms | None = None,
 ) -> pd.DataFrame:
     """The most similar network of the corpus for each accepted one, in each canonical form, by exact Jaccard index.
 
@@ -33,8 +50,8 @@ def nearest_neighbours(
         accepted: a column code; all other columns (arm, seed, cycle, code_hash, ...) are carried along.
         corpus: columns name and code. Among equals the first is nearest. UsageError if it is empty.
         shingles: tokens in a shingle, by form.
-        jobs: processes (-1: all cores). The work is to bring the corpus into all forms: about 20 ms of a shared core
-            per network, half of it for ast_nameless.
+        jobs: processes (-1: all cores).
+        known: the corpus in these forms, if they have been made.
 
     Returns:
         A row per accepted network and form: the columns of ``accepted`` without code, then form, nearest, jaccard,
@@ -43,25 +60,22 @@ def nearest_neighbours(
     """
     if not len(corpus):
         raise UsageError("there is no corpus to compare with", "give the networks that were known before the loop")
-    codes, known = list(dict.fromkeys(accepted["code"])), list(corpus["code"])  # arms that share a network share work
-    starts = range(0, len(known), PART)
-    tasks = [delayed(_nearest_in)(codes, known[i : i + PART], *one) for one in shingles.items() for i in starts]
-    copies, *found = Parallel(n_jobs=jobs)([delayed(_copies)(codes, known), *tasks])
+    codes = list(dict.fromkeys(accepted["code"]))  # arms that share a network share work
+    known = known or canonical_forms(corpus["code"], shingles, jobs)
+    ours = canonical_forms(codes, shingles, jobs=1)
+    tasks = [delayed(_nearest)(_sets(ours[form], n), _sets(known[form], n)) for form, n in shingles.items()]
+    copies, *found = Parallel(n_jobs=jobs)([delayed(_copies)(codes, list(corpus["code"])), *tasks])
     names, tables = corpus["name"].to_numpy(), []
     place = accepted["code"].map({code: i for i, code in enumerate(codes)}).to_numpy(int)
-    for i, form in enumerate(shingles):
-        parts = found[i * len(starts) : (i + 1) * len(starts)]
-        likeness = np.array([part[1] for part in parts])
-        rows = np.array([part[0] + start for part, start in zip(parts, starts, strict=True)])
-        which = likeness.argmax(axis=0)[place], place
-        table = accepted.drop(columns="code").assign(form=form, nearest=names[rows[which]], jaccard=likeness[which])
+    for form, (rows, likeness) in zip(shingles, found, strict=True):
+        table = accepted.drop(columns="code").assign(form=form, nearest=names[rows[place]], jaccard=likeness[place])
         tables.append(table.assign(verbatim=copies[place, 0], renamed=copies[place, 1]))
     return pd.concat(tables, ignore_index=True)
 
 
 def novelty_sensitivity(
     passed: Sequence[str],
-    corpus: Sequence[str],
+    corpus: Forms,
     shingles: Mapping[str, Sequence[int]],
     thresholds: Sequence[float],
     jobs: int = -1,
@@ -74,13 +88,14 @@ def novelty_sensitivity(
 
     Args:
         passed: codes in the order of cycle and position; of one run, since runs do not know of each other.
+        corpus: what was known before, as of :func:`canonical_forms`.
         shingles: tokens in a shingle, by form.
 
     Returns:
         form, shingle, threshold, passed, novel, share_novel; a row per setting.
     """
     found = Parallel(n_jobs=jobs)(
-        delayed(_count_novel)(list(passed), list(corpus), form, lengths, thresholds)
+        delayed(_count_novel)(list(passed), corpus[form], form, lengths, thresholds)
         for form, lengths in shingles.items()
     )
     columns = ["form", "shingle", "threshold", "passed", "novel", "share_novel"]
@@ -106,11 +121,6 @@ def _tidy(code: str) -> str:
             return code
 
 
-def _nearest_in(codes: list[str], corpus: list[str], form: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-    sets, known = (_sets(_tokens(some, form), length) for some in (codes, corpus))
-    return _nearest(sets, known)
-
-
 def _nearest(sets: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Row in ``known`` of the set nearest to each of ``sets``, and their Jaccard index, each (len(sets),)."""
     firsts: dict[bytes, tuple[int, np.ndarray]] = {}  # LEMUR holds five sources to a distinct set
@@ -123,12 +133,12 @@ def _nearest(sets: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> tuple[n
 
 
 def _count_novel(
-    passed: list[str], corpus: list[str], form: str, lengths: Sequence[int], thresholds: Sequence[float]
+    passed: list[str], corpus: list[np.ndarray], form: str, lengths: Sequence[int], thresholds: Sequence[float]
 ) -> list[tuple]:
-    rows, tokens, corpus_tokens = [], _tokens(passed, form), _tokens(corpus, form)
+    rows, hashes = [], _hashes(passed, form)
     for length in lengths:
-        sets = _sets(tokens, length)
-        nearest = _nearest(sets, _sets(corpus_tokens, length))[1] if corpus else np.zeros(len(sets))
+        sets = _sets(hashes, length)
+        nearest = _nearest(sets, _sets(corpus, length))[1] if corpus else np.zeros(len(sets))
         likeness = [novelty.jaccard(one, sets) for one in sets]
         for threshold in thresholds:
             novel: list[int] = []
@@ -140,12 +150,12 @@ def _count_novel(
     return rows
 
 
-def _tokens(codes: Sequence[str], form: str) -> list[list[str]]:
-    return [canonical.FORMS[form].tokens(code) for code in codes]
+def _hashes(codes: Sequence[str], form: str) -> list[np.ndarray]:
+    return [novelty.token_hashes(canonical.FORMS[form].tokens(code)) for code in codes]
 
 
-def _sets(tokens: Sequence[list[str]], length: int) -> list[np.ndarray]:
-    return [novelty.shingle_hashes(one, length) for one in tokens]
+def _sets(hashes: Sequence[np.ndarray], length: int) -> list[np.ndarray]:
+    return [novelty.shingles_of(one, length) for one in hashes]
 
 
 def _copies(codes: Sequence[str], corpus: Sequence[str]) -> np.ndarray:

@@ -31,11 +31,10 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from time import perf_counter
 from typing import Self
 
 import numpy as np
@@ -145,11 +144,20 @@ def shingle_hashes(tokens: Sequence[str], length: int) -> np.ndarray:
 
     Fewer tokens than that are one shingle, as in nn-dup and the authors' loop; no tokens are the empty set.
     """
-    if not tokens:
-        return np.zeros(0, np.uint64)
-    hashes = np.array([_hash64(token) for token in tokens], np.uint64)
-    length = min(length, len(tokens))
-    runs = len(tokens) - length + 1
+    return shingles_of(token_hashes(tokens), length)
+
+
+def token_hashes(tokens: Sequence[str]) -> np.ndarray:
+    """The tokens' 64-bit hashes in their order, as (n,) uint64."""
+    return np.array([_hash64(token) for token in tokens], np.uint64)
+
+
+def shingles_of(hashes: np.ndarray, length: int) -> np.ndarray:
+    """:func:`shingle_hashes`, from the tokens' hashes."""
+    if not len(hashes):
+        return hashes
+    length = min(length, len(hashes))
+    runs = len(hashes) - length + 1
     total = np.zeros(runs, np.uint64)
     for i, multiplier in enumerate(_multipliers(length)):
         total += hashes[i : i + runs] * multiplier  # modulo 2^64
@@ -356,41 +364,3 @@ class NoveltyIndex:
 def _made_with(settings: NoveltySettings) -> dict:
     versions = {"format": FORMAT, "canonical": canonical.VERSION, "python": list(sys.version_info[:2])}
     return versions | {"settings": asdict(settings)}
-
-
-def sensitivity(
-    codes: Mapping[str, str], forms: Sequence[str], shingles: Sequence[int], thresholds: Sequence[float]
-) -> pd.DataFrame:
-    """What is kept of a corpus under each setting: a source is kept if it is no near-duplicate of one kept before it.
-
-    ``codes`` by name, compared in sorted order of the names with 256 permutations; retrieval is tuned 0.15 below the
-    decision (recall 0.999 at 0.90). One row per form, shingle and threshold: ``kept`` (sources), ``share_kept``,
-    ``fell_back`` (sources that do not parse) and ``seconds``, what this setting alone takes on one core.
-    """
-    names = sorted(codes)
-    rows = []
-    for form in forms:
-        start = perf_counter()
-        sources = [canonical.FORMS[form].canonical(codes[name]) for name in names]
-        form_seconds = perf_counter() - start
-        for shingle in shingles:
-            start = perf_counter()
-            settings = replace(PAPER_B, form=form, shingle=shingle)
-            sketches = [sketch(source, settings) for source in sources]
-            sketch_seconds = perf_counter() - start
-            for threshold in thresholds:
-                start = perf_counter()
-                lsh = max(threshold - 0.15, 0.05)
-                kept = _count_kept(names, sketches, replace(settings, lsh_threshold=lsh, jaccard_threshold=threshold))
-                seconds = form_seconds + sketch_seconds + perf_counter() - start
-                fell_back = sum(source.fell_back for source in sources)
-                rows.append((form, shingle, threshold, kept, kept / max(len(names), 1), fell_back, seconds))
-    return pd.DataFrame(rows, columns=["form", "shingle", "threshold", "kept", "share_kept", "fell_back", "seconds"])
-
-
-def _count_kept(names: Sequence[str], sketches: Sequence[Sketch], settings: NoveltySettings) -> int:
-    index = NoveltyIndex(settings)
-    for name, one in zip(names, sketches, strict=True):
-        if not index.match(one).duplicate:
-            index._add(name, one)
-    return len(index)
