@@ -34,6 +34,10 @@ class Profile:
         design, arms, loop_seeds: paper B's loop: its numbers, by the names of ``experiments/designs.py``; which arms
             run, and with how many seeds.
         loop_settings: which of its settings the ablation changes.
+        replay: size of paper A's replayed search, by the names of ``experiments/replay_search.py``.
+        augmentation_design, live_arms, live_seeds: paper A's live loop, by the names of
+            ``experiments/augmentation_designs.py``; which arms run, and with how many seeds.
+        policy_seeds: with how many seeds torchvision's policies are trained beside it; 0: not at all.
         pretraining: how the nano coder is retrained, by the names of ``experiments/nano_coder.py``.
         networks, functions: how many published ones the walkthrough evaluates.
         sources: how many sources of each corpus the novelty ablation compares; more than there are means all.
@@ -56,6 +60,11 @@ class Profile:
     arms: str
     loop_seeds: int
     loop_settings: str
+    replay: str
+    augmentation_design: str
+    live_arms: str
+    live_seeds: int
+    policy_seeds: int
     pretraining: str
     networks: int
     functions: int
@@ -83,6 +92,11 @@ PROFILES = {
             arms="loop, no tuning",
             loop_seeds=1,
             loop_settings="epochs",
+            replay="smoke",
+            augmentation_design="nano-augment-smoke",
+            live_arms="loop, no tuning",
+            live_seeds=1,
+            policy_seeds=0,
             pretraining="tiny",
             networks=16,
             functions=4,
@@ -106,6 +120,11 @@ PROFILES = {
             arms="loop",
             loop_seeds=1,
             loop_settings="temperature, threshold, rank, epochs, novelty",
+            replay="demo",
+            augmentation_design="nano-augment",
+            live_arms="loop, no tuning",
+            live_seeds=1,
+            policy_seeds=1,
             pretraining="nano-coder",
             networks=100,
             functions=40,
@@ -129,6 +148,11 @@ PROFILES = {
             arms="all",
             loop_seeds=3,
             loop_settings="temperature, threshold, rank, epochs, novelty",
+            replay="full",
+            augmentation_design="small-augment",
+            live_arms="all",
+            live_seeds=3,
+            policy_seeds=3,
             pretraining="nano-coder",
             networks=500,
             functions=300,
@@ -152,6 +176,11 @@ PROFILES = {
             arms="loop, no tuning",
             loop_seeds=1,
             loop_settings="temperature, threshold, rank, epochs, novelty",
+            replay="full",
+            augmentation_design="paper-a",
+            live_arms="loop, no tuning",
+            live_seeds=1,
+            policy_seeds=3,
             pretraining="nano-coder",
             networks=500,
             functions=300,

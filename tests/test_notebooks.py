@@ -22,13 +22,20 @@ PROMISED = {  # tables that later work and the report rely on
         "operation_effects",
         "replicate_noise",
         "best_of_n",
+        "replay_search",
+        "ordering",
+        "live_epochs",
+        "controls",
         "claims",
     },
     "03_code_to_prediction": {"baselines", "claims"},
+    "cot_vs_direct": {"cot_vs_direct", "arms", "answer_types", "failures", "paired_tests", "verdicts"},
     "loop_settings": {"settings", "cycles", "differences"},
     "novelty": {"settings", "sensitivity"},
     "pretrain_nano_coder": {"structure", "split", "vocabulary", "losses", "answers", "card"},
     "from_text_to_score": {"network_statuses", "network_failures", "agreement", "function_statuses"},
+    "minhash": {"shingles", "estimate_error", "retrieval", "verdicts", "what_is_equal"},
+    "lora": {"one_layer", "shares", "losses", "merging", "rank_against_fit"},
 }
 
 

@@ -34,6 +34,7 @@ CHANGES = {
     "part": "test",
     "wall_seconds": 60.0,
     "memory_mib": 1024,
+    "epochs": 2,
 }
 
 
@@ -60,6 +61,12 @@ def test_the_kind_the_pinned_network_the_data_and_the_evaluator_change_the_hash(
 def test_what_only_describes_leaves_the_hash_alone():
     assert replace(PROTOCOL, name="mine", source="a typo less").hash("data") == PROTOCOL.hash("data")
     assert replace(PROTOCOL, wall_seconds=60).hash("data") == replace(PROTOCOL, wall_seconds=60.0).hash("data")
+
+
+def test_what_was_scored_before_there_were_epochs_keeps_its_hash():
+    assert get_protocol("digits-augmentation").hash("data")[:16] == "30bb586a382c656b"
+    assert get_protocol("paper-b").hash("data")[:16] == "bb927ff1ddde10f0"
+    assert "epochs" not in PROTOCOL.meaning("data") and replace(PROTOCOL, epochs=2).meaning("data")["epochs"] == 2
 
 
 def test_hashes_hold_from_one_process_to_the_next_and_need_no_torch():
@@ -103,7 +110,14 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 
 NONSENSE = {
-    "paper-b": [{"part": "train"}, {"network": "small"}, {"kind": Kind.AUGMENTATION}, {"batch": 0}, {"train_limit": 0}],
+    "paper-b": [
+        {"part": "train"},
+        {"network": "small"},
+        {"kind": Kind.AUGMENTATION},
+        {"batch": 0},
+        {"train_limit": 0},
+        {"epochs": 0},
+    ],
     "paper-a": [{"network": None}, {"side": 64}, {"flip": True}, {"augment_predictions": False}],
 }
 

@@ -136,6 +136,20 @@ def test_another_seed_brings_another_order():
     assert np.array_equal(first, same) and not np.array_equal(first, other)
 
 
+def test_each_epoch_has_an_order_of_its_own_and_the_first_is_the_one_of_a_single_epoch():
+    note = "self.seen = getattr(self, 'seen', []) + [torch.cat([labels for _, labels in train_data])]; train_data = []"
+    shown = "return torch.stack([self.seen[-1][:10]] * len(x)).float()"
+    first, second, third = (run(network(learn=note, forward=shown), epochs=epochs)[1][0] for epochs in (1, 2, 3))
+    assert len({tuple(order) for order in (first, second, third)}) == 3
+    assert np.array_equal(run(network(learn=note, forward=shown.replace("[-1]", "[0]")), epochs=3)[1][0], first)
+
+
+def test_more_epochs_train_on():
+    value, logits = run(network(), epochs=3)
+    assert value["steps"] == 9 and not np.array_equal(logits, run(network())[1])
+    assert hyperparameters({"lr"}, replace(PROTOCOL, epochs=3))["epoch"] == 3
+
+
 # --- images -------------------------------------------------------------------------------------------------------
 
 

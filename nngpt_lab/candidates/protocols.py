@@ -1,4 +1,4 @@
-"""One-epoch protocols as data: every number with its source. A protocol decides what a score means.
+"""Evaluation protocols as data: every number with its source. A protocol decides what a score means.
 
 Two scores can be compared if and only if their protocol hashes agree: the hash covers every field that can change a
 score and the data's content, and leaves out what only describes.
@@ -27,7 +27,7 @@ LEMUR_RESNET = "8a60109d6cc01a403c502caa481ef3394bc0e0ba9d77561e0a5fcf6b1ab12f44
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a candidate is trained for one epoch and scored.
+    """How a candidate is trained and scored.
 
     Attributes:
         name, source: for people; not part of the hash.
@@ -39,6 +39,7 @@ class Protocol:
             training images. The authors' evaluator does that (one transform for both sets); a clean measure does not.
         batch, lr, momentum, dropout: handed to the network as hyperparameters; ``batch`` is also the batch size of
             training and prediction and is never changed silently.
+        epochs: how often the network learns from all training images, each time in a new order; the papers' proxy is 1.
         other: value of any further hyperparameter that a network declares. The authors draw each from [0, 1]; this is
             their mean. ``pretrained`` is always 0.
         max_parameters: more is Status.PARAMETERS; None sets no limit.
@@ -46,7 +47,7 @@ class Protocol:
         holdout_fraction, split_seed: the cut of the selection holdout (:func:`nngpt_lab.corpora.images.load`).
         train_limit: use only so many training images, a fixed draw; None uses all.
         part: on which images the score is computed: ``holdout`` selects, ``test`` is read once.
-        network: code hash of the pinned network that augmentations are scored with; ``small`` is the lab's own.
+        network: code hash of the pinned network that augmentations are scored with; ``small`` and ``pooled`` are ours.
         wall_seconds, memory_mib: a candidate's limits; Status.TIMEOUT and Status.OUT_OF_MEMORY beyond.
     """
 
@@ -69,6 +70,7 @@ class Protocol:
     train_limit: int | None = None
     part: str = "holdout"
     network: str | None = None
+    epochs: int = 1
     wall_seconds: float = 1800.0
     memory_mib: int = 8192
 
@@ -86,8 +88,8 @@ class Protocol:
                 f"protocol {self.name!r} prepares images in a way of its own, beside the augmentation's",
                 "for augmentations leave side None, flip False and augment_predictions True",
             )
-        if self.batch < 1 or (self.train_limit is not None and self.train_limit < 1):
-            raise UsageError(f"protocol {self.name!r} trains on nothing", "batch and train_limit count from 1")
+        if self.batch < 1 or self.epochs < 1 or (self.train_limit is not None and self.train_limit < 1):
+            raise UsageError(f"protocol {self.name!r} trains on nothing", "batch, epochs and train_limit count from 1")
 
     def for_test(self) -> Self:
         """The same on the test images. It has a hash of its own, so the ledger holds one reading of it per seed."""
@@ -106,6 +108,8 @@ class Protocol:
     def meaning(self, content_hash: str) -> dict[str, Any]:
         """All that can change a score: the fields, the data's ``content_hash``, and how it is computed here."""
         values = {name: value for name, value in self.as_dict().items() if name not in DESCRIPTIVE}
+        if self.epochs == 1:  # what was scored before there was such a field keeps its hash
+            del values["epochs"]
         values |= {"data": content_hash, "evaluator": EVALUATOR}
         return json.loads(json.dumps(values), parse_int=float)  # 60 and 60.0 are the same number of seconds
 
@@ -193,6 +197,16 @@ PROTOCOLS["digits-loop"] = replace(
     "multiple of 16), and takes half a minute to train",
     train_limit=640,
     max_parameters=200_000,
+)
+PROTOCOLS["digits-augmentation-loop"] = replace(
+    PROTOCOLS["digits-augmentation"],
+    name="digits-augmentation-loop",
+    source="lab: as digits-augmentation, for a loop of hundreds of candidates: a quarter of the images in 20 steps, "
+    "three times as many to predict, and a network that averages the 64 px of the functions' own Resize down to 16. "
+    "Over 40 corpus functions two seeds agree with rank correlation 0.84 (digits-augmentation: 0.32), in half the time",
+    train_limit=320,
+    holdout_fraction=0.3,
+    network="pooled",
 )
 
 

@@ -29,6 +29,7 @@ from nngpt_lab.errors import DataError, UsageError
 
 TASK = "nngpt_lab.candidates.training"
 STAGES = ("load", "train", "predict")
+OWN_NETWORKS = {"small": "small_network.py", "pooled": "pooled_network.py"}
 LEAST_SIDE = 32  # px; LEMUR's networks halve their input up to five times
 
 
@@ -229,8 +230,8 @@ def _pinned_network(protocol: Protocol) -> str:
     """Code of the network that augmentations are scored with; empty for architectures."""
     if protocol.network is None:
         return ""
-    if protocol.network == "small":
-        return Path(__file__).with_name("small_network.py").read_text(encoding="utf-8")
+    if protocol.network in OWN_NETWORKS:
+        return Path(__file__).with_name(OWN_NETWORKS[protocol.network]).read_text(encoding="utf-8")
     from nngpt_lab.corpora import architectures
 
     table = architectures.load().architectures

@@ -1,4 +1,4 @@
-"""The child's side of the one-epoch proxy: train a candidate for one epoch and return its predictions.
+"""The child's side of the proxy: train a candidate for the protocol's epochs, mostly one, and return its predictions.
 
 This is the trusted task that :mod:`nngpt_lab.candidates.sandbox` runs in a confined process of its own. It sees the
 training labels and the images to predict, never the labels to score against. It follows the authors' evaluator
@@ -46,7 +46,7 @@ Prepare = Callable[[Images], torch.Tensor]  # -> float32 (N, C, h, w)
 
 
 def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
-    """Train for one epoch, predict.
+    """Train, predict.
 
     Args:
         payload: ``code``; ``protocol`` as plain values; ``network``, the pinned network's code for augmentations;
@@ -74,16 +74,19 @@ def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarra
         in_shape = (protocol.batch, *prepares[0](images["train_images"][:1]).shape[1:])
         net = build(source, protocol, in_shape, payload["classes"], device, seed)
         clock.lap("load")
-        shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(order)).to(device)
-        batches = Batches(images["train_images"], labels, shuffled, protocol.batch, prepares[0])
-        net.train()
-        net.learn(batches)
+        orders, steps = torch.Generator().manual_seed(order), 0
+        for _ in range(protocol.epochs):
+            shuffled = torch.randperm(len(labels), generator=orders).to(device)
+            batches = Batches(images["train_images"], labels, shuffled, protocol.batch, prepares[0])
+            net.train()
+            net.learn(batches)
+            steps += batches.steps
         clock.lap("train")
         logits = predict(net, images["predict_images"], prepares[1], protocol.batch, payload["classes"])
         clock.lap("predict")
     parameters = count_parameters(net)
     check_parameters(parameters, protocol)
-    value = {"parameters": parameters, "steps": batches.steps, "path": path, "seconds": clock.seconds}
+    value = {"parameters": parameters, "steps": steps, "path": path, "seconds": clock.seconds}
     return value, {"logits": logits.numpy()}
 
 
@@ -189,7 +192,7 @@ def hyperparameters(declared: Any, protocol: Protocol) -> dict[str, Any]:
     """What the network is given: the protocol's values, and a value for whatever else it declares."""
     prm = dict.fromkeys(sorted(map(str, declared)), protocol.other)
     given = {name: getattr(protocol, name) for name in ("lr", "momentum", "dropout", "batch")}
-    return prm | given | {"pretrained": 0.0, "epoch": 1, "transform": f"norm_{protocol.side}"}
+    return prm | given | {"pretrained": 0.0, "epoch": protocol.epochs, "transform": f"norm_{protocol.side}"}
 
 
 def count_parameters(net: Any) -> int:

@@ -54,12 +54,12 @@ def open_lab(
     known = known_index(design.corpus, corpus, design.novelty)
     retry_known = known_index(design.corpus, corpus, design.retry_novelty) if design.retry_novelty else None
     coder = coder or models.load(design.coder, device)
-    with open_pool(proxy, workers) as pool, _one_thread():
+    with open_pool(proxy, workers) as pool, one_thread():
         yield Lab(design, coder, proxy, pool, ledger, corpus, known, Path(folder), progress, retry_known)
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """For a small model on a CPU a second thread gains little on an idle machine and costs much on a busy one; and the
     number of threads moves the last digits, so that texts would depend on the machine."""
     before = torch.get_num_threads()
