@@ -38,6 +38,7 @@ class Profile:
         augmentation_design, live_arms, live_seeds: paper A's live loop, by the names of
             ``experiments/augmentation_designs.py``; which arms run, and with how many seeds.
         policy_seeds: with how many seeds torchvision's policies are trained beside it; 0: not at all.
+        dataset_design, llm_seeds: paper C's models (``experiments/dataset_designs.py``), and with how many seeds.
         pretraining: how the nano coder is retrained, by the names of ``experiments/nano_coder.py``.
         networks, functions: how many published ones the walkthrough evaluates.
         sources: how many sources of each corpus the novelty ablation compares; more than there are means all.
@@ -65,6 +66,8 @@ class Profile:
     live_arms: str
     live_seeds: int
     policy_seeds: int
+    dataset_design: str
+    llm_seeds: int
     pretraining: str
     networks: int
     functions: int
@@ -97,6 +100,8 @@ PROFILES = {
             live_arms="loop, no tuning",
             live_seeds=1,
             policy_seeds=0,
+            dataset_design="nano-c-smoke",
+            llm_seeds=1,
             pretraining="tiny",
             networks=16,
             functions=4,
@@ -104,13 +109,13 @@ PROFILES = {
         ),
         Profile(
             "demo",
-            "the published data in full and paper B's loop, on a laptop CPU, about eighteen minutes",
+            "the published data in full and the papers' loops, on a laptop CPU, about twenty minutes",
             llm=("nano-coder", "SmolLM2-135M"),
             images=("digits",),
             needs_gpu=False,
             gpu_memory_gib=0,
             disk_gib=2,
-            minutes=18,
+            minutes=20,
             bootstrap_resamples=1000,
             seeds=5,
             protocol="digits",
@@ -125,6 +130,8 @@ PROFILES = {
             live_arms="loop, no tuning",
             live_seeds=1,
             policy_seeds=1,
+            dataset_design="nano-c",
+            llm_seeds=1,
             pretraining="nano-coder",
             networks=100,
             functions=40,
@@ -153,6 +160,8 @@ PROFILES = {
             live_arms="all",
             live_seeds=3,
             policy_seeds=3,
+            dataset_design="small-gpu-c",
+            llm_seeds=5,
             pretraining="nano-coder",
             networks=500,
             functions=300,
@@ -181,6 +190,8 @@ PROFILES = {
             live_arms="loop, no tuning",
             live_seeds=1,
             policy_seeds=3,
+            dataset_design="paper-c",
+            llm_seeds=1,
             pretraining="nano-coder",
             networks=500,
             functions=300,

@@ -28,7 +28,7 @@ PROMISED = {  # tables that later work and the report rely on
         "controls",
         "claims",
     },
-    "03_code_to_prediction": {"baselines", "claims"},
+    "03_code_to_prediction": {"baselines", "code_views", "llm_epochs", "models_and_baselines", "order_swap", "claims"},
     "cot_vs_direct": {"cot_vs_direct", "arms", "answer_types", "failures", "paired_tests", "verdicts"},
     "loop_settings": {"settings", "cycles", "differences"},
     "novelty": {"settings", "sensitivity"},
