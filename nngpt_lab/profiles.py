@@ -7,9 +7,13 @@ uncertainty is resolved and, in the notebooks that train something, what is trai
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from nngpt_lab.errors import UsageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -203,9 +207,23 @@ PROFILES = {
 
 def get_profile(name: str) -> Profile:
     """The profile of that name; a UsageError that names the nearest one if there is none."""
-    if name in PROFILES:
-        return PROFILES[name]
-    raise UsageError(f"there is no profile {name!r}", f"{did_you_mean(name, PROFILES)}use one of {', '.join(PROFILES)}")
+    return named("profile", name, PROFILES)
+
+
+def named(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """``table[name]``; a UsageError that names the nearest one if there is none. ``kind``: what to call it."""
+    if name in table:
+        return table[name]
+    raise UsageError(f"there is no {kind} {name!r}", f"{did_you_mean(name, table)}use one of {', '.join(table)}")
+
+
+def all_named(kind: str, names: str, table: Mapping[str, T]) -> list[T]:
+    """Those that ``names`` lists, separated by commas, or ``all``; in the order of ``table``. UsageError if none."""
+    wanted = list(table) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted:
+        raise UsageError(f"no {kind} is named", f"use 'all' or some of {', '.join(table)}")
+    found = {name: named(kind, name, table) for name in wanted}
+    return [found[name] for name in table if name in found]
 
 
 def did_you_mean(word: str, words) -> str:

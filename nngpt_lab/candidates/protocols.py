@@ -16,7 +16,7 @@ from typing import Any, Self
 from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.errors import UsageError
 from nngpt_lab.manifest import sha256_json
-from nngpt_lab.profiles import did_you_mean
+from nngpt_lab.profiles import named
 
 PARTS = ("holdout", "test")
 DESCRIPTIVE = ("name", "source")
@@ -212,8 +212,4 @@ PROTOCOLS["digits-augmentation-loop"] = replace(
 
 def get_protocol(name: str) -> Protocol:
     """The protocol of that name; a UsageError that names the nearest one if there is none."""
-    if name in PROTOCOLS:
-        return PROTOCOLS[name]
-    raise UsageError(
-        f"there is no protocol {name!r}", f"{did_you_mean(name, PROTOCOLS)}use one of {', '.join(PROTOCOLS)}"
-    )
+    return named("protocol", name, PROTOCOLS)

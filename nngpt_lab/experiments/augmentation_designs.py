@@ -12,7 +12,7 @@ from nngpt_lab.experiments.rationales import check_style
 from nngpt_lab.llm.lora import Recipe
 from nngpt_lab.llm.sampling import Decoding
 from nngpt_lab.manifest import sha256_json
-from nngpt_lab.profiles import did_you_mean
+from nngpt_lab.profiles import all_named, named
 
 
 @dataclass(frozen=True)
@@ -175,17 +175,9 @@ DESIGNS = {design.name: design for design in (PAPER, PAPER_COT, GPU, DEMO, SMOKE
 
 def get_design(name: str) -> AugmentationDesign:
     """The design of that name; a UsageError that names the nearest one if there is none."""
-    if name in DESIGNS:
-        return DESIGNS[name]
-    raise UsageError(f"there is no design {name!r}", f"{did_you_mean(name, DESIGNS)}use one of {', '.join(DESIGNS)}")
+    return named("design", name, DESIGNS)
 
 
 def get_arms(names: str) -> list[Arm]:
     """Arms by their names, separated by commas, or ``all``; in the order of :data:`ARMS`, the loop first."""
-    wanted = list(ARMS) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
-    for name in wanted:
-        if name not in ARMS:
-            raise UsageError(f"there is no arm {name!r}", f"{did_you_mean(name, ARMS)}use one of {', '.join(ARMS)}")
-    if not wanted:
-        raise UsageError("no arm is named", f"use 'all' or some of {', '.join(ARMS)}")
-    return [arm for name, arm in ARMS.items() if name in wanted]
+    return all_named("arm", names, ARMS)

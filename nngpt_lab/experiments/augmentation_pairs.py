@@ -26,7 +26,7 @@ from nngpt_lab.errors import UsageError
 from nngpt_lab.experiments.nano_coder import tidy
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.prompts import encode_pair, prompt
-from nngpt_lab.profiles import did_you_mean
+from nngpt_lab.profiles import named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -191,9 +191,7 @@ STYLES = {
 
 def get_style(name: str) -> Style:
     """The style of that name; a UsageError that names the nearest one if there is none."""
-    if name in STYLES:
-        return STYLES[name]
-    raise UsageError(f"there is no style {name!r}", f"{did_you_mean(name, STYLES)}use one of {', '.join(STYLES)}")
+    return named("style", name, STYLES)
 
 
 def pair_examples(tokenizer: PreTrainedTokenizerBase, pairs: pd.DataFrame, style: str) -> list[Example]:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nngpt_lab.errors import UsageError
 from nngpt_lab.experiments.dataset_inputs import View
 from nngpt_lab.llm.lora import Recipe
 from nngpt_lab.llm.sampling import Decoding
 from nngpt_lab.manifest import sha256_json
-from nngpt_lab.profiles import did_you_mean
+from nngpt_lab.profiles import named
 
 PROMPTS = ("scores", "metadata", "code", "code_metadata")
 """Both normalised accuracies, metadata, code alone, code and metadata; the last one is the paper's future work."""
@@ -175,6 +174,4 @@ DESIGNS = {design.name: design for design in (PAPER, GPU, DEMO, SMOKE)}
 
 def get_design(name: str) -> Design:
     """The design of that name; a UsageError that names the nearest one if there is none."""
-    if name in DESIGNS:
-        return DESIGNS[name]
-    raise UsageError(f"there is no design {name!r}", f"{did_you_mean(name, DESIGNS)}use one of {', '.join(DESIGNS)}")
+    return named("design", name, DESIGNS)

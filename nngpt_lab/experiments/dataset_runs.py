@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -25,6 +24,7 @@ from nngpt_lab.experiments import dataset_prediction
 from nngpt_lab.experiments.dataset_designs import Design
 from nngpt_lab.experiments.dataset_inputs import View, alterations, distinct_views, near_duplicates
 from nngpt_lab.experiments.dataset_prediction import DRAWING, Lab, Parts, Run, divide, draw, fold_of, folds
+from nngpt_lab.experiments.open_lab import one_thread
 from nngpt_lab.llm import models
 from nngpt_lab.results import Results
 
@@ -136,7 +136,7 @@ def _run(
     pairs: dict[str, pd.DataFrame] | None,
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Answers of one run, and those with altered inputs where the design wants them."""
-    with _one_thread(device):
+    with one_thread() if device == "cpu" else contextlib.nullcontext():
         lab = Lab(design, _load(job.coder, device, four_bit), questions, code, folder, progress=False)
         if job.run.prompt == NETWORKS:
             parts = Parts(**{name: _marked(part) for name, part in pairs.items()})
@@ -199,17 +199,6 @@ def _train_and_test(pairs: Mapping[int, dict[str, pd.DataFrame]]) -> Iterator[tu
 
 def _stack(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-@contextlib.contextmanager
-def _one_thread(device: str) -> Iterator[None]:
-    """On a CPU, where the number of threads would move the last digits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if device == "cpu" else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # -------------------------------------------------------------------------------------------------------------- tables

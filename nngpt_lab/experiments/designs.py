@@ -13,7 +13,7 @@ from nngpt_lab.errors import UsageError
 from nngpt_lab.llm.lora import Recipe
 from nngpt_lab.llm.sampling import Decoding
 from nngpt_lab.manifest import sha256_json
-from nngpt_lab.profiles import did_you_mean
+from nngpt_lab.profiles import all_named, named
 
 
 @dataclass(frozen=True)
@@ -182,19 +182,12 @@ DESIGNS = {design.name: design for design in (PAPER, AUTHORS, DEMO, SMOKE, GPU)}
 
 def get_design(name: str) -> Design:
     """The design of that name; a UsageError that names the nearest one if there is none."""
-    if name in DESIGNS:
-        return DESIGNS[name]
-    raise UsageError(f"there is no design {name!r}", f"{did_you_mean(name, DESIGNS)}use one of {', '.join(DESIGNS)}")
+    return named("design", name, DESIGNS)
 
 
 def get_arms(names: str) -> list[Arm]:
     """Arms by their names, separated by commas, or ``all``; the loop first, because a control refers to it."""
-    wanted = list(ARMS) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
-    for name in wanted:
-        if name not in ARMS:
-            raise UsageError(f"there is no arm {name!r}", f"{did_you_mean(name, ARMS)}use one of {', '.join(ARMS)}")
-    if not wanted:
-        raise UsageError("no arm is named", f"use 'all' or some of {', '.join(ARMS)}")
-    if any(ARMS[name].choice == "random" for name in wanted) and "loop" not in wanted:
+    arms = all_named("arm", names, ARMS)
+    if any(arm.choice == "random" for arm in arms) and ARMS["loop"] not in arms:
         raise UsageError("'random pairs' takes as many pairs as the loop", "name the arm 'loop', too")
-    return [arm for name, arm in ARMS.items() if name in wanted]
+    return arms

@@ -31,7 +31,7 @@ from nngpt_lab.experiments.augmentation_pairs import distinct, rename_operations
 from nngpt_lab.experiments.open_lab import one_thread
 from nngpt_lab.experiments.replay_rankers import RANKERS, LanguageModel, Task
 from nngpt_lab.manifest import sha256_json
-from nngpt_lab.profiles import did_you_mean
+from nngpt_lab.profiles import named
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +77,7 @@ class Replay:
 
     def __post_init__(self):
         for name in self.methods:
-            if name not in METHODS:
-                raise UsageError(
-                    f"there is no method {name!r}", f"{did_you_mean(name, METHODS)}use {', '.join(METHODS)}"
-                )
+            named("method", name, METHODS)
         sizes = (self.seeds, self.tpe_evaluations, self.ordering_seeds, self.ordering_tests)
         if min(sizes) < 1 or min(*self.start_sizes, self.ordering_start) < 10:
             raise UsageError("a replay's sizes are too small", "seeds count from 1, start sets from 10 functions")
@@ -103,9 +100,7 @@ REPLAYS = {
 
 def get_replay(name: str) -> Replay:
     """The replay of that name; a UsageError that names the nearest one if there is none."""
-    if name in REPLAYS:
-        return REPLAYS[name]
-    raise UsageError(f"there is no replay {name!r}", f"{did_you_mean(name, REPLAYS)}use one of {', '.join(REPLAYS)}")
+    return named("replay", name, REPLAYS)
 
 
 # ------------------------------------------------------------------------------------------------------------- search
