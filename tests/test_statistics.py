@@ -243,3 +243,13 @@ def test_estimates():
     assert estimate.scaled(100) == s.Estimate(50, 40, 62.5, 8)
     assert str(estimate) == "0.500 [0.400, 0.625], n = 8"
     assert s.exact(3, 9) == s.Estimate(3, 3, 3, 9)
+
+
+def test_t_interval_is_scipys_and_claims_nothing_without_spread():
+    found = s.t_interval(np.array([0.1, 0.4, 0.3]))
+    low, high = stats.t.interval(0.95, 2, loc=np.mean([0.1, 0.4, 0.3]), scale=stats.sem([0.1, 0.4, 0.3]))
+    assert (found.low, found.high) == pytest.approx((low, high)) and found.n == 3
+    assert list(found.columns("x")) == ["x", "x_low", "x_high"]
+    for values in ([], [0.5], [0.5, 0.5, 0.5]):
+        found = s.t_interval(np.array(values))
+        assert np.isnan([found.low, found.high]).all() and found.n == len(values)

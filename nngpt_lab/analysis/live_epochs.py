@@ -17,7 +17,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from nngpt_lab.analysis import statistics
 from nngpt_lab.analysis.loop_cycles import LOOP, SEEDS, STAGES, arms, pooled_cycles
@@ -180,12 +179,8 @@ def _within(measure: str, loop: pd.DataFrame, control: pd.DataFrame, pairs: np.n
 
 def t_interval(values: np.ndarray) -> Estimate:
     """Mean with a t-interval; no interval (nan) for fewer than three values, or for values that do not differ."""
-    values = np.asarray(values, float)
-    mean = float(values.mean()) if len(values) else np.nan
-    if len(values) < SEEDS or np.ptp(values) <= 1e-12:  # a width of zero would claim certainty
-        return Estimate(mean, np.nan, np.nan, len(values))
-    interval = stats.ttest_1samp(values, 0).confidence_interval(statistics.LEVEL)
-    return Estimate(mean, float(interval.low), float(interval.high), len(values))
+    found = statistics.t_interval(values)
+    return found if found.n >= SEEDS else Estimate(found.value, np.nan, np.nan, found.n)
 
 
 def policy_table(policies: pd.DataFrame) -> pd.DataFrame:

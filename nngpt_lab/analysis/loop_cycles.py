@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from nngpt_lab.analysis import statistics
 from nngpt_lab.candidates.outcome import Status
@@ -101,12 +100,12 @@ def pooled_cycles(
         scores = part["score"].dropna()
         row = {"arm": arm, "cycle": cycle, "seeds": part["seed"].nunique()}
         row |= {"sampled": len(part), "trained": len(scores)}
-        row |= _columns("valid", statistics.wilson(part["status"].isin(VALID).sum(), len(part)))
+        row |= statistics.wilson(part["status"].isin(VALID).sum(), len(part)).columns("valid")
         for name, at in zip(SHARES, thresholds, strict=True):
-            row |= _columns(name, statistics.wilson(*_over(scores, at)))
+            row |= statistics.wilson(*_over(scores, at)).columns(name)
         groups = [group.to_numpy() for _, group in part.dropna(subset="score").groupby("seed")["score"]]
-        row |= _columns("mean", _bootstrap(groups, np.mean, rng, resamples))
-        row |= _columns("median", _bootstrap(groups, np.median, rng, resamples))
+        row |= _bootstrap(groups, np.mean, rng, resamples).columns("mean")
+        row |= _bootstrap(groups, np.median, rng, resamples).columns("median")
         best = [group.max() for group in groups] or [np.nan]
         row |= {"best": np.mean(best), "best_lowest": min(best), "best_highest": max(best)}
         rows.append(row | {"unit": "seeds" if len(groups) >= SEEDS else "candidates"})
@@ -151,7 +150,7 @@ def memorisation_table(neighbours: pd.DataFrame) -> pd.DataFrame:
         row = {"arm": arm, "cycle": cycle, "form": form, "networks": len(part)}
         row |= {"median": middle, "lower_quartile": lower, "upper_quartile": upper}
         for name in ("verbatim", "renamed"):
-            row |= _columns(name, statistics.wilson(part[name].sum(), len(part)))
+            row |= statistics.wilson(part[name].sum(), len(part)).columns(name)
         rows.append(row)
     return pd.DataFrame(rows, columns=None if rows else MEMORISATION)
 
@@ -254,12 +253,8 @@ def _counts(part: pd.DataFrame, threshold: float) -> dict[str, tuple[int, int]]:
 
 
 def _paired(a: np.ndarray, b: np.ndarray) -> tuple:
-    difference = a - b
-    head = (a.mean(), b.mean(), difference.mean())
-    if np.ptp(difference) <= 1e-12:  # no spread, so no estimate of it: a width of zero would claim certainty
-        return (*head, np.nan, np.nan, len(a), EQUAL)
-    interval = stats.ttest_1samp(difference, 0).confidence_interval(statistics.LEVEL)
-    return (*head, float(interval.low), float(interval.high), len(a), PAIRED)
+    found = statistics.t_interval(a - b)
+    return a.mean(), b.mean(), found.value, found.low, found.high, found.n, EQUAL if np.isnan(found.low) else PAIRED
 
 
 def _within(
@@ -315,10 +310,6 @@ def _over(scores: pd.Series, threshold: float) -> tuple[int, int]:
 
 def _share(successes: int, n: int) -> float:
     return successes / n if n else np.nan
-
-
-def _columns(name: str, estimate: statistics.Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def _bootstrap(

@@ -107,9 +107,9 @@ def arm_table(rows: pd.DataFrame, rng: np.random.Generator, resamples: int) -> p
     for key, part in rows.groupby(ARM, sort=False):
         row = {**dict(zip(ARM, key, strict=True)), "seeds": part["seed"].nunique(), "sampled": len(part)}
         for name, count in part[SHARES].assign(clean=part["type"] == "clean").items():
-            row |= _columns(name, statistics.wilson(int(count.sum()), len(part)))
-        row |= _columns("mean", _bootstrapped(part, "mean", rng, resamples))
-        row |= _columns("tokens_per_valid", _bootstrapped(part, "tokens_per_valid", rng, resamples))
+            row |= statistics.wilson(int(count.sum()), len(part)).columns(name)
+        row |= _bootstrapped(part, "mean", rng, resamples).columns("mean")
+        row |= _bootstrapped(part, "tokens_per_valid", rng, resamples).columns("tokens_per_valid")
         row |= {"best": part["score"].max(), "within": int(part["within"].sum())}
         found.append(row | {"budget": int(part.groupby("seed")["budget"].first().sum())})
     return pd.DataFrame(found)
@@ -243,12 +243,11 @@ def _mcnemar(direct: pd.Series, cot: pd.Series) -> tuple:
 
 def _t_test(direct: pd.Series, cot: pd.Series) -> tuple:
     difference = (direct - cot).to_numpy(float)
-    head = (direct.mean(), cot.mean(), difference.mean())
-    if np.ptp(difference) <= 1e-12:  # no spread, so no estimate of it: a width of zero would claim certainty
-        return (*head, np.nan, np.nan, np.nan, len(difference), EQUAL)
-    test = stats.ttest_1samp(difference, 0)
-    interval = test.confidence_interval(statistics.LEVEL)
-    return (*head, float(interval.low), float(interval.high), float(test.pvalue), len(difference), PAIRED)
+    found = statistics.t_interval(difference)
+    equal = np.isnan(found.low)
+    p_value = np.nan if equal else float(stats.ttest_1samp(difference, 0).pvalue)
+    means = direct.mean(), cot.mean(), found.value
+    return *means, found.low, found.high, p_value, found.n, EQUAL if equal else PAIRED
 
 
 def _paired_bootstrap(pairs: pd.DataFrame, measure: str, rng: np.random.Generator, resamples: int):
@@ -329,7 +328,3 @@ def setting(shots: int, tuned: bool) -> str:
 
 def _ratio(above: float, below: float) -> float:
     return float(above / below) if below else np.nan
-
-
-def _columns(name: str, estimate: statistics.Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -118,10 +118,6 @@ def _resampled_sums(values: np.ndarray, rng: np.random.Generator, resamples: int
     return rng.multinomial(k, np.full(k, 1 / k), size=resamples) @ values
 
 
-def _named(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
 # ------------------------------------------------------------------------------------------------- evaluations needed
 
 
@@ -177,11 +173,11 @@ def summary(table: pd.DataFrame, rng: np.random.Generator, resamples: int, yards
         row |= {"score": group["score"].mean(), "seeds": len(group), "reached": int(group["reached"].sum())}
         sums, draws = values.sum(0), _resampled_sums(values, rng, resamples)
         mean = statistics.percentile_interval(draws[:, 0] / len(values))
-        row |= _named("evaluations", Estimate(sums[0] / len(values), *mean, len(values)))
+        row |= Estimate(sums[0] / len(values), *mean, len(values)).columns("evaluations")
         row |= {"median": np.median(values[:, 0]), "random": values[:, 1].mean()}
         for column, name in ((1, "times_fewer"), (2, "times_fewer_than_all"), (3, "times_fewer_than_it")):
             interval = statistics.percentile_interval(draws[:, column] / draws[:, 0])
-            row |= _named(name, Estimate(sums[column] / sums[0], *interval, len(values)))
+            row |= Estimate(sums[column] / sums[0], *interval, len(values)).columns(name)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -232,9 +228,9 @@ def choices_summary(
         other = table[(table["method"] == control) & (table["n0"] == n0)].set_index("seed")
         for measure in measures:
             values = group.set_index("seed")[measure]
-            row |= _named(measure, _t_interval(values.to_numpy()))
+            row |= _t_interval(values.to_numpy()).columns(measure)
             paired = (values - other[measure]).dropna().to_numpy()
-            row |= _named(f"{measure}_over_control", _t_interval(paired, lowest=-1.0))
+            row |= _t_interval(paired, lowest=-1.0).columns(f"{measure}_over_control")
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -277,7 +273,7 @@ def ordering(
     first, second, gap, guess = first[asked], second[asked], gap[asked], guess[asked]
     row = {"functions": len(np.union1d(first, second)), "pairs": len(gap)}
     alike = (np.sign(gap) * np.sign(guess) + 1) / 2
-    row |= _named("accuracy", _over_sets(alike, first, second, sets, rng, resamples))
+    row |= _over_sets(alike, first, second, sets, rng, resamples).columns("accuracy")
     return row | ceilings(gap, within_sd)
 
 
@@ -330,7 +326,7 @@ def ordering_summary(table: pd.DataFrame) -> pd.DataFrame:
             found = Estimate(*group[["accuracy", "accuracy_low", "accuracy_high"]].iloc[0], 1)
         means = group[["functions", "pairs", "rerun", "oracle"]].mean()
         row = {"test": test, "method": method, "seeds": len(group), **means[["functions", "pairs"]]}
-        row |= _named("accuracy", found) | dict(means[["rerun", "oracle"]])
+        row |= found.columns("accuracy") | dict(means[["rerun", "oracle"]])
         rows.append(row | {"of_ceiling": (found.value - 0.5) / (means["oracle"] - 0.5)})
     return pd.DataFrame(rows)
 

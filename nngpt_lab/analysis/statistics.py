@@ -27,6 +27,10 @@ class Estimate:
         """The same estimate in another unit, e.g. ``scaled(100)`` for per cent."""
         return Estimate(self.value * factor, self.low * factor, self.high * factor, self.n)
 
+    def columns(self, name: str) -> dict[str, float]:
+        """As columns of a table: ``name``, ``name_low``, ``name_high``."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}], n = {self.n}"
 
@@ -112,6 +116,18 @@ def cluster_mean(values: np.ndarray, clusters: np.ndarray, rng: np.random.Genera
     weights = rng.multinomial(k, np.full(k, 1 / k), size=resamples)
     low, high = percentile_interval((weights @ total) / (weights @ count))
     return Estimate(float(np.mean(values)), low, high, len(values))
+
+
+def t_interval(values: np.ndarray) -> Estimate:
+    """Mean with a t-interval; no interval (nan) for one value, or for values that do not differ at all."""
+    values = np.asarray(values, float)
+    mean = float(values.mean()) if len(values) else np.nan
+    if (
+        len(values) < 2 or np.ptp(values) <= 1e-12
+    ):  # no spread, so no estimate of it: a width of zero would claim certainty
+        return Estimate(mean, np.nan, np.nan, len(values))
+    interval = stats.ttest_1samp(values, 0).confidence_interval(LEVEL)
+    return Estimate(mean, float(interval.low), float(interval.high), len(values))
 
 
 def spearman(pairs: np.ndarray) -> float:

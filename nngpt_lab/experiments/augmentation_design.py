@@ -161,7 +161,7 @@ def propose(
     lab: Lab, arm: Arm, seed: int, epoch: int, archive: pd.DataFrame, state: RunState
 ) -> Iterator[tuple[int, Screened]]:
     """The epoch's texts as they end, with their positions, held against the contract; each is in the ledger."""
-    design, name = lab.design, f"{run_name(lab, arm, seed)} epoch {epoch:03d}"
+    design, name = lab.design, epoch_name(lab, arm, seed, epoch)
     if arm.proposer == "generator":
         for place in range(design.samples):
             code = generate(np.random.default_rng([seed, epoch, place, GENERATOR]))
@@ -275,6 +275,11 @@ def run_name(lab: Lab, arm: Arm, seed: int) -> str:
     """A name that changes with all that the run's texts depend on."""
     identity = sha256_json([lab.design.hash(), lab.coder.identity, lab.proxy.protocol_hash])[:10]
     return f"{identity} {arm.name} seed {seed}".replace(" ", "-")
+
+
+def epoch_name(lab: Lab, arm: Arm, seed: int, epoch: int) -> str:
+    """What the texts of one LLM epoch are filed under in the ledger."""
+    return f"{run_name(lab, arm, seed)} epoch {epoch:03d}"
 
 
 def _written(accuracy: float) -> str:

@@ -215,6 +215,6 @@ COLUMNS = ["model", "style", "shots", "tuned", "seed", "epoch", "position", "tex
 
 def _texts(lab: loop.Lab, arm: loop.Arm, seed: int) -> list[str]:
     """What was written in a run, in the order of its rows."""
-    name = loop.run_name(lab, arm, seed)
-    epochs = (lab.ledger.texts(f"{name} epoch {epoch:03d}") for epoch in range(1, lab.design.epochs + 1))
+    names = (loop.epoch_name(lab, arm, seed, epoch) for epoch in range(1, lab.design.epochs + 1))
+    epochs = map(lab.ledger.texts, names)
     return [texts[place] for texts in epochs for place in sorted(texts)]
