@@ -145,3 +145,9 @@ def test_readable_shows_whole_sentences_tested_first_and_the_same_each_time():
     assert html.rindex(">reproduced<") < html.index(">not tested<")
     assert html == readable(table).to_html()
     assert ">nan<" not in html and "NA&gt;" not in html
+
+
+def test_notes_are_added():
+    found = Estimate(1, 0, 2, 3)
+    assert Measured(None).noted("b") == Measured(None, "b")
+    assert Measured(found, "a.").noted("b.") == Measured(found, "a. b.") and Measured(None, "a.").noted("").note == "a."

@@ -45,8 +45,3 @@ def test_the_published_protocol_decides():
 def test_a_run_without_the_loop_says_nothing_and_a_short_one_less():
     assert measured(True, arms=("no tuning",))[1] == {}
     assert "B-cycle-10-mean" not in measured(True, cycles=5)[1]
-
-
-def test_notes_are_added():
-    assert loop_claims.noted(None, "b") == claims.Measured(None, "b")
-    assert loop_claims.noted(claims.Measured(None, "a"), "b").note == "a b"

@@ -122,6 +122,16 @@ def test_a_method_is_compared_with_the_yardstick_seed_by_seed():
     assert replay.summary(table, rng(), 20)["times_fewer_than_it"].isna().all()
 
 
+def test_the_sentence_quotes_the_smallest_start_set():
+    universe = rng(3).permutation(1000) / 1000.0
+    best_first = np.r_[universe[:2], np.sort(universe[2:])[::-1]]
+    runs = [run(best_first, universe, "it", n0, seed) for n0 in (5, 2) for seed in (0, 1)]
+    said = replay.sentence(replay.summary(replay.needed(runs), rng(), 50), ["it"])
+    expected = 1001 / 2 / 3  # random order needs 500.5 for the best one of 1,000, the method three
+    assert f"it {expected:.1f} [{expected:.1f}, {expected:.1f}]" in said
+    assert "2 functions to learn from" in said and "top 0.1%" in said
+
+
 # ------------------------------------------------------------------------------------------------------ first choices
 
 

@@ -68,6 +68,10 @@ class Measured:
     estimate: Estimate | None
     note: str = ""
 
+    def noted(self, note: str) -> Measured:
+        """The same with one more sentence."""
+        return Measured(self.estimate, f"{self.note} {note}".strip())
+
 
 def load_claims() -> dict[str, Claim]:
     """All claims by id, in the order of ``claims.toml``; a ValueError if the file contradicts its own rules."""

@@ -86,7 +86,10 @@ def code_boosting(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, s
     features = code.fit(train)
     rows, answers, weights = _count_answers(train, code)
     svd = TruncatedSVD(min(30, features.shape[1] - 1), random_state=seed).fit(features[np.unique(rows)])
-    model = HistGradientBoostingClassifier(max_iter=40, max_leaf_nodes=15, early_stopping=False, random_state=seed)
+    settings = {"max_iter": 40, "max_leaf_nodes": 15, "max_bins": 31, "early_stopping": False}
+    model = HistGradientBoostingClassifier(
+        **settings, random_state=seed
+    )  # with 255 bins no better, and four times as slow
     model.fit(svd.transform(features[rows]), answers, sample_weight=weights)
     return _restrict(model.predict_proba(svd.transform(features[code.rows_of(test)])), model.classes_, test)
 

@@ -47,11 +47,6 @@ def measure(
     return {key: Measured(None, f"Our scaled loop: {_text(value)}.") for key, value in found.items()}
 
 
-def noted(found: Measured | None, note: str) -> Measured:
-    """The same with one more sentence."""
-    return Measured(found.estimate, f"{found.note} {note}".strip()) if found else Measured(None, note)
-
-
 def _in_per_cent(row: pd.Series, column: str) -> Estimate:
     value = float(row[column])
     low, high = (float(row.get(f"{column}_{end}", np.nan)) for end in ("low", "high"))

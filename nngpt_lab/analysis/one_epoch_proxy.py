@@ -24,6 +24,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from nngpt_lab.analysis import statistics
+from nngpt_lab.analysis.rank_bootstrap import rank_bootstrap
 
 UNITS = ("best_of_trials", "one_run", "fixed_protocol")
 PROTOCOL = ["batch", "lr", "momentum", "dropout", "transform"]
@@ -106,20 +107,12 @@ def audit(wides: dict[str, pd.DataFrame], clusters: pd.Series, seed: int, resamp
     return pd.DataFrame(Parallel(n_jobs=-1)(jobs))
 
 
-MEASURES = {
-    "spearman": statistics.spearman,
-    "kendall": statistics.kendall,
-    "top_decile_kept": statistics.top_share_kept,
-}
-
-
 def _audit_cell(unit: str, horizon: Horizon, rng: np.random.Generator, resamples: int) -> dict:
     pairs = horizon.pairs
     row = {"unit": unit, "dataset": horizon.dataset, "epoch": horizon.epoch, "n": len(pairs)}
     row["clusters"] = len(np.unique(horizon.clusters))
-    for name, measure in MEASURES.items():
-        estimate = statistics.bootstrap(pairs, measure, rng, resamples, clusters=horizon.clusters)
-        row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    for name, estimate in rank_bootstrap(pairs, rng, resamples, horizon.clusters).items():
+        row |= estimate.columns(name)
     return row | {"mean_first": pairs[:, 0].mean(), "mean_later": pairs[:, 1].mean()}
 
 

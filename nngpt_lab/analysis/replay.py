@@ -189,6 +189,23 @@ def _of_yardstick(table: pd.DataFrame, method: str) -> pd.Series:
     return pd.Series(its.reindex(pd.MultiIndex.from_frame(table[same])).to_numpy(float), index=table.index)
 
 
+def sentence(saved: pd.DataFrame, methods: Sequence[str], target: str = "top 0.1%") -> str:
+    """How many times fewer evaluations than random order each method took, from the smallest start set, in words.
+
+    ``saved`` is what :func:`summary` returns.
+    """
+    rows = saved[(saved["target"] == target) & (saved["n0"] == saved["n0"].min())].set_index("method")
+    said = [
+        f"{name} {row['times_fewer']:.1f} [{row['times_fewer_low']:.1f}, {row['times_fewer_high']:.1f}]"
+        for name, row in rows.loc[list(methods)].iterrows()
+    ]
+    first = rows.iloc[0]
+    return (
+        f"Replay on the corpus, {first['seeds']} seeds, {first['n0']} functions to learn from: times fewer evaluations "
+        f"than random order until the {target} is met: {', '.join(said)}."
+    )
+
+
 # ------------------------------------------------------------------------------------------------------ first choices
 
 
