@@ -350,9 +350,6 @@ def ordering_summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def _t_interval(values: np.ndarray, lowest: float = 0.0) -> Estimate:
     """Mean with a t interval, kept within the range of a share or accuracy; of differences with ``lowest`` -1."""
-    n, mean = len(values), values.mean() if len(values) else np.nan
-    if n < 2:
-        return Estimate(mean, np.nan, np.nan, n)
-    reach = stats.t.ppf((1 + statistics.LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
-    low, high = np.clip([mean - reach, mean + reach], lowest, 1)
-    return Estimate(float(mean), float(low), float(high), n)
+    found = statistics.t_interval(values)
+    low, high = np.clip([found.low, found.high], lowest, 1)
+    return Estimate(found.value, float(low), float(high), found.n)
