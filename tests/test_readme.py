@@ -44,10 +44,21 @@ def test_quoted_verdicts_are_the_reference_runs():
 
 def test_the_loops_difference_is_the_reference_runs():
     table = pd.read_csv(REFERENCE / "01_memorization_to_creativity" / "tables" / "controls.csv", dtype=str)
-    row = table[(table["control"] == "no tuning") & (table["measure"] == "mean")].iloc[0]
+    for control in ("no tuning", "shuffled scores"):
+        row = table[(table["control"] == control) & (table["measure"] == "mean")].iloc[0]
+        assert f"{in_points(row).replace(' [', ' points [')}" in first_screen()
+        assert row["method"] == "paired t over seeds" and f"{row['n']} seeds" in first_screen()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for control, measure in (("no tuning", "valid"), ("shuffled scores", "valid"), ("no tuning", "best"),
+                             ("shuffled scores", "best")):  # fmt: skip
+        row = table[(table["control"] == control) & (table["measure"] == measure)].iloc[0]
+        assert in_points(row).replace(" [", " points [") in readme or in_points(row) in readme, (control, measure)
+
+
+def in_points(row: pd.Series) -> str:
+    """A difference as README writes it, ``+2.2 [-7.9, 12.4]``."""
     value, low, high = (100 * float(row[name]) for name in ("difference", "difference_low", "difference_high"))
-    assert f"{value:+.1f} points [{low:.1f}, {high:.1f}]" in first_screen()
-    assert row["method"] == "paired t over seeds" and f"{row['n']} seeds" in first_screen()
+    return f"{value:+.1f} [{low:.1f}, {high:.1f}]"
 
 
 def test_reference_manifests_name_a_clean_commit():
