@@ -38,8 +38,16 @@ def test_quoted_number_is_the_reference_runs(claim):
 def test_quoted_verdicts_are_the_reference_runs():
     claims = reference_claims()
     said = re.findall(r"\*\*(reproduced|not reproduced|inconclusive|not tested)\*\*", first_screen())
-    rows = [*QUOTED[:4], "B-cycle-18-mean", *QUOTED[4:], "A-600x"]
+    rows = [*QUOTED[:3], "C-code-7b", QUOTED[3], "B-cycle-18-mean", *QUOTED[4:], "A-600x"]
     assert said == list(claims.loc[rows, "verdict"])
+
+
+def test_what_a_language_model_reads_in_code_is_the_reference_runs():
+    table = pd.read_csv(REFERENCE / "03_code_to_prediction" / "tables" / "code_signal.csv")
+    row = table[table["prompt"] == "code"].iloc[0]
+    accuracy = f"{row['accuracy']:.1f} % [{row['low']:.1f}, {row['high']:.1f}] of {row['n']} answers"
+    assert accuracy in first_screen() and f"{row['control']:.1f} %, too" in first_screen()
+    assert row["verdict"] == "not tested at this scale"
 
 
 def test_the_loops_difference_is_the_reference_runs():

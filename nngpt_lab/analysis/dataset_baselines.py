@@ -128,27 +128,24 @@ def answer_all(
             for part in SPLITS[split](questions, rng):
                 if question_set == "balanced":
                     part = Split(part.part, balanced(part.train, rng), balanced(part.test, rng))
-                jobs += [(split, question_set, s, part, baseline) for baseline in BASELINES if len(part.test)]
+                jobs += [(split, question_set, s, part)] if len(part.test) else []
     parallel = Parallel(n_jobs=-1, return_as="generator")
     answers = parallel(delayed(_answer)(*job, code=features, seed=seed) for job in jobs)
     hidden = None if progress else True  # None: shown on a terminal, hidden in a log
-    bar = tqdm(answers, "baselines", total=len(jobs), unit=" fits", disable=hidden, leave=False)
+    bar = tqdm(answers, "baselines", total=len(jobs), unit=" folds", disable=hidden, leave=False)
     return pd.concat(bar, ignore_index=True)
 
 
-def _answer(split: str, question_set: str, s: int, part: Split, baseline: str, code: CodeFeatures, seed: int):
-    probability = BASELINES[baseline](part.train, part.test, code, seed + s)
-    first = part.test["first_wins"].to_numpy()
-    key = {"split": split, "part": part.part, "question_set": question_set, "seed": s, "baseline": baseline}
-    return pd.DataFrame(
-        {
-            **key,
-            "question": part.test.index,
-            "group": part.test["group"].to_numpy(),
-            "pair": part.test["pair"].to_numpy(),
-            "correct": np.where(probability == 0.5, 0.5, (probability > 0.5) == first),
-        }
-    )
+def _answer(split: str, question_set: str, s: int, part: Split, code: CodeFeatures, seed: int) -> pd.DataFrame:
+    """All baselines' answers to one fold: together, so that its questions are sent to a process once."""
+    facts = {"question": part.test.index, "group": part.test["group"].to_numpy(), "pair": part.test["pair"].to_numpy()}
+    first, tables = part.test["first_wins"].to_numpy(), []
+    for name, baseline in BASELINES.items():
+        probability = baseline(part.train, part.test, code, seed + s)
+        correct = np.where(probability == 0.5, 0.5, (probability > 0.5) == first)
+        key = {"split": split, "part": part.part, "question_set": question_set, "seed": s, "baseline": name}
+        tables.append(pd.DataFrame({**key, **facts, "correct": correct}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def summarise(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
@@ -207,20 +204,25 @@ class CodeFeatures:
         vectorizer = CountVectorizer(token_pattern=TOKEN, ngram_range=(1, 2), min_df=2)
         self.counts = vectorizer.fit_transform(code[name][:CODE_CHARACTERS] for name in self.index)
         self.size = size
+        self._last: tuple[pd.DataFrame, sparse.csr_matrix] | None = None
 
     def rows_of(self, questions: pd.DataFrame) -> np.ndarray:
         """Row of each question's architecture."""
         return questions["architecture"].map(self.index).to_numpy()
 
     def fit(self, train: pd.DataFrame) -> sparse.csr_matrix:
-        """TF-IDF of all architectures (rows), with vocabulary and weights of the training part's."""
+        """TF-IDF of all architectures (rows), with vocabulary and weights of the training part's; kept until another
+        part is asked for, as several baselines read it."""
+        if self._last is not None and self._last[0] is train:
+            return self._last[1]
         inside = self.counts[np.unique(self.rows_of(train))]
         documents = np.asarray((inside > 0).sum(axis=0)).ravel()
         usable = np.flatnonzero(documents >= 2)
         frequency = np.asarray(inside.sum(axis=0)).ravel()[usable]
         chosen = np.sort(usable[np.argsort(-frequency, kind="stable")[: self.size]])
         weighting = TfidfTransformer(sublinear_tf=True).fit(inside[:, chosen])
-        return weighting.transform(self.counts[:, chosen]).tocsr()
+        self._last = train, weighting.transform(self.counts[:, chosen]).tocsr()
+        return self._last[1]
 
 
 def _count_answers(train: pd.DataFrame, code: CodeFeatures) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
