@@ -69,6 +69,17 @@ def in_points(row: pd.Series) -> str:
     return f"{value:+.1f} [{low:.1f}, {high:.1f}]"
 
 
+def test_what_is_left_without_the_code_is_the_reference_runs():
+    table = pd.read_csv(REFERENCE / "03_code_to_prediction" / "tables" / "input_ablations.csv")
+    found = table[table["split"] == "published"].set_index("condition")
+    plain, other, none, masked = (
+        found.loc[name] for name in ("as asked", "another network", "no code", "names masked")
+    )
+    quoted = f"{plain['accuracy']:.1f} % [{plain['accuracy_low']:.1f}, {plain['accuracy_high']:.1f}] from code, "
+    quoted += f"{other['accuracy']:.1f} % from another network's code, {none['accuracy']:.1f} % from none; "
+    assert f"{quoted}with the names masked {masked['accuracy']:.1f} %" in first_screen()
+
+
 def test_reference_manifests_name_a_clean_commit():
     for file in sorted(REFERENCE.glob("*/manifest.json")):
         manifest = json.loads(file.read_text())
