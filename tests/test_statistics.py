@@ -108,6 +108,15 @@ def test_cluster_mean_of_unequal_clusters():
     assert s.cluster_mean(np.array([]), np.array([]), np.random.default_rng(0), 10).n == 0
 
 
+def test_resample_counts_are_draws_with_replacement():
+    counts = s.resample_counts(np.random.default_rng(0), 5, 20_000)
+    assert counts.shape == (20_000, 5) and (counts.sum(axis=1) == 5).all()
+    expected = stats.binom(5, 1 / 5)
+    for k in range(4):
+        assert (counts == k).mean() == pytest.approx(expected.pmf(k), abs=0.01)
+    assert np.corrcoef(counts[:, 0], counts[:, 1])[0, 1] == pytest.approx(-1 / 4, abs=0.03)
+
+
 def test_same_seed_same_numbers():
     values, clusters = np.random.default_rng(0).normal(size=50), np.arange(50) % 7
     for draw in (

@@ -151,7 +151,7 @@ def peaks_table(
 def _optimism(correct: np.ndarray, rng: np.random.Generator, resamples: int) -> float:
     """Of picking the best column: its mean on a bootstrap sample of the rows minus that on the rows left out."""
     n = len(correct)
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+    weights = statistics.resample_counts(rng, n, resamples)
     out = weights == 0
     usable = out.any(1)
     inside, outside = weights[usable] @ correct / n, out[usable] @ correct / out[usable].sum(1, keepdims=True)

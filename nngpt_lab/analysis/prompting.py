@@ -252,7 +252,7 @@ def _t_test(direct: pd.Series, cot: pd.Series) -> tuple:
 
 def _paired_bootstrap(pairs: pd.DataFrame, measure: str, rng: np.random.Generator, resamples: int):
     """Interval of the difference of two ratios of sums; a sample goes with its partner."""
-    weights = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), resamples)
+    weights = statistics.resample_counts(rng, len(pairs), resamples)
     draws = [_ratios(weights, pairs, measure, f"_{style}") for style in STYLES]
     return statistics.percentile_interval(draws[0] - draws[1])
 
@@ -274,7 +274,7 @@ def _bootstrapped(part: pd.DataFrame, measure: str, rng: np.random.Generator, re
         return statistics.Estimate(value, np.nan, np.nan, n)
     groups = part.groupby("seed").ngroup().to_numpy() if part["seed"].nunique() >= SEEDS else np.arange(n)
     units = groups.max() + 1
-    weights = rng.multinomial(units, np.full(units, 1 / units), resamples)[:, groups]
+    weights = statistics.resample_counts(rng, units, resamples)[:, groups]
     return statistics.Estimate(value, *statistics.percentile_interval(_ratios(weights, part, measure)), n)
 
 

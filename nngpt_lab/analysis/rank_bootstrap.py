@@ -31,7 +31,7 @@ def rank_bootstrap(
     _, code = np.unique(np.arange(len(pairs)) if clusters is None else np.asarray(clusters), return_inverse=True)
     k, draws = code.max() + 1, []
     for size in [AT_ONCE] * (resamples // AT_ONCE) + [resamples % AT_ONCE]:
-        counts = rng.multinomial(k, np.full(k, 1 / k), size=size)[:, code]
+        counts = statistics.resample_counts(rng, k, size)[:, code]
         draws.append(np.stack([spearmans(pairs, counts), kendalls(pairs, counts), tops_kept(pairs, counts)]))
     intervals = map(statistics.percentile_interval, np.concatenate(draws, axis=1))
     return {

@@ -115,7 +115,7 @@ def bands(curve: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.D
 def _resampled_sums(values: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
     """Sums over the rows of ``values`` (seeds, columns) drawn with replacement, shape (resamples, columns)."""
     k = len(values)
-    return rng.multinomial(k, np.full(k, 1 / k), size=resamples) @ values
+    return statistics.resample_counts(rng, k, resamples) @ values
 
 
 # ------------------------------------------------------------------------------------------------- evaluations needed
@@ -322,7 +322,7 @@ def _over_sets(alike, first, second, sets, rng: np.random.Generator, resamples: 
     a, b = cells // k, cells % k
     count, total = np.bincount(where), np.bincount(where, weights=alike)
     draws = np.empty(resamples)
-    for i, times in enumerate(rng.multinomial(k, np.full(k, 1 / k), size=resamples)):
+    for i, times in enumerate(statistics.resample_counts(rng, k, resamples)):
         weight = np.where(a == b, times[a], times[a] * times[b])
         weighed = weight @ count
         draws[i] = weight @ total / weighed if weighed else np.nan

@@ -92,8 +92,8 @@ _FULL = LanguageModel()
 REPLAYS = {
     "smoke": Replay(1, (50,), universe=200, tpe_evaluations=20, ordering_seeds=1, ordering_start=50, ordering_tests=40,
                     llm=replace(_FULL, pairs=16, recipe=replace(_FULL.recipe, epochs=1))),
-    "demo": Replay(2, (100,), universe=1000, tpe_evaluations=200, ordering_seeds=1, ordering_start=100,
-                   ordering_tests=200, llm=replace(_FULL, pairs=100)),
+    "demo": Replay(2, (100,), universe=600, tpe_evaluations=100, ordering_seeds=1, ordering_start=100,
+                   ordering_tests=120, llm=replace(_FULL, pairs=100)),
     "full": Replay(),
 }  # fmt: skip
 
