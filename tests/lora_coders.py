@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
+from single_thread import one_thread  # noqa: F401
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nngpt_lab.llm import lora
@@ -16,14 +16,6 @@ from nngpt_lab.llm.models import Coder
 CPU = torch.device("cpu")
 RECIPE = Recipe(rank=4, alpha=8, dropout=0.1, lr=1e-3, epochs=2, batch=2, accumulate=2, warmup=0, pad_to=8)
 STILL = replace(RECIPE, dropout=0.0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def new_coder(layers: int = 2) -> Coder:

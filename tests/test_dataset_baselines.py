@@ -55,7 +55,7 @@ def held_out(questions: pd.DataFrame) -> dq.Split:
 
 def accuracy(baseline: str, split: dq.Split, code: dict[str, str]) -> float:
     probability = db.BASELINES[baseline](split.train, split.test, db.CodeFeatures(code), 0)
-    correct = np.where(probability == 0.5, 0.5, (probability > 0.5) == split.test["first_wins"])
+    correct = db.graded(probability, split.test)
     return 100 * correct.astype(float).mean()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from single_thread import one_thread  # noqa: F401
 
 from nngpt_lab.analysis import dataset_answers
 from nngpt_lab.analysis.dataset_questions import DATASETS
@@ -36,14 +37,6 @@ DESIGN = replace(
     view=View(60),
     batch=4,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def new_coder(context: int = 2048) -> Coder:

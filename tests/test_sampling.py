@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from single_thread import one_thread  # noqa: F401
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     Gemma3ForCausalLM,
@@ -50,14 +51,6 @@ ARCHITECTURES = {
     ),
 }
 NAMES = [name for name in ARCHITECTURES if "hybrid" not in name or not transformers.__version__.startswith("4.")]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from single_thread import one_thread  # noqa: F401
 from torchvision import transforms
 
 from nngpt_lab.candidates import training
@@ -30,15 +31,6 @@ PIECES = {
     "learn": "",
     "hyperparameters": "return {'lr', 'momentum'}",
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """As in a child; and small tensors are slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network(**pieces: str) -> str:

@@ -17,7 +17,6 @@ from nngpt_lab.analysis.dataset_answers import FIRST
 from nngpt_lab.analysis.statistics import Estimate
 
 CONTROL = "scores"
-CHANCE = 50  # per cent, on the balanced set
 UNTESTED = "not tested at this scale"
 PEAKS = {  # claim -> the paper's model and prompt
     "C-normalised-7b": ("DeepSeek-Coder-7B", "scores"),
@@ -36,22 +35,18 @@ def code_signal(models: pd.DataFrame) -> pd.DataFrame:
     """
     tuned = models[(models["state"] == "tuned") & (models["readout"] == "both orders")]
     tuned = tuned[tuned["question_set"] == "balanced"]
-    controls, rows = tuned[tuned["prompt"] == CONTROL], []
+    controls, claim, rows = tuned[tuned["prompt"] == CONTROL], claims.load_claims()["C-code-signal"], []
     for row in tuned[tuned["prompt"].isin(("code", "code_metadata"))].itertuples():
         own = controls[controls["answerer"] == row.answerer].sort_values(
             "split", key=lambda split, here=row.split: split != here, kind="stable"
         )
         control = [float(own[name].iloc[0]) if len(own) else np.nan for name in ("accuracy", "low", "high")]
-        said = claims.verdict(_above_chance(), Estimate(row.accuracy, row.low, row.high, row.n))
-        said = said if control[1] > CHANCE else UNTESTED  # a control that was not asked was not passed
+        said = claims.verdict(claim, Estimate(row.accuracy, row.low, row.high, row.n))
+        said = said if control[1] > claim.value else UNTESTED  # a control that was not asked was not passed
         numbers = (row.n, row.accuracy, row.low, row.high, *control)
         rows.append((row.answerer, row.prompt, row.split, *numbers, said))
     columns = ["model", "prompt", "split", "n", "accuracy", "low", "high", "control", "control_low", "control_high"]
     return pd.DataFrame(rows, columns=[*columns, "verdict"])
-
-
-def _above_chance() -> claims.Claim:
-    return claims.Claim("", "C", "", CHANCE, "%", "P", "", "at_least")
 
 
 def signal_sentence(signal: pd.DataFrame, split: str) -> str:

@@ -14,7 +14,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from nngpt_lab.analysis.dataset_baselines import TOKEN
+from nngpt_lab.analysis.dataset_baselines import TOKEN, graded
 from nngpt_lab.analysis.dataset_questions import CODE_CHARACTERS, EPOCH, best_records
 
 SHARE, VALIDATION_SHARE = 0.2, 0.15
@@ -134,8 +134,7 @@ def answer_controls(train: pd.DataFrame, test: pd.DataFrame, code: Mapping[str, 
     """Every control's answers: columns baseline, question, group, pair, correct (0.5 where it has no opinion)."""
     tables = []
     for name, control in CONTROLS.items():
-        chance = control(train, test, code)
-        correct = np.where(chance == 0.5, 0.5, (chance > 0.5) == test["first_wins"].to_numpy())
+        correct = graded(control(train, test, code), test)
         facts = {"question": test.index, "group": test["group"].to_numpy(), "pair": test["pair"].to_numpy()}
         tables.append(pd.DataFrame({"baseline": name, **facts, "correct": correct}))
     return pd.concat(tables, ignore_index=True)

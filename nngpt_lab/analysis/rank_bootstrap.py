@@ -30,8 +30,8 @@ def rank_bootstrap(
     values = (statistics.spearman(pairs), statistics.kendall(pairs), statistics.top_share_kept(pairs))
     _, code = np.unique(np.arange(len(pairs)) if clusters is None else np.asarray(clusters), return_inverse=True)
     k, draws = code.max() + 1, []
-    for size in [AT_ONCE] * (resamples // AT_ONCE) + [resamples % AT_ONCE]:
-        counts = statistics.resample_counts(rng, k, size)[:, code]
+    for start in range(0, resamples, AT_ONCE):
+        counts = statistics.resample_counts(rng, k, min(AT_ONCE, resamples - start))[:, code]
         draws.append(np.stack([spearmans(pairs, counts), kendalls(pairs, counts), tops_kept(pairs, counts)]))
     intervals = map(statistics.percentile_interval, np.concatenate(draws, axis=1))
     return {

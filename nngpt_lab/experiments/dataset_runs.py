@@ -175,7 +175,7 @@ def _answer_baselines(
         trained = {"the same questions": parts.train, "the whole training part": whole}
         for (trained_on, train), name in product(trained.items(), names):
             chance = dataset_baselines.BASELINES[name](train, test, features, seed)
-            correct = np.where(chance == 0.5, 0.5, (chance > 0.5) == test["first_wins"].to_numpy())
+            correct = dataset_baselines.graded(chance, test)
             facts = {"question": test.index, "group": test["group"].to_numpy(), "correct": correct}
             tables.append(pd.DataFrame({**asdict(this), "baseline": name, "trained_on": trained_on, **facts}))
     return pd.concat(tables, ignore_index=True).drop(columns="prompt")
