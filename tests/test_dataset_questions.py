@@ -179,10 +179,15 @@ def test_labels_of_noiseless_trials_are_fully_reproducible():
 
 
 def test_labels_of_pure_noise_agree_half_the_time():
-    rng = np.random.default_rng(2)
-    found = dq.label_reliability(trials(lambda name, d: rng.uniform()), np.random.default_rng(3), 200).set_index("pair")
-    assert found.loc["all", "agreement"] == pytest.approx(50, abs=6)
-    assert found.loc["all", "agreement_low"] < 50 < found.loc["all", "agreement_high"]
+    def of_noise(seed: int) -> pd.Series:
+        rng = np.random.default_rng(seed)
+        found = dq.label_reliability(trials(lambda name, d: rng.uniform()), np.random.default_rng(seed + 100), 200)
+        return found.set_index("pair").loc["all"]
+
+    found = pd.DataFrame([of_noise(seed) for seed in range(20)])
+    assert found["agreement"].mean() == pytest.approx(50, abs=2)
+    # A 95 % interval misses now and then: 17 of 20 or more hold the truth in 98 % of all sets of 20.
+    assert ((found["agreement_low"] < 50) & (found["agreement_high"] > 50)).sum() >= 17
 
 
 def test_label_reliability_ignores_row_order_and_single_trials():
