@@ -38,7 +38,7 @@ def test_quoted_number_is_the_reference_runs(claim):
 def test_quoted_verdicts_are_the_reference_runs():
     claims = reference_claims()
     said = re.findall(r"\*\*(reproduced|not reproduced|inconclusive|not tested)\*\*", first_screen())
-    rows = [*QUOTED[:3], "C-code-7b", QUOTED[3], "B-cycle-18-mean", *QUOTED[4:], "A-600x"]
+    rows = [*QUOTED[:3], "C-code-7b", QUOTED[3], "B-cycle-18-mean", *QUOTED[4:], "A-600x", "A-chain-of-thought"]
     assert said == list(claims.loc[rows, "verdict"])
 
 
@@ -61,6 +61,57 @@ def test_the_loops_difference_is_the_reference_runs():
                              ("shuffled scores", "best")):  # fmt: skip
         row = table[(table["control"] == control) & (table["measure"] == measure)].iloc[0]
         assert in_points(row).replace(" [", " points [") in readme or in_points(row) in readme, (control, measure)
+
+
+def test_the_replayed_search_is_the_reference_runs():
+    folder = REFERENCE / "02_brute_force_to_semantic_insight" / "tables"
+    table = pd.read_csv(folder / "replay_needed.csv")
+    row = table[(table["n0"] == 50) & (table["target"] == "top 0.1%")].set_index("method")
+    ridge, tuned, shuffled = (
+        fewer(row.loc[name]) for name in ("ridge regression", "LLM, tuned", "LLM, shuffled pairs")
+    )
+    quoted = f"evaluates {ridge.replace(' [', ' times fewer [')} than random order, our tuned model {tuned}, "
+    assert f"{quoted}tuned on shuffled pairs {shuffled}, {row['seeds'].max()} seeds" in first_screen()
+    orders = pd.read_csv(folder / "ordering.csv").set_index(["test", "method"])
+    held_out, likelihood = "held-out operations", "LLM, tuned (likelihood)"
+    quoted = [(held_out, "ridge regression"), (held_out, likelihood), (held_out, "LLM, untuned (likelihood)")]
+    for row in (*quoted, ("only parameters differ", likelihood)):
+        value, low, high = (100 * orders.loc[row, f"accuracy{end}"] for end in ("", "_low", "_high"))
+        assert f"{value:.1f} % [{low:.1f}, {high:.1f}]" in one_line(), row
+    assert f"(noise allows {100 * orders.loc[held_out, 'oracle'].iloc[0]:.1f} %)" in one_line()
+
+
+def fewer(row: pd.Series) -> str:
+    return f"{row['times_fewer']:.1f} [{row['times_fewer_low']:.1f}, {row['times_fewer_high']:.1f}]"
+
+
+def one_line() -> str:
+    return " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
+def test_the_live_loops_difference_is_the_reference_runs():
+    table = pd.read_csv(REFERENCE / "02_brute_force_to_semantic_insight" / "tables" / "controls.csv", dtype=str)
+    means = table[table["measure"] == "mean"].set_index("control")
+    best = table[table["measure"] == "best"].set_index("control")
+    assert in_points(means.loc["no tuning"]).replace(" [", " points [") in one_line()
+    for quoted in (means.loc["shuffled pairs"], means.loc["random generator"], best.loc["shuffled pairs"]):
+        assert in_points(quoted) in one_line() and quoted["method"] == "paired t over seeds" and quoted["n"] == "3"
+
+
+def test_chain_of_thought_is_the_reference_runs():
+    tests = pd.read_csv(REFERENCE / "cot_vs_direct" / "tables" / "paired_tests.csv", dtype=str)
+    tests = tests[(tests["tuned"] == "True") & (tests["method"] == "paired t over seeds")]
+    rows = tests.rename(columns={"low": "difference_low", "high": "difference_high"}).set_index("measure")
+    direct, cot = (
+        [f"{100 * float(rows.loc[name, style]):.1f}" for name in ("valid", "new")] for style in ("direct", "cot")
+    )
+    assert f"{direct[0]} % of the direct answers are valid, {cot[0]} % of those" in first_screen()
+    assert f"*new* ones are {direct[1]} and {cot[1]} %" in first_screen()
+    for measure in ("valid", "mean"):
+        assert in_points(rows.loc[measure]).replace(" [", " points [") in one_line()
+    arms = pd.read_csv(REFERENCE / "cot_vs_direct" / "tables" / "arms.csv")
+    smol = arms[arms["model"] == "SmolLM2-135M"]
+    assert smol["valid"].eq(0).all() and f"no valid answer in {smol['sampled'].sum()}, in either style" in one_line()
 
 
 def in_points(row: pd.Series) -> str:
