@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
+import gc
 import importlib
 import pkgutil
 
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nngpt_lab
-from nngpt_lab.corpora.code import describe
+from nngpt_lab.corpora.code import describe, no_collection, strip_docstrings
 
 NET = '''"""A small net."""
 import torch.nn as nn
@@ -149,6 +151,29 @@ def test_sizes():
         "import torch.nn as nn\n\n# two layers\nx = [nn.ReLU() for _ in range(9)]\nnn.Linear(1, 2)\nnn.init\n"
     )
     assert (facts.lines, facts.layer_calls) == (4, 2)
+
+
+def test_docstrings_go_wherever_a_definition_can_stand():
+    inner = '{0}def f():\n{0}    """gone"""\n{0}    return "kept"\n'
+    places = ("", "class C:\n", "if x:\n    pass\nelse:\n", "try:\n    pass\nexcept E:\n", "for i in x:\n",
+              "with x:\n", "async def g():\n", "match x:\n  case 1:\n", "try:\n    pass\nfinally:\n")  # fmt: skip
+    for place in places:
+        tree = ast.parse(place + inner.format("    " if place else ""))
+        strip_docstrings(tree)
+        assert "gone" not in ast.unparse(tree) and "kept" in ast.unparse(tree), place
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_collection_is_afterwards_as_it_was(on):
+    before = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        with pytest.raises(ZeroDivisionError), no_collection():
+            assert not gc.isenabled()
+            _ = 1 / 0
+        assert gc.isenabled() == on
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def doctested_modules() -> list[str]:

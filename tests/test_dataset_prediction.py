@@ -16,7 +16,7 @@ from nngpt_lab.analysis import dataset_answers
 from nngpt_lab.analysis.dataset_questions import DATASETS
 from nngpt_lab.errors import UsageError
 from nngpt_lab.experiments import dataset_prediction as dp
-from nngpt_lab.experiments.dataset_designs import DESIGNS, PROMPTS, SMOKE, get_design
+from nngpt_lab.experiments.dataset_designs import DESIGNS, PROMPTS, SMOKE, get_design, resized
 from nngpt_lab.experiments.dataset_inputs import View, alterations
 from nngpt_lab.llm.likelihood import log_likelihoods
 from nngpt_lab.llm.models import Coder
@@ -198,6 +198,7 @@ def test_every_design_has_its_prompts():
         assert all(cell.split in dp.ALL_SPLITS for cell in design.cells) and get_design(design.name) is design
     with pytest.raises(UsageError, match="did you mean 'nano-c'"):
         get_design("nano-d")
+    assert resized("nano-c").altered == get_design("nano-c").altered and resized("nano-c", 7).altered == 7
 
 
 def test_a_design_with_another_number_of_epochs_continues_the_same_run():

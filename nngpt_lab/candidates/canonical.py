@@ -74,6 +74,12 @@ def _parse(code: str) -> ast.Module:
         return ast.parse(code)
 
 
+@lru_cache(maxsize=1)
+def _nodes(code: str) -> list[ast.AST]:
+    """All nodes, to be read only: two forms of a source, one after the other, parse it once."""
+    return list(ast.walk(_parse(code)))
+
+
 # --- raw_tokens ------------------------------------------------------------------------------------------------------
 
 RAW_TOKEN = re.compile(r"[A-Za-z_]\w*|[^\s]")
@@ -122,7 +128,7 @@ def nn_dup(code: str) -> list[str]:
     region that does not tokenise (and has no tokens), or does not parse (and forgets what it declares), or keeps a
     string statement after a blank line.
     """
-    region, declared = _model_region(code, _parse(code))
+    region, declared = _model_region(code, _nodes(code))
     lexemes = [lexeme for lexeme in LEXEME.findall(region) if lexeme[0] != "#"]
     return [lexeme if lexeme in declared else _nn_dup_token(lexeme) for lexeme in lexemes]
 
@@ -139,9 +145,8 @@ def _nn_dup_token(lexeme: str) -> str:
     return lexeme if kept else "ID"
 
 
-def _model_region(code: str, tree: ast.Module) -> tuple[str, set[str]]:
+def _model_region(code: str, nodes: list[ast.AST]) -> tuple[str, set[str]]:
     """The lines of Module classes and the helpers they call, without string statements; and the names they declare."""
-    nodes = list(ast.walk(tree))
     lines = re.split(r"\r\n|\r|\n", code)  # the parser's idea of a line; str.splitlines has others
     for node in nodes:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
@@ -219,17 +224,15 @@ def structure(code: str) -> list[str]:
     After nn-dup's structural stage (papers.md, B.3), which counts every call by the name that the author gave it and
     only some keyword arguments, and is therefore not rename-proof.
     """
-    tree = _parse(code)
     seen: Counter[str] = Counter()
     tokens = []
-    for token in _calls(tree):
+    for token in _calls(_nodes(code)):
         seen[token] += 1
         tokens.append(f"{token}#{seen[token]}")
     return sorted(tokens)
 
 
-def _calls(tree: ast.Module) -> Iterator[str]:
-    nodes = list(ast.walk(tree))
+def _calls(nodes: list[ast.AST]) -> Iterator[str]:
     aliases = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
     imported = {alias.asname or alias.name.split(".")[0]: alias.name for alias in aliases}
     own = {node.name for node in nodes if isinstance(node, Definition)}

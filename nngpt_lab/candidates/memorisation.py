@@ -16,12 +16,12 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from nngpt_lab.candidates import canonical, novelty
-from nngpt_lab.corpora.code import CodeFacts, describe
+from nngpt_lab.corpora.code import CodeFacts, describe, no_collection
 from nngpt_lab.errors import UsageError
 
 SHINGLES = {"raw_tokens": 7, "nn_dup": 10, "ast_nameless": 10, "structure": 1}
 """Tokens in a shingle by form: the authors' loop, paper B, ours beside it, and a bag."""
-PART = 2_000  # corpus networks in one process at a time
+PART = 500  # corpus networks in one process at a time
 
 
 Forms = dict[str, list[np.ndarray]]
@@ -29,12 +29,11 @@ Forms = dict[str, list[np.ndarray]]
 
 
 def canonical_forms(codes: Sequence[str], forms: Iterable[str] = tuple(SHINGLES), jobs: int = -1) -> Forms:
-    """Codes in every form, for both tables: all the work there is, about 20 ms of a core per network of LEMUR."""
+    """Codes in every form, for both tables: all the work there is, about 10 ms of a core per network of LEMUR."""
     codes, names = list(codes), list(forms)
     starts = range(0, len(codes), PART)
-    parts = Parallel(n_jobs=jobs)(delayed(_hashes)(codes[i : i + PART], form) for form in names for i in starts)
-    found = iter(parts)
-    return {form: [one for _ in starts for one in next(found)] for form in names}
+    parts = Parallel(n_jobs=jobs)(delayed(_all_hashes)(codes[i : i + PART], names) for i in starts)
+    return {form: [row[place] for part in parts for row in part] for place, form in enumerate(names)}
 
 
 def nearest_neighbours(
@@ -148,6 +147,12 @@ def _count_novel(
             share = len(novel) / len(passed) if passed else np.nan
             rows.append((form, length, threshold, len(passed), len(novel), share))
     return rows
+
+
+@no_collection()
+def _all_hashes(codes: Sequence[str], forms: Sequence[str]) -> list[list[np.ndarray]]:
+    """By code and form: a code's forms one after the other, so that it is parsed once for several."""
+    return [[novelty.token_hashes(canonical.FORMS[form].tokens(code)) for form in forms] for code in codes]
 
 
 def _hashes(codes: Sequence[str], form: str) -> list[np.ndarray]:

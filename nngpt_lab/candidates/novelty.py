@@ -43,6 +43,7 @@ from datasketch import MinHashLSH
 from joblib import Parallel, delayed
 
 from nngpt_lab.candidates import canonical
+from nngpt_lab.corpora.code import no_collection
 from nngpt_lab.errors import DataError, UsageError
 
 FORMAT = 1  # version of the saved file's layout
@@ -195,6 +196,7 @@ def sketch(form: canonical.Canonical, settings: NoveltySettings) -> Sketch:
     return Sketch(shingles, minhash(shingles, settings.permutations, settings.seed), form.fell_back)
 
 
+@no_collection()
 def _sketch_codes(codes: Sequence[str], settings: NoveltySettings) -> list[Sketch]:
     form = canonical.FORMS[settings.form]
     return [sketch(form.canonical(code), settings) for code in codes]

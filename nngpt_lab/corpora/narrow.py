@@ -24,7 +24,7 @@ import pyarrow as pa
 from joblib import Parallel, delayed
 
 from nngpt_lab.corpora import architectures, artifacts, compiled
-from nngpt_lab.corpora.code import strip_docstrings
+from nngpt_lab.corpora.code import no_collection, strip_docstrings
 
 VERSION = 1
 SOUND = ("train", "best", "reserved")
@@ -57,6 +57,7 @@ def _compile(wheel: Path, card: pd.DataFrame) -> dict[str, pa.Table]:
     return {"narrow": pa.table({"name": card["name"].to_list(), "code": narrowed})}
 
 
+@no_collection()
 def narrow(code: str, factor: int = FACTOR) -> str:
     """The source with its widths divided by ``factor``, laid out by ``ast.unparse`` without comments and docstrings.
 

@@ -150,7 +150,7 @@ DEMO = Design(
     view=View(300, layers=True),
     decoding=Decoding(temperature=0, top_k=0, top_p=1, max_new_tokens=12),  # the longest name has 10
     batch=64,
-    altered=80,
+    altered=40,
     cuts=(None,),
     networks=False,
     swapped_texts=False,
@@ -175,3 +175,9 @@ DESIGNS = {design.name: design for design in (PAPER, GPU, DEMO, SMOKE)}
 def get_design(name: str) -> Design:
     """The design of that name; a UsageError that names the nearest one if there is none."""
     return named("design", name, DESIGNS)
+
+
+def resized(name: str, altered: int = 0) -> Design:
+    """The design of that name with so many questions asked again with altered inputs; 0 keeps its own number."""
+    design = get_design(name)
+    return replace(design, altered=altered or design.altered)

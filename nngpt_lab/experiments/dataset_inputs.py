@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from nngpt_lab.analysis.dataset_questions import CODE_CHARACTERS
 from nngpt_lab.candidates import canonical
 from nngpt_lab.candidates.novelty import PAPER_B, NoveltySettings, sketch
-from nngpt_lab.corpora.code import NameEraser
+from nngpt_lab.corpora.code import NameEraser, no_collection
 
 FRAME = ("train_setup", "learn", "supported_hyperparameters")  # LEMUR's frame, much the same in all networks
 LAYER = re.compile(r"nn\.(?!Sequential$|ModuleList$|ModuleDict$|Module$)[A-Z]\w*$")  # containers are no layers
@@ -55,6 +55,7 @@ Alteration = Callable[[str, Shown, Mapping[str, str], View, np.random.Generator]
 
 
 @functools.lru_cache(maxsize=2**14)
+@no_collection()
 def layer_calls(code: str) -> str:
     """The code's calls of layers (``nn.Conv2d(...)``), one a line, in the order of the text; containers left out.
 

@@ -55,7 +55,8 @@ def resized(name: str, cycles: int = 0, samples: int = 0) -> Design:
 def run_arms(
     results: Results, design: Design, arms: Sequence[Arm], seeds: Sequence[int], workers: int = 2, transfer_to: int = 32
 ) -> LoopRuns:
-    """Run every arm with every seed, or read back what was run; and the transfer, ``transfer_to`` samples a model."""
+    """Run every arm with every seed, or read back what was run; and the transfer: ``transfer_to`` samples a model, but
+    no more than a cycle has."""
     with (
         results.ledger() as ledger,
         open_lab(design, ledger, results.folder / "loops", device=results.profile.device, workers=workers) as lab,
@@ -66,7 +67,7 @@ def run_arms(
                 tables.append(loop.run(lab, arm, seed, quotas.get(seed, ()) if arm.choice == "random" else ()))
                 if arm == ARMS["loop"]:
                     quotas[seed] = tables[-1].groupby("cycle")["passed"].sum().tolist()
-        moved = _transfer(lab, seeds, transfer_to, workers) if ARMS["loop"] in arms else []
+        moved = _transfer(lab, seeds, min(transfer_to, design.samples), workers) if ARMS["loop"] in arms else []
         base = loop.base_rows(lab) if design.base_samples else pd.DataFrame()
         codes = ledger.table("codes").set_index("hash")["code"].to_dict()
         return LoopRuns(
