@@ -198,7 +198,8 @@ def test_every_design_has_its_prompts():
         assert all(cell.split in dp.ALL_SPLITS for cell in design.cells) and get_design(design.name) is design
     with pytest.raises(UsageError, match="did you mean 'nano-c'"):
         get_design("nano-d")
-    assert resized("nano-c").altered == get_design("nano-c").altered and resized("nano-c", 7).altered == 7
+    assert resized("nano-c") == get_design("nano-c") and resized("nano-c", 7, 8, 9).altered == 9
+    assert resized("nano-c", 7, 8).hash() == replace(get_design("nano-c"), train=7, test=8).hash()
 
 
 def test_a_design_with_another_number_of_epochs_continues_the_same_run():

@@ -50,7 +50,7 @@ def nearest_neighbours(
         corpus: columns name and code. Among equals the first is nearest. UsageError if it is empty.
         shingles: tokens in a shingle, by form.
         jobs: processes (-1: all cores).
-        known: the corpus in these forms, if they have been made.
+        known: the corpus in these forms and ``structure``, if they have been made.
 
     Returns:
         A row per accepted network and form: the columns of ``accepted`` without code, then form, nearest, jaccard,
@@ -60,10 +60,12 @@ def nearest_neighbours(
     if not len(corpus):
         raise UsageError("there is no corpus to compare with", "give the networks that were known before the loop")
     codes = list(dict.fromkeys(accepted["code"]))  # arms that share a network share work
-    known = known or canonical_forms(corpus["code"], shingles, jobs)
-    ours = canonical_forms(codes, shingles, jobs=1)
+    forms = dict.fromkeys([*shingles, "structure"])
+    known = known or canonical_forms(corpus["code"], forms, jobs)
+    ours = canonical_forms(codes, forms, jobs=1)
+    bags = [one.tobytes() for one in ours["structure"]], [one.tobytes() for one in known["structure"]]
     tasks = [delayed(_nearest)(_sets(ours[form], n), _sets(known[form], n)) for form, n in shingles.items()]
-    copies, *found = Parallel(n_jobs=jobs)([delayed(_copies)(codes, list(corpus["code"])), *tasks])
+    copies, *found = Parallel(n_jobs=jobs)([delayed(_copies)(codes, list(corpus["code"]), *bags), *tasks])
     names, tables = corpus["name"].to_numpy(), []
     place = accepted["code"].map({code: i for i, code in enumerate(codes)}).to_numpy(int)
     for form, (rows, likeness) in zip(shingles, found, strict=True):
@@ -163,11 +165,13 @@ def _sets(hashes: Sequence[np.ndarray], length: int) -> list[np.ndarray]:
     return [novelty.shingles_of(one, length) for one in hashes]
 
 
-def _copies(codes: Sequence[str], corpus: Sequence[str]) -> np.ndarray:
-    """(len(codes), 2) bool: verbatim, and the same up to names only."""
-    bags = {code: tuple(canonical.FORMS["structure"].tokens(code)) for code in dict.fromkeys([*codes, *corpus])}
-    wanted = {bags[code] for code in codes}  # renaming leaves the bag as it is, which is quicker than three hashes
-    known = [_facts(code) for code in corpus if bags[code] in wanted]
+def _copies(
+    codes: Sequence[str], corpus: Sequence[str], bags: Sequence[bytes], corpus_bags: Sequence[bytes]
+) -> np.ndarray:
+    """(len(codes), 2) bool: verbatim, and the same up to names only. Renaming leaves a bag of calls as it is, so only
+    what shares one is compared."""
+    wanted = set(bags)
+    known = [_facts(code) for code, bag in zip(corpus, corpus_bags, strict=True) if bag in wanted]
     text, program, nameless = (
         {getattr(facts, level) for facts in known} - {None} for level in ("code_hash", "ast_hash", "nameless_hash")
     )

@@ -160,7 +160,7 @@ DEMO = AugmentationDesign(
     pair_prompt="transform_nano_train",
     decoding=Decoding(temperature=0.8, top_k=70, top_p=0.9, max_new_tokens=320),
     protocol="digits-augmentation-loop",
-    epochs=6,
+    epochs=5,
     start=24,
     threshold=0.5,
     relative=True,

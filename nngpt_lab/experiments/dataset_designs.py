@@ -144,9 +144,9 @@ DEMO = Design(
     recipe=Recipe(lr=3e-3, epochs=1, batch=4, accumulate=1, warmup=0.1, dropout=0.0),
     cells=(Cell("published", "all", ("code",)), Cell("architectures", "balanced")),
     epochs=2,
-    train=200,
+    train=120,
     validation=40,
-    test=160,
+    test=100,
     view=View(300, layers=True),
     decoding=Decoding(temperature=0, top_k=0, top_p=1, max_new_tokens=12),  # the longest name has 10
     batch=64,
@@ -177,7 +177,8 @@ def get_design(name: str) -> Design:
     return named("design", name, DESIGNS)
 
 
-def resized(name: str, altered: int = 0) -> Design:
-    """The design of that name with so many questions asked again with altered inputs; 0 keeps its own number."""
+def resized(name: str, train: int = 0, test: int = 0, altered: int = 0) -> Design:
+    """The design of that name with other numbers of questions to tune on, to ask, and to ask again with altered
+    inputs; 0 keeps its own."""
     design = get_design(name)
-    return replace(design, altered=altered or design.altered)
+    return replace(design, train=train or design.train, test=test or design.test, altered=altered or design.altered)
