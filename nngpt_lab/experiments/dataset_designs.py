@@ -144,9 +144,9 @@ DEMO = Design(
     recipe=Recipe(lr=3e-3, epochs=1, batch=4, accumulate=1, warmup=0.1, dropout=0.0),
     cells=(Cell("published", "all", ("code",)), Cell("architectures", "balanced")),
     epochs=2,
-    train=120,
+    train=100,
     validation=40,
-    test=100,
+    test=80,
     view=View(300, layers=True),
     decoding=Decoding(temperature=0, top_k=0, top_p=1, max_new_tokens=12),  # the longest name has 10
     batch=64,
