@@ -32,7 +32,7 @@ def canonical_forms(codes: Sequence[str], forms: Iterable[str] = tuple(SHINGLES)
     """Codes in every form, for both tables: all the work there is, about 10 ms of a core per network of LEMUR."""
     codes, names = list(codes), list(forms)
     starts = range(0, len(codes), PART)
-    parts = Parallel(n_jobs=jobs)(delayed(_all_hashes)(codes[i : i + PART], names) for i in starts)
+    parts = Parallel(n_jobs=jobs)(delayed(_hashes)(codes[i : i + PART], names) for i in starts)
     return {form: [row[place] for part in parts for row in part] for place, form in enumerate(names)}
 
 
@@ -136,7 +136,7 @@ def _nearest(sets: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> tuple[n
 def _count_novel(
     passed: list[str], corpus: list[np.ndarray], form: str, lengths: Sequence[int], thresholds: Sequence[float]
 ) -> list[tuple]:
-    rows, hashes = [], _hashes(passed, form)
+    rows, hashes = [], canonical_forms(passed, [form], jobs=1)[form]
     for length in lengths:
         sets = _sets(hashes, length)
         nearest = _nearest(sets, _sets(corpus, length))[1] if corpus else np.zeros(len(sets))
@@ -152,13 +152,9 @@ def _count_novel(
 
 
 @no_collection()
-def _all_hashes(codes: Sequence[str], forms: Sequence[str]) -> list[list[np.ndarray]]:
+def _hashes(codes: Sequence[str], forms: Sequence[str]) -> list[list[np.ndarray]]:
     """By code and form: a code's forms one after the other, so that it is parsed once for several."""
     return [[novelty.token_hashes(canonical.FORMS[form].tokens(code)) for form in forms] for code in codes]
-
-
-def _hashes(codes: Sequence[str], form: str) -> list[np.ndarray]:
-    return [novelty.token_hashes(canonical.FORMS[form].tokens(code)) for code in codes]
 
 
 def _sets(hashes: Sequence[np.ndarray], length: int) -> list[np.ndarray]:
