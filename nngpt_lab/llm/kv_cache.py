@@ -53,7 +53,7 @@ def open_batch(model: torch.nn.Module, prompts: Sequence[Sequence[int]], rows: i
 
 
 class Forward:
-    """A causal LM's forward pass that returns the last position's logits, whatever arguments the architecture takes."""
+    """A causal LM's forward pass, whatever its arguments are called in this architecture and release."""
 
     def __init__(self, model: torch.nn.Module):
         # peft puts its adapters into the base model's own layers: calling that model saves a wrapper per step
@@ -61,13 +61,19 @@ class Forward:
         self.config = self.model.config.get_text_config(decoder=True)
         self.device = self.model.get_input_embeddings().weight.device
         self._takes = inspect.signature(self.model.forward).parameters
+        self._cache = "cache" if "cache" in self._takes else "past_key_values"  # the name before transformers 5.24
 
     def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
-        """ids, positions (rows, new); mask (rows, cached + new) or None for no padding; logits (rows, vocabulary)."""
-        known = {"position_ids": positions, "logits_to_keep": 1}
-        known = {name: value for name, value in known.items() if name in self._takes}
-        result = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **known)
-        return result.logits[:, -1]
+        """Logits of each row's next token, (rows, vocabulary); arguments as of :meth:`logits`."""
+        return self.logits(ids, cache, attention_mask=mask, position_ids=positions, logits_to_keep=1)[:, -1]
+
+    def logits(self, ids: Tensor, cache: Cache, **known) -> Tensor:
+        """Read ``ids`` (rows, new) behind what ``cache`` holds, and add them to it; logits (rows, new, vocabulary).
+
+        ``known``: arguments that not every architecture takes; those that this one lacks are left out.
+        """
+        known = {name: value for name, value in known.items() if name in self._takes} | {self._cache: cache}
+        return self.model(input_ids=ids, use_cache=True, **known).logits
 
 
 @dataclass

@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers.cache_utils import DynamicCache
 
 from nngpt_lab.errors import UsageError
+from nngpt_lab.llm.kv_cache import Forward
 from nngpt_lab.llm.models import Coder
 
 CPU_TOKENS = 2048  # read at a time: more do not make a CPU faster
@@ -41,14 +42,14 @@ def log_likelihoods(coder: Coder, texts: Sequence[Sequence[int]]) -> np.ndarray:
     shared = min(_in_common(texts), min(map(len, texts)) - 1)
     if shared < 1:
         raise UsageError("the texts do not begin with the same token", "put the same prompt before each")
-    model = coder.model
+    forward = Forward(coder.model)
     beginning = torch.tensor([texts[0][: shared - 1]], device=coder.device)  # its last token is read with the rest
-    cache = DynamicCache(config=model.config)
+    cache = DynamicCache(config=forward.config)
     if shared > 1:
-        cache = model(beginning, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
+        forward.logits(beginning, cache, logits_to_keep=1)
     result = np.zeros(len(texts))
     for rows in _batches(coder, [len(text) - shared for text in texts]):
-        result[rows] = _read(coder, cache, [texts[row][shared - 1 :] for row in rows])
+        result[rows] = _read(forward, cache, [texts[row][shared - 1 :] for row in rows])
     return result
 
 
@@ -64,7 +65,7 @@ def _batches(coder: Coder, lengths: list[int]) -> Iterator[list[int]]:
         start = stop
 
 
-def _read(coder: Coder, cache: DynamicCache, texts: list[Sequence[int]]) -> np.ndarray:
+def _read(forward: Forward, cache: DynamicCache, texts: list[Sequence[int]]) -> np.ndarray:
     """Sum of log-probabilities of each text after its first token, all of them behind the cached beginning."""
     width = max(map(len, texts))
     ids = torch.zeros(len(texts), width, dtype=torch.long)
@@ -75,8 +76,8 @@ def _read(coder: Coder, cache: DynamicCache, texts: list[Sequence[int]]) -> np.n
     past = copy.deepcopy(cache)
     if past.get_seq_length():
         past.batch_repeat_interleave(len(texts))
-    logits = coder.model(ids[:, :-1].to(coder.device), past_key_values=past, use_cache=True).logits.float()
-    losses = functional.cross_entropy(logits.transpose(1, 2), labels.to(coder.device), reduction="none")
+    logits = forward.logits(ids[:, :-1].to(forward.device), past).float()
+    losses = functional.cross_entropy(logits.transpose(1, 2), labels.to(forward.device), reduction="none")
     return -losses.sum(1, dtype=torch.float64).cpu().numpy()
 
 
