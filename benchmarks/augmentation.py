@@ -23,7 +23,7 @@ from torchvision import transforms
 from nngpt_lab.candidates.batched_operations import resize
 from nngpt_lab.candidates.batched_transforms import batch_pipeline, pil_pipeline
 from nngpt_lab.corpora import augmentations, images
-from nngpt_lab.errors import DataError
+from nngpt_lab.ground.errors import DataError
 
 TITLE = "Augmentation: PIL image by image against batches"
 BATCH = 64

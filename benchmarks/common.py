@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from nngpt_lab import manifest
+from nngpt_lab.records import manifest
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -19,13 +19,13 @@ import click
 import pandas as pd
 from common import write_result
 
-from nngpt_lab.analysis.loop_cycles import STAGES
-from nngpt_lab.experiments import architecture_design
-from nngpt_lab.experiments.designs import ARMS, Design
-from nngpt_lab.experiments.loop_runs import resized
-from nngpt_lab.experiments.open_lab import open_lab
-from nngpt_lab.experiments.proposals import score
-from nngpt_lab.ledger import Ledger
+from nngpt_lab.candidates.ledger import Ledger
+from nngpt_lab.papers.architecture_loop import loop
+from nngpt_lab.papers.architecture_loop.design import ARMS, Design
+from nngpt_lab.papers.architecture_loop.lab import open_lab
+from nngpt_lab.papers.architecture_loop.runs import resized
+from nngpt_lab.papers.architecture_loop.tables import STAGES
+from nngpt_lab.study.proposals import score
 
 NOTES = (
     "`waiting` is the time that nothing but training went on; `sampling` includes training at its side. Shares are of "
@@ -45,15 +45,15 @@ WAYS = {"one after the other": after_writing, "as it is": score}
 
 def measured(design: Design, seed: int, workers: int, way: Callable) -> tuple[dict[str, float], pd.DataFrame]:
     """Seconds by stage and in all, and the run's rows."""
-    architecture_design.score = way
+    loop.score = way
     with (
         tempfile.TemporaryDirectory() as folder,
         Ledger(Path(folder, "ledger.sqlite")) as ledger,
         open_lab(design, ledger, Path(folder), workers=workers, progress=False) as lab,
     ):
-        architecture_design.thresholds(lab)
+        loop.thresholds(lab)
         start = time.perf_counter()
-        rows = architecture_design.run(lab, ARMS["loop"], seed)
+        rows = loop.run(lab, ARMS["loop"], seed)
         seconds = {"in all": time.perf_counter() - start}
     return seconds | rows.groupby("cycle")[list(STAGES)].first().sum().to_dict(), rows
 

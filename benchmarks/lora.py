@@ -29,7 +29,7 @@ from tokenizers import models as token_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
-from nngpt_lab.errors import UsageError
+from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.llm import lora
 from nngpt_lab.llm.lora import Example, Recipe
 from nngpt_lab.llm.models import Coder

@@ -35,7 +35,7 @@ from common import write_result
 from nngpt_lab.candidates import canonical
 from nngpt_lab.candidates.novelty import CAREFUL, PAPER_B, NoveltyIndex, NoveltySettings, jaccard, sketch
 from nngpt_lab.corpora import architectures
-from nngpt_lab.errors import UsageError
+from nngpt_lab.ground.errors import UsageError
 
 FRACTAL = 0.97  # nn-dup's threshold for its family "fractal"; 0.90 for all others
 NEXT_STAGE, FIRST_STAGE = "[3]", "[1]"

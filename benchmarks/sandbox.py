@@ -20,8 +20,8 @@ import numpy as np
 from nngpt_lab.candidates import proxy, small_network, training
 from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.candidates.protocols import get_protocol
-from nngpt_lab.candidates.sandbox import Sandbox
-from nngpt_lab.errors import LabError
+from nngpt_lab.ground.errors import LabError
+from nngpt_lab.sandbox.parent import Sandbox
 
 GOAL_MS = 50
 IMAGES = 256  # trained on

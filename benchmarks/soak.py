@@ -24,13 +24,13 @@ import psutil
 from common import write_result
 from tqdm import tqdm
 
+from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.outcome import Candidate, Kind
 from nngpt_lab.candidates.pool import LocalPool
 from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.candidates.proxy import prepare
 from nngpt_lab.candidates.screening import EXAMPLES, example, screen
 from nngpt_lab.corpora import architectures
-from nngpt_lab.ledger import Ledger
 
 PROTOCOL = replace(get_protocol("digits"), train_limit=320, wall_seconds=4.0, memory_mib=512)
 HOSTILE = {  # what the constructor does first

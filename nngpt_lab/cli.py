@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nngpt_lab import __version__, paths
-from nngpt_lab.errors import DataError, LabError, UsageError
-from nngpt_lab.profiles import PROFILES, did_you_mean, get_profile
+from nngpt_lab import __version__
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import DataError, LabError, UsageError
+from nngpt_lab.ground.names import did_you_mean
+from nngpt_lab.records.profiles import PROFILES, get_profile
 
 if TYPE_CHECKING:
     from nngpt_lab.runner import RunOutcome

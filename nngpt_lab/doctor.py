@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nngpt_lab import manifest, paths
-from nngpt_lab.errors import LabError, UsageError
-from nngpt_lab.profiles import PROFILES, Profile
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import LabError, UsageError
+from nngpt_lab.records import manifest
+from nngpt_lab.records.profiles import PROFILES, Profile
 
 MIN_PYTHON = (3, 11)
 DATA_SETS = ("cifar-10", "cifar-100", "svhn", "mnist", "fashion-mnist")
@@ -215,8 +216,8 @@ def isolation() -> dict[str, Any]:
 
 def _sandbox() -> Check:
     """What a candidate's code would be confined by here, asked of a sandbox itself."""
-    from nngpt_lab.candidates.sandbox import Sandbox
-    from nngpt_lab.candidates.worker import layers
+    from nngpt_lab.sandbox.child import layers
+    from nngpt_lab.sandbox.parent import Sandbox
 
     every = layers({"namespaces": True, "landlock": 7, "seccomp": True})
     try:

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nngpt_lab import manifest, paths
-from nngpt_lab.errors import UsageError
-from nngpt_lab.formatting import clock, format_column, number, present, show, show_estimate, slug, words
-from nngpt_lab.profiles import PROFILES
-from nngpt_lab.results import PNG_DPI
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.formatting import clock, format_column, number, present, show, show_estimate, slug, words
+from nngpt_lab.ground.hashing import sha256_file
+from nngpt_lab.records import manifest
+from nngpt_lab.records.profiles import PROFILES
+from nngpt_lab.records.results import PNG_DPI
 
 VERDICTS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not tested": "–"}  # in the page's order
 CLAIM_COLUMNS = ("claim_id", "paper", "claim", "paper_value", "our_value", "ci_low", "ci_high", "n", "unit", "test",
@@ -192,7 +194,7 @@ def changed_files(folder: Path, record: dict[str, Any]) -> list[str]:
     if not isinstance(listed, dict):
         return []
     known = ((name, digest, folder / name) for name, digest in sorted(listed.items()))
-    return [name for name, digest, path in known if not path.is_file() or manifest.sha256_file(path) != digest]
+    return [name for name, digest, path in known if not path.is_file() or sha256_file(path) != digest]
 
 
 def read_notebook(folder: Path, section: Section) -> None:

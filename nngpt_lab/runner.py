@@ -27,9 +27,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from nngpt_lab import doctor, manifest, paths
-from nngpt_lab.errors import BusyError, UsageError
-from nngpt_lab.profiles import Profile, did_you_mean, get_profile
+from nngpt_lab import doctor
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import BusyError, UsageError
+from nngpt_lab.ground.names import did_you_mean
+from nngpt_lab.records import manifest
+from nngpt_lab.records.profiles import Profile, get_profile
 
 KERNEL_LOG = ".kernel.log"  # of the kernel's process, not of the notebook; tells why a kernel died or never came up
 LOCK, HOLDER = ".lock", ".lock-holder.json"

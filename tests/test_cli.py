@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
-from test_runner import counting, times, write_notebook
 
-from nngpt_lab import cli, doctor, manifest, paths, report
+from nngpt_lab import cli, doctor, report
 from nngpt_lab.corpora import architectures, artifacts, augmentations
-from nngpt_lab.errors import DataError
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import DataError
+from nngpt_lab.records import manifest
+from tests.test_runner import counting, times, write_notebook
 
 
 def lab(*arguments: object) -> Result:

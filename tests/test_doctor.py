@@ -6,10 +6,12 @@ import sys
 
 import pytest
 
-from nngpt_lab import doctor, manifest, paths
-from nngpt_lab.candidates import sandbox
+from nngpt_lab import doctor
 from nngpt_lab.corpora import artifacts
-from nngpt_lab.profiles import PROFILES
+from nngpt_lab.ground import paths
+from nngpt_lab.records import manifest
+from nngpt_lab.records.profiles import PROFILES
+from nngpt_lab.sandbox import parent
 
 
 @pytest.fixture
@@ -126,13 +128,13 @@ def test_a_child_that_cannot_import_torch_means_no_device(monkeypatch):
 def test_the_sandbox_says_what_it_would_do_without(cpu_only, monkeypatch):
     whole = doctor._sandbox()
     assert whole.ok is True or "without" in whole.value
-    without = functools.partial(sandbox.Sandbox, namespaces=False)
-    monkeypatch.setattr(sandbox, "Sandbox", without)
+    without = functools.partial(parent.Sandbox, namespaces=False)
+    monkeypatch.setattr(parent, "Sandbox", without)
     part = doctor._sandbox()
     assert part.ok is False and "pid namespace" in part.value and part.cure
 
 
 def test_a_sandbox_that_does_not_start_is_reported(cpu_only, monkeypatch):
-    monkeypatch.setattr(sandbox, "Sandbox", functools.partial(sandbox.Sandbox, require=["a moat"]))
+    monkeypatch.setattr(parent, "Sandbox", functools.partial(parent.Sandbox, require=["a moat"]))
     found = doctor._sandbox()
     assert found.ok is False and "a moat" in found.value and found.cure

@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from nngpt_lab.paths import checkout
+from nngpt_lab.ground.paths import checkout
 
 ROOT = checkout()
 pytestmark = pytest.mark.skipif(ROOT is None, reason="needs the source checkout")

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from nngpt_lab import paths, runner
-from nngpt_lab.analysis.claims import COLUMNS, VERDICTS
+from nngpt_lab import runner
 from nngpt_lab.cli import cli
 from nngpt_lab.corpora import artifacts
-from nngpt_lab.errors import DataError
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import DataError
+from nngpt_lab.statistics.claims import COLUMNS, VERDICTS
 
 NOTEBOOKS = sorted(paths.notebooks_folder().rglob("*.ipynb"))
 PROMISED = {  # tables that later work and the report rely on

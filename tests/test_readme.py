@@ -6,9 +6,9 @@ import re
 import pandas as pd
 import pytest
 
-from nngpt_lab.analysis.claims import load_claims
-from nngpt_lab.formatting import show_estimate
-from nngpt_lab.paths import checkout
+from nngpt_lab.ground.formatting import show_estimate
+from nngpt_lab.ground.paths import checkout
+from nngpt_lab.statistics.claims import load_claims
 
 ROOT = checkout()
 pytestmark = pytest.mark.skipif(ROOT is None, reason="needs the source checkout")

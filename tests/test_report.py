@@ -18,9 +18,9 @@ import pandas as pd
 import pytest
 from nbformat import v4
 
-from nngpt_lab.errors import UsageError
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.records.results import Results
 from nngpt_lab.report import BOUNDS, build_report, homes_of
-from nngpt_lab.results import Results
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 HOSTILE = "<script>document.title = 'taken over'</script>"

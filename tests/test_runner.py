@@ -13,8 +13,9 @@ import papermill
 import psutil
 import pytest
 
-from nngpt_lab import manifest, runner
-from nngpt_lab.errors import BusyError, UsageError
+from nngpt_lab import runner
+from nngpt_lab.ground.errors import BusyError, UsageError
+from nngpt_lab.records import manifest
 
 HEADER = 'profile = "smoke"\nseed = 0\noutput = ""\n'
 LAB = [sys.executable, "-m", "nngpt_lab"]

@@ -42,7 +42,7 @@ from nngpt_lab.candidates import batched_operations as operations
 from nngpt_lab.candidates import batched_steps as steps
 from nngpt_lab.candidates.batched_operations import Images
 from nngpt_lab.candidates.batched_steps import Fixed, Sometimes, Step
-from nngpt_lab.errors import UsageError
+from nngpt_lab.ground.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from joblib import Parallel, delayed
 
 from nngpt_lab.candidates import canonical
 from nngpt_lab.corpora.code import no_collection
-from nngpt_lab.errors import DataError, UsageError
+from nngpt_lab.ground.errors import DataError, UsageError
 
 FORMAT = 1  # version of the saved file's layout
 HASH_BYTES = 32

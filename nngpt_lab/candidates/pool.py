@@ -25,10 +25,10 @@ from typing import Any, Protocol, Self
 import numpy as np
 from tqdm import tqdm
 
+from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.outcome import Candidate, Outcome, Status
-from nngpt_lab.candidates.parcels import parcel
-from nngpt_lab.errors import LabError, UsageError
-from nngpt_lab.ledger import Ledger
+from nngpt_lab.ground.errors import LabError, UsageError
+from nngpt_lab.sandbox.parcels import parcel
 
 Job = tuple[Candidate, int]  # a candidate and the seed to evaluate it with
 TICK_SECONDS = 0.2  # how soon an interrupt is noticed

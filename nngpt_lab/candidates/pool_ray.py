@@ -15,7 +15,7 @@ from typing import Any
 
 from nngpt_lab.candidates.outcome import Candidate, Outcome
 from nngpt_lab.candidates.pool import Crew, Job, Pool, Recipe
-from nngpt_lab.errors import LabError, UsageError
+from nngpt_lab.ground.errors import LabError, UsageError
 
 log = logging.getLogger(__name__)
 

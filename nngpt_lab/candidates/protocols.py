@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from nngpt_lab.candidates.outcome import Kind
-from nngpt_lab.errors import UsageError
-from nngpt_lab.manifest import sha256_json
-from nngpt_lab.profiles import named
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.names import named
 
 PARTS = ("holdout", "test")
 DESCRIPTIVE = ("name", "source")

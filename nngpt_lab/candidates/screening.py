@@ -13,7 +13,7 @@ from nngpt_lab.candidates import contract
 from nngpt_lab.candidates.extract import Source, extract
 from nngpt_lab.candidates.novelty import Match, NoveltyIndex
 from nngpt_lab.candidates.outcome import Candidate, Kind, Status
-from nngpt_lab.errors import UsageError
+from nngpt_lab.ground.errors import UsageError
 
 EXAMPLES = Path(__file__).with_name("examples")
 

@@ -1,6 +1,6 @@
 """The child's side of the proxy: train a candidate for the protocol's epochs, mostly one, and return its predictions.
 
-This is the trusted task that :mod:`nngpt_lab.candidates.sandbox` runs in a confined process of its own. It sees the
+This is the trusted task that :mod:`nngpt_lab.sandbox.parent` runs in a confined process of its own. It sees the
 training labels and the images to predict, never the labels to score against. It follows the authors' evaluator
 (nn-dataset 2.1.2, ``ab/nn/util/Train.py``) step by step, except that the images lie in memory as bytes and each batch
 is made from them by a few tensor operations, where the authors send image after image through PIL and a DataLoader.
@@ -31,7 +31,7 @@ from nngpt_lab.candidates import batched_operations as operations
 from nngpt_lab.candidates.batched_transforms import batch_pipeline, pil_pipeline
 from nngpt_lab.candidates.outcome import Kind, Status
 from nngpt_lab.candidates.protocols import Protocol
-from nngpt_lab.candidates.worker import Failure, status_of
+from nngpt_lab.sandbox.child import Failure, status_of
 
 CANDIDATE, NETWORK = "candidate.py", "network.py"  # what tracebacks call the candidate and the pinned network
 SIZES_DO_NOT_FIT = re.compile(  # torch has some hundred sentences for that, which share these words

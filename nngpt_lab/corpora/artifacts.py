@@ -29,9 +29,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from nngpt_lab import paths
-from nngpt_lab.errors import DataError
-from nngpt_lab.manifest import sha256_file
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import DataError
+from nngpt_lab.ground.hashing import sha256_file
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from nngpt_lab import paths
 from nngpt_lab.corpora import artifacts
-from nngpt_lab.errors import DataError
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import DataError
 
 log = logging.getLogger(__name__)
 

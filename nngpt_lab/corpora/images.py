@@ -31,9 +31,9 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from nngpt_lab import paths
-from nngpt_lab.errors import DataError, UsageError
-from nngpt_lab.profiles import did_you_mean
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import DataError, UsageError
+from nngpt_lab.ground.names import did_you_mean
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ network can learn: wherever a number rests on narrowed networks, that is said be
 Which whole numbers of a source are widths cannot be told for certain from the text. The rule: a multiple of ``factor``
 from ``SMALLEST`` to ``LARGEST``, but not where its place says that it is something else (kernel, stride, pooling, image
 size, threshold, ...). A number that the rule misses is missed on both sides of an interface in most sources; where it
-is not, the shapes no longer fit, and the check by instantiation leaves the network out (``experiments/nano_coder.py``).
+is not, the shapes no longer fit, and the check by instantiation leaves the network out (``walkthroughs/nano_coder``).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from nngpt_lab.errors import DataError, UsageError
+from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.llm.models import Coder
 
 if TYPE_CHECKING:

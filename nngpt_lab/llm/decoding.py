@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nngpt_lab.errors import UsageError
+from nngpt_lab.ground.errors import UsageError
 
 
 @dataclass(frozen=True)

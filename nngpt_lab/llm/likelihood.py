@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 from transformers.cache_utils import DynamicCache
 
-from nngpt_lab.errors import UsageError
+from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.llm.kv_cache import Forward
 from nngpt_lab.llm.models import Coder
 

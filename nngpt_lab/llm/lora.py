@@ -39,7 +39,7 @@ from peft import PeftModel
 from torch.nn import functional
 from tqdm import tqdm
 
-from nngpt_lab.errors import DataError, LabError, UsageError
+from nngpt_lab.ground.errors import DataError, LabError, UsageError
 from nngpt_lab.llm.adapters import add_adapter, load_adapter, quiet, remove_adapter, save_adapter, seeded  # noqa: F401
 from nngpt_lab.llm.models import Coder
 

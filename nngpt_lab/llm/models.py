@@ -22,9 +22,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nngpt_lab.errors import UsageError
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.names import did_you_mean
 from nngpt_lab.llm import weights
-from nngpt_lab.profiles import did_you_mean
 
 if TYPE_CHECKING:
     import torch

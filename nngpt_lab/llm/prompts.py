@@ -25,15 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nngpt_lab.errors import UsageError
-from nngpt_lab.manifest import sha256_json
-from nngpt_lab.profiles import did_you_mean
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.names import named
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-FOLDER = Path(__file__).with_name("prompts")
+FOLDERS = sorted(paths.PACKAGE.glob("papers/*/prompts"))  # beside the paper that asks them
 MARK = "#:"
 FIELD = re.compile(r"\$(?:([a-z_]\w*)|\{([a-z_]\w*)\})")
 ANSWER, SYSTEM, USER = "\ue000", "\ue001", "\ue002"  # private-use characters: in no prompt, in no template
@@ -96,17 +97,17 @@ class Prompt:
 
 def names() -> list[str]:
     """All prompts there are, sorted."""
-    return sorted(path.stem for path in FOLDER.glob("*.txt"))
+    return sorted(_files())
 
 
 @functools.cache
 def prompt(name: str) -> Prompt:
     """The prompt of that name; a UsageError that names the nearest one if there is none."""
-    if name not in names():
-        raise UsageError(
-            f"there is no prompt {name!r}", f"{did_you_mean(name, names())}use one of {', '.join(names())}"
-        )
-    return _parse(name, (FOLDER / f"{name}.txt").read_text(encoding="utf-8"))
+    return _parse(name, named("prompt", name, _files()).read_text(encoding="utf-8"))
+
+
+def _files() -> dict[str, Path]:
+    return {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.txt"))}
 
 
 def _parse(name: str, text: str) -> Prompt:

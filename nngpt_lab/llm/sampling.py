@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nngpt_lab.errors import LabError, UsageError
+from nngpt_lab.ground.errors import LabError, UsageError
 from nngpt_lab.llm.decoding import Decoding, choose
 from nngpt_lab.llm.kv_cache import open_batch
 

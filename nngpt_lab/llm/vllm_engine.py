@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nngpt_lab.errors import UsageError
+from nngpt_lab.ground.errors import UsageError
 
 if TYPE_CHECKING:
     from nngpt_lab.llm.models import Coder

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from nngpt_lab import paths
 from nngpt_lab.corpora import artifacts
-from nngpt_lab.errors import DataError, UsageError
-from nngpt_lab.manifest import sha256_file
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import DataError, UsageError
+from nngpt_lab.ground.hashing import sha256_file
 
 if TYPE_CHECKING:
     from nngpt_lab.llm.models import ModelSpec

@@ -1,0 +1,326 @@
+"""Every candidate and its outcome, once, durable: one SQLite file that only grows.
+
+    with Ledger("results/demo/architecture_design/ledger.sqlite") as ledger:
+        ledger.add_protocol(proxy.protocol_hash, proxy.record)
+        ledger.add_sample("cycle-00", 0, candidate, Status.OK, "")
+        ledger.add_outcome(candidate, outcome)
+
+Tables: ``protocols``, ``codes`` (each text once), ``samples`` (every text a model wrote, per run and position, with its
+static status) and ``evaluations`` (one per code hash, protocol hash and seed: the first wins, so a score is never
+computed twice). Views, for plain SQL: ``validity``, ``sample_statuses``, ``sample_outcomes``, ``scores``, ``best``,
+``statuses``, ``times``; what their columns mean stands beside them in ``ledger.sql``.
+
+* Durable: a method that returned has its row on the disk, and ``kill -9`` at any instant leaves whole rows or none
+  (write-ahead log, ``synchronous=FULL``). While a ledger is open its log is part of it: copy it with ``export`` or
+  ``sqlite3 ledger.sqlite ".backup copy.sqlite"``, not with ``cp``.
+* Append-only: triggers refuse every update, deletion and replacement, whoever tries.
+* Several processes on one machine may write to one ledger. SQLite's locks do not work across a network file system.
+* A text that cannot be encoded (it holds lone surrogates, which no Python source may) is stored with them escaped as
+  ``\\udXXX``; its code hash is computed from the text itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from nngpt_lab.candidates.outcome import Candidate, Outcome, Status
+from nngpt_lab.ground.errors import BusyError, DataError, LabError, UsageError
+from nngpt_lab.records import manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the tables; raise it with any change to ledger.sql
+APPLICATION = 0x4E4E4C42  # "NNLB" in the file's header, so that another program's file is not taken for ours
+BUSY_SECONDS = 60.0
+SCHEMA = Path(__file__).with_name("ledger.sql")
+STATIC = (Status.OK, Status.NO_CODE, Status.SYNTAX, Status.CONTRACT, Status.DUPLICATE)
+ORDERS = {
+    "protocols": "hash",
+    "codes": "hash",
+    "samples": "run, position",
+    "evaluations": "protocol_hash, code_hash, seed",
+    "validity": "run",
+    "sample_statuses": "run, status",
+    "sample_outcomes": "run, position, protocol_hash, seed",
+    "scores": "protocol_hash, code_hash",
+    "best": "protocol_hash, rank, code_hash",
+    "statuses": "protocol_hash, status",
+    "times": "protocol_hash, status, stage",
+}
+INTEGERS = {"position", "sampling_seed", "seed", "parameters", "samples", "evaluations", "scored", "failed", "rank"}
+INTEGERS |= {status.value for status in STATIC}
+REALS = {"score", "mean", "sd", "lowest", "highest", "share", "valid_share", "kept_share", "total_seconds"}
+REALS |= {"mean_seconds", "longest_seconds"}
+
+
+class Ledger:
+    """A ledger's file, created with its folder if there is none. Use as a context manager, from one thread.
+
+    Raises:
+        DataError: the file is damaged, not a ledger, or of a newer version. BusyError: another process keeps it locked.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        with self._told():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            with self._told():
+                self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the log is merged into it. Can be called twice."""
+        self._connection.close()
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def add_protocol(self, protocol_hash: str, record: Mapping[str, Any]) -> None:
+        """File what a protocol hash stands for, as JSON. UsageError if it stands for something else already."""
+        values = {"hash": protocol_hash, "record": json.dumps(record, sort_keys=True, default=str)}
+        with self._told(), self._writing():
+            if (found := self._row("protocols", hash=protocol_hash)) is None:
+                self._insert("protocols", values | {"added": _now()})
+            elif found["record"] != values["record"]:
+                raise UsageError(
+                    f"protocol {protocol_hash[:12]} stands for another record in {manifest.display(self.path)}",
+                    "make the hash cover all that the record says, or use another ledger",
+                )
+
+    def add_sample(
+        self, run: str, position: int, candidate: Candidate, inspection_status: Status, message: str, source: str = ""
+    ) -> bool:
+        """File a text that was drawn, whatever became of it.
+
+        Args:
+            run, position: its key: which series of draws, and its place in it from 0.
+            inspection_status: before any evaluation: ok, no_code, syntax, contract or duplicate.
+            message: why it was refused.
+            source: where in the text its code was found.
+
+        Returns:
+            False if it is there already. UsageError if that place holds another text or status.
+        """
+        if inspection_status not in STATIC:
+            raise UsageError(f"{inspection_status} is no status of an inspection", f"one of {', '.join(STATIC)}")
+        sample = candidate.as_dict() | {"run": run, "position": position, "source": source}
+        sample |= {"code_hash": candidate.code_hash, "status": inspection_status.value}
+        sample = {name: _storable(value) for name, value in sample.items()}
+        code = sample.pop("code")
+        with self._told(), self._writing():
+            if found := self._row("samples", run=sample["run"], position=position):
+                if all(found[name] == value for name, value in sample.items()):
+                    return False
+                raise UsageError(
+                    f"run {run!r} has another text or status at position {position}",
+                    "give each run a name of its own; it must change with prompts, model, seeds and checks",
+                )
+            self._add_code(sample["code_hash"], code)
+            self._insert("samples", sample | {"message": _storable(message), "drawn": _now()})
+            return True
+
+    def add_outcome(self, candidate: Candidate, outcome: Outcome) -> bool:
+        """File an evaluation; its protocol must be there. False if there is one already for its code, protocol and
+        seed, which then stays as it is."""
+        values = outcome.as_dict() | {"code_hash": candidate.code_hash, "kind": candidate.kind.value}
+        # What a child reports is its own word: JSON has no infinity and SQL no integer above 64 bits
+        values["seconds"] = {name: time for name, time in outcome.seconds.items() if math.isfinite(time)}
+        if outcome.parameters is not None and not 0 <= outcome.parameters < 2**63:
+            values["parameters"] = None
+        values["total_seconds"] = values["seconds"].get("total")
+        values = {name: _storable(value) for name, value in values.items()}
+        with self._told(), self._writing():
+            if self._evaluation(values["code_hash"], outcome.protocol_hash, outcome.seed):
+                return False
+            if not self._row("protocols", hash=outcome.protocol_hash):
+                raise UsageError(f"protocol {outcome.protocol_hash[:12]!r} is not in the ledger", "call add_protocol")
+            self._add_code(values["code_hash"], _storable(candidate.code))
+            self._insert("evaluations", values | {"finished": _now()})
+            return True
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def outcome(self, code_hash: str, protocol_hash: str, seed: int) -> Outcome | None:
+        """What came of evaluating a code under a protocol with a seed; None if that was not done."""
+        with self._told():
+            found = self._evaluation(code_hash, protocol_hash, seed)
+        if found is None:
+            return None
+        values = {name: found[name] for name in Outcome.__dataclass_fields__}
+        return Outcome.from_dict(values | {name: json.loads(values[name]) for name in ("seconds", "isolation")})
+
+    def known(self, protocol_hash: str) -> set[tuple[str, int]]:
+        """Code hash and seed of every evaluation under a protocol."""
+        query = "SELECT code_hash, seed FROM evaluations WHERE protocol_hash = ?"
+        with self._told():
+            return {(code_hash, seed) for code_hash, seed in self._connection.execute(query, [protocol_hash])}
+
+    def texts(self, run: str) -> dict[int, str]:
+        """The texts of a run by position, as they are stored."""
+        query = "SELECT position, text FROM samples WHERE run = ? ORDER BY position"
+        with self._told():
+            return dict(self._connection.execute(query, [run]))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table or view by name, in a fixed order; numbers that may be missing are ``Int64`` or ``float64``."""
+        import pandas as pd
+
+        if name not in ORDERS:
+            raise UsageError(f"the ledger has no table {name!r}", f"one of {', '.join(ORDERS)}")
+        with self._told():
+            cursor = self._connection.execute(f"SELECT * FROM {name} ORDER BY {ORDERS[name]}")
+            columns = [column[0] for column in cursor.description]
+            rows = pd.DataFrame([tuple(row) for row in cursor], columns=columns, dtype=object)
+        kinds = {column: "Int64" if column in INTEGERS else "string" for column in columns}
+        return rows.astype(kinds | {column: "float64" for column in columns if column in REALS})
+
+    def export(self, folder: str | Path) -> None:
+        """Write every table and view to ``folder`` as Parquet and CSV, all of one moment."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._told(), self._transaction("BEGIN"):  # one snapshot, while others may go on writing
+            tables = {name: self.table(name) for name in ORDERS}
+        for name, rows in tables.items():
+            rows.to_parquet(folder / f"{name}.parquet", index=False)
+            rows.to_csv(folder / f"{name}.csv", index=False)
+
+    # --- SQLite ---------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Set the connection up; create the tables in an empty file, and refuse a file that is not ours."""
+        connection = self._connection
+        connection.row_factory = sqlite3.Row
+        connection.create_function("sqrt", 1, lambda x: None if x is None else math.sqrt(x), deterministic=True)
+        if _pragma(connection, "schema_version") == 0:
+            self._begin_log()
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        if _pragma(connection, "application_id") != APPLICATION:
+            with self._writing():  # under the lock, as another process may be creating it, too
+                self._create()
+        if (version := _pragma(connection, "user_version")) != VERSION:
+            raise DataError(
+                f"{manifest.display(self.path)} is a ledger of version {version}; this lab writes version {VERSION}",
+                "update nngpt-lab, or let it begin a new ledger in another folder",
+            )
+
+    def _begin_log(self) -> None:
+        """Switch a new file to the write-ahead log. It is the one thing for which SQLite does not wait its turn."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                mode = _pragma(self._connection, "journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        if mode != "wal":
+            log.warning("%s: no write-ahead log on this file system; writing is safe but slower", self.path)
+
+    def _create(self) -> None:
+        """The tables, in a file that has none."""
+        connection = self._connection
+        if _pragma(connection, "application_id") == APPLICATION:
+            return
+        if _pragma(connection, "schema_version") != 0:
+            raise DataError(
+                f"{manifest.display(self.path)} is a data base, but not a ledger of the lab's",
+                "name another file, or move this one away",
+            )
+        statuses, static = (", ".join(f"'{status}'" for status in some) for some in (Status, STATIC))
+        text = SCHEMA.read_text(encoding="utf-8").replace(":statuses", statuses).replace(":static", static)
+        if sqlite3.sqlite_version_info < (3, 37):
+            text = text.replace(") STRICT;", ");")
+        for statement in text.split(";;"):  # not executescript, which would commit before it begins
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _writing(self) -> contextlib.AbstractContextManager:
+        """A transaction that holds the only right to write from its beginning, so that what it reads stays true."""
+        return self._transaction("BEGIN IMMEDIATE")
+
+    @contextlib.contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        try:
+            self._connection.execute(begin)
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:  # an interrupt as well
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """SQLite's errors as the lab's: cause and cure."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, OverflowError) as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> LabError:
+        place = manifest.display(self.path)
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return BusyError(f"another process keeps the ledger {place} locked", "wait until it has ended")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "Could not decode" in str(error):
+            rescue = f"`sqlite3 {self.path.name} .recover | sqlite3 rescued.sqlite` saves what can be read"
+            return DataError(f"the ledger {place} is damaged: {error}", f"move it away and run again; {rescue}")
+        if isinstance(error, OverflowError | sqlite3.IntegrityError | sqlite3.InterfaceError):
+            return UsageError(f"the ledger {place} refuses a row: {error}", "see ledger.sql for what a row may hold")
+        return DataError(f"cannot use the ledger {place}: {error}", "is there space, and may you write to its folder?")
+
+    def _row(self, table: str, **values: Any) -> sqlite3.Row | None:
+        where = " AND ".join(f"{name} = ?" for name in values)
+        return self._connection.execute(f"SELECT * FROM {table} WHERE {where}", [*values.values()]).fetchone()
+
+    def _evaluation(self, code_hash: str, protocol_hash: str, seed: int) -> sqlite3.Row | None:
+        return self._row("evaluations", code_hash=code_hash, protocol_hash=protocol_hash, seed=int(seed))
+
+    def _add_code(self, code_hash: str, code: str) -> None:
+        if not self._row("codes", hash=code_hash):
+            self._insert("codes", {"hash": code_hash, "code": code})
+
+    def _insert(self, table: str, values: dict[str, Any]) -> None:
+        marks = ", ".join("?" * len(values))
+        self._connection.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", [*values.values()])
+
+
+def _pragma(connection: sqlite3.Connection, text: str) -> Any:
+    return connection.execute(f"PRAGMA {text}").fetchone()[0]
+
+
+def _storable(value: Any) -> Any:
+    """A value as SQLite takes it: containers as JSON, lone surrogates escaped, NumPy's numbers as Python's."""
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, sort_keys=True)
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value.item() if hasattr(value, "item") else value
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

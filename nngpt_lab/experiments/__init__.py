@@ -1,1 +1,0 @@
-"""Where corpora, candidates and language models meet: one file per story, readable top to bottom."""

@@ -1,0 +1,1 @@
+"""What every floor stands on: paths, errors, hashes, names and numbers."""

@@ -1,0 +1,33 @@
+"""Looking a thing up by its name, with one error for all of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+from nngpt_lab.ground.errors import UsageError
+
+T = TypeVar("T")
+
+
+def named(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """``table[name]``; a UsageError that names the nearest one if there is none. ``kind``: what to call it."""
+    if name in table:
+        return table[name]
+    raise UsageError(f"there is no {kind} {name!r}", f"{did_you_mean(name, table)}use one of {', '.join(table)}")
+
+
+def all_named(kind: str, names: str, table: Mapping[str, T]) -> list[T]:
+    """Those that ``names`` lists, separated by commas, or ``all``; in the order of ``table``. UsageError if none."""
+    wanted = list(table) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted:
+        raise UsageError(f"no {kind} is named", f"use 'all' or some of {', '.join(table)}")
+    found = {name: named(kind, name, table) for name in wanted}
+    return [found[name] for name in table if name in found]
+
+
+def did_you_mean(word: str, words) -> str:
+    """``"did you mean 'demo'? "`` for the word nearest to ``word``, or an empty string when none is near."""
+    near = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}? " if near else ""

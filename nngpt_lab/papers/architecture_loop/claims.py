@@ -1,0 +1,62 @@
+"""Paper B's claims about its loop, from a run of it.
+
+Only a run of the published protocol (model, data, threshold, samples) can reproduce or refute them. Any other run adds
+a note that says what happened there, and the claim stays "not tested".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from nngpt_lab.papers.architecture_loop.tables import LOOP
+from nngpt_lab.statistics import intervals
+from nngpt_lab.statistics.claims import Measured
+from nngpt_lab.statistics.intervals import Estimate
+
+CYCLES = (1, 10, 18, 22)  # of the paper, recovered
+RATES = {"valid": "valid", "mean": "mean", "best": "best", "share-40": "share_40"}  # claim's name -> our column
+
+
+def measure(
+    pooled: pd.DataFrame, per_cycle: pd.DataFrame, published: bool, rng: np.random.Generator, resamples: int
+) -> dict[str, Measured]:
+    """What the loop says to each claim, by the claim's id.
+
+    Args:
+        pooled, per_cycle: as ``loop_cycles.pooled_cycles`` and ``cycle_table`` return.
+        published: whether the run is one of the paper's own protocol.
+    """
+    loop, runs = (table[table["arm"] == LOOP] for table in (pooled, per_cycle))
+    if loop.empty:
+        return {}
+    found = {}
+    for cycle, (name, column) in ((cycle, rate) for cycle in CYCLES for rate in RATES.items()):
+        rows = loop[loop["cycle"] == cycle]
+        if len(rows):
+            found[f"B-cycle-{cycle}-{name}"] = _in_per_cent(rows.iloc[0], column)
+    means, rates = (values.to_numpy(float) for values in (runs["mean"].dropna(), runs["valid"] / runs["sampled"]))
+    found["B-mean-accuracy"] = intervals.bootstrap(100 * means, np.mean, rng, resamples)
+    found["B-mean-valid"] = intervals.bootstrap(100 * rates, np.mean, rng, resamples)
+    found["B-peak-valid"] = intervals.exact(100 * float(rates.max()), len(rates))
+    for key, part in (("B-novel-total", runs), ("B-novel-cycles", runs[runs["cycle"].isin(CYCLES)])):
+        totals = part.groupby("seed")["novel"].sum()
+        found[key] = intervals.exact(float(totals.mean()), len(totals))
+    if published:
+        return {key: Measured(value) for key, value in found.items()}
+    return {key: Measured(None, f"Our scaled loop: {_text(value)}.") for key, value in found.items()}
+
+
+def _in_per_cent(row: pd.Series, column: str) -> Estimate:
+    value = float(row[column])
+    low, high = (float(row.get(f"{column}_{end}", np.nan)) for end in ("low", "high"))
+    n = int(row["sampled"] if column == "valid" else row["trained"])
+    return Estimate(100 * value, 100 * low, 100 * high, n)
+
+
+def _text(estimate: Estimate) -> str:
+    if not np.isfinite(estimate.value):
+        return "no network could be trained"
+    if np.isfinite([estimate.low, estimate.high]).all() and estimate.low < estimate.high:
+        return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}], n = {estimate.n}"
+    return f"{estimate.value:.1f}, n = {estimate.n}"

@@ -1,0 +1,193 @@
+"""Paper B's loop as data: what was published, our scalings of it, and the controls it is compared with.
+
+[P] stands in the paper, [C] in the authors' code, [I] is inferred, "lab" is our own choice (papers.md, section B). What
+paper and code state differently stands side by side, as two designs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nngpt_lab.candidates.novelty import PAPER_B, STRUCTURE, NoveltySettings
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.names import all_named, named
+from nngpt_lab.llm.lora import Recipe
+from nngpt_lab.llm.sampling import Decoding
+
+
+@dataclass(frozen=True)
+class Design:
+    """One loop. Two runs can be compared if they differ in the arm or the seed alone.
+
+    Attributes:
+        name, source: for people; not part of the hash.
+        coder: which model, by its name in ``llm/models.py``.
+        prompt, fields: which prompt, and the values of its fields; fields that the prompt draws are drawn per sample.
+        pair_prompt: the prompt that a network becomes the answer to; None: the one it was sampled with. It may have
+            the fields accuracy_percent and max_parameters (1.5 times the network's own) [C].
+        decoding: how tokens are chosen.
+        protocol: how a network is scored (``candidates/protocols.py``).
+        cycles, samples: cycles of so many samples each.
+        thresholds: what an accuracy must reach to become a training pair, then two lower ones that are only reported;
+            quantiles of the base model's accuracies if ``base_samples``.
+        base_samples: how many samples of the untuned model the quantiles are taken from; 0: thresholds are accuracies.
+        fallback: (how many, from which accuracy): if fewer pass, the best from this accuracy up fill the number.
+        novelty: when an accepted network counts as new, against the corpus and all accepted before it.
+        tries, retry_novelty: sample again, 0.1 hotter each time up to 1.0, while the text is a near copy.
+        recipe: the LoRA of one cycle.
+        corpus: what is known before the first cycle: ``lemur`` or ``narrow`` (LEMUR at reduced width).
+        corpus_pairs: pairs of the corpus on which the adapter is tuned before the first cycle, and again in each.
+        pairs_per_cycle: at most so many pairs are trained on in a cycle: this cycle's first, then earlier ones drawn at
+            random; None: all, as published.
+        batch: samples written at a time.
+    """
+
+    name: str
+    source: str
+    coder: str
+    prompt: str
+    fields: tuple[tuple[str, str | int], ...]
+    decoding: Decoding
+    protocol: str
+    cycles: int
+    samples: int
+    pair_prompt: str | None = None
+    thresholds: tuple[float, float, float] = (0.40, 0.35, 0.30)
+    base_samples: int = 0
+    fallback: tuple[int, float] | None = None
+    novelty: NoveltySettings = PAPER_B
+    tries: int = 1
+    retry_novelty: NoveltySettings | None = None
+    recipe: Recipe = Recipe()  # noqa: RUF009 (frozen)
+    corpus: str = "lemur"
+    corpus_pairs: int = 1698
+    pairs_per_cycle: int | None = None
+    batch: int = 32
+
+    def hash(self) -> str:
+        """SHA-256 over what can change a sample or a choice. More cycles continue a run; they do not make another."""
+        left_out = ("name", "source", "cycles")
+        return sha256_json({key: _plain(value) for key, value in vars(self).items() if key not in left_out})
+
+
+def _plain(value):
+    return {key: _plain(one) for key, one in vars(value).items()} if hasattr(value, "__dataclass_fields__") else value
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The loop, or a control that differs from it in one thing.
+
+    Attributes:
+        name: for tables and figures.
+        differs: in what, in a few words.
+        proposer: ``coder``, or ``corpus``: networks drawn at random from the corpus.
+        tuned: whether the adapter is tuned at all.
+        choice: which of a cycle's valid networks become pairs: ``good`` (over the threshold), ``shuffled`` (over the
+            threshold by another one's score) or ``random`` (as many as passed in the loop's same cycle and seed).
+        novel: whether pairs must be new.
+    """
+
+    name: str
+    differs: str
+    proposer: str = "coder"
+    tuned: bool = True
+    choice: str = "good"
+    novel: bool = True
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("loop", "the paper's loop"),
+        Arm("no tuning", "samples of the base model in every cycle", tuned=False),
+        Arm("shuffled scores", "scores change places within the cycle before selection", choice="shuffled"),
+        Arm("no novelty filter", "near copies become pairs, too", novel=False),
+        Arm("random pairs", "valid networks drawn at random, as many as passed in the loop", choice="random"),
+        Arm("random search", "networks drawn at random from the corpus", proposer="corpus", tuned=False),
+    )
+}
+
+PAPER = Design(
+    "paper-b",
+    "[P] model, LoRA, decoding, threshold, novelty, 22 cycles; [I] 208 samples a cycle; [C] samples' length",
+    coder="DeepSeek-Coder-7B",
+    prompt="architecture_paper",
+    fields=(("dataset", "cifar-10"), ("shape", "3x32x32"), ("max_parameters", 500_000)),
+    decoding=Decoding(temperature=0.2, top_k=50, top_p=0.9, max_new_tokens=2048),
+    protocol="paper-b",
+    cycles=22,
+    samples=208,
+    recipe=Recipe(optimizer="paged_adamw_8bit", gradient_checkpointing=True),
+    batch=4,  # keys and values of one text take 1.3 GB: 30 layers, no grouped heads
+)
+
+AUTHORS = replace(
+    PAPER,
+    name="paper-b-code",
+    source="[C] decoding, tries, evaluator, structural hash at admission, fallback, 150 samples a cycle. Our stand-in "
+    "for the hash is the structural form at Jaccard 1; the code prefix of their sampler is unknown and left out",
+    prompt="architecture_authors",
+    pair_prompt="architecture_authors_selected",
+    decoding=Decoding(temperature=0.7, top_k=100, top_p=0.95, max_new_tokens=2048),
+    protocol="paper-b-code",
+    samples=150,
+    fallback=(15, 0.35),
+    novelty=replace(STRUCTURE, jaccard_threshold=1.0),
+    tries=5,
+    retry_novelty=NoveltySettings("raw_tokens", 7, 128, 0.85, 0.85),
+)
+
+DEMO = Design(
+    "nano",
+    "lab: the loop on a CPU in minutes: nano coder, digits, LEMUR at reduced width; thresholds are quantiles of the "
+    "base model's accuracies, because 40 % on CIFAR-10 means nothing here; novelty by structure, as in the authors' "
+    "code, because in paper B's form, which does not see numbers, hardly any sample is new",
+    coder="nano-coder",
+    prompt="architecture_nano",
+    fields=(("dataset", "digits"), ("max_parameters", 200_000)),
+    decoding=Decoding(temperature=1.1, top_k=0, top_p=0.98, max_new_tokens=320),  # 92 % of the corpus is shorter
+    protocol="digits-loop",
+    cycles=22,
+    samples=16,
+    thresholds=(0.7, 0.6, 0.5),
+    base_samples=64,
+    novelty=replace(STRUCTURE, jaccard_threshold=1.0),
+    recipe=Recipe(lr=1e-3, epochs=2, batch=8, accumulate=1, warmup=0.1),
+    corpus="narrow",
+    corpus_pairs=0,
+    pairs_per_cycle=32,
+    batch=48,
+)
+
+SMOKE = replace(
+    DEMO, name="nano-smoke", cycles=2, samples=6, thresholds=(0.5, 0.4, 0.3), base_samples=16, pairs_per_cycle=4
+)
+
+GPU = replace(
+    PAPER,
+    name="small-gpu",
+    source="lab: the paper's loop with SmolLM2-135M on one GPU in about an hour; the rest as published",
+    coder="SmolLM2-135M",
+    decoding=Decoding(temperature=0.7, top_k=50, top_p=0.95, max_new_tokens=2048),
+    samples=64,
+    recipe=Recipe(lr=2e-4, epochs=1, batch=8, accumulate=1),
+    pairs_per_cycle=256,
+    batch=64,
+)
+
+DESIGNS = {design.name: design for design in (PAPER, AUTHORS, DEMO, SMOKE, GPU)}
+
+
+def get_design(name: str) -> Design:
+    """The design of that name; a UsageError that names the nearest one if there is none."""
+    return named("design", name, DESIGNS)
+
+
+def get_arms(names: str) -> list[Arm]:
+    """Arms by their names, separated by commas, or ``all``; the loop first, because a control refers to it."""
+    arms = all_named("arm", names, ARMS)
+    if any(arm.choice == "random" for arm in arms) and ARMS["loop"] not in arms:
+        raise UsageError("'random pairs' takes as many pairs as the loop", "name the arm 'loop', too")
+    return arms

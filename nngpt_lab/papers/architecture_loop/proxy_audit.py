@@ -1,0 +1,183 @@
+"""Is accuracy after one epoch a good guide to accuracy later? The audit that papers A and B lack.
+
+Three kinds of unit, from the loosest to the strictest comparison:
+
+``best_of_trials``  one point per architecture: its best trial at epoch 1 against its best trial at epoch e (what
+                    LEMUR's own interface returns); trials differ in learning rate, batch, momentum and transform.
+``one_run``         one point per architecture: one run, chosen by the smallest record id at epoch 1 (a hash, so an
+                    arbitrary but repeatable choice), against the same run at epoch e.
+``fixed_protocol``  as ``one_run``, but only runs that share one protocol: within each data set, the most frequent
+                    setting of (batch, lr, momentum, dropout, transform). Here only the architecture differs, as in
+                    paper B's loop.
+
+Near copies are not independent: intervals resample clusters of them (:func:`lemur_overview.near_copies`). Architectures
+trained longer were mostly chosen for it, so the longest horizon speaks of that selection, not of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+
+from nngpt_lab.statistics import intervals
+from nngpt_lab.statistics.rank_bootstrap import rank_bootstrap
+
+UNITS = ("best_of_trials", "one_run", "fixed_protocol")
+PROTOCOL = ["batch", "lr", "momentum", "dropout", "transform"]
+LONG = 50  # most longer runs in LEMUR stop here
+LEAST = 30  # architectures below which a correlation is not reported
+GAP_EDGES = np.array([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0])
+
+
+def classification(records: pd.DataFrame) -> pd.DataFrame:
+    """Image-classification records scored by accuracy: the only ones that papers A to C use."""
+    wanted = (records["task"] == "img-classification") & (records["metric"] == "acc")
+    columns = ["dataset", "architecture", "epoch", "accuracy", *PROTOCOL, "uid", "id"]
+    return records.loc[wanted, columns].astype({"dataset": str, "architecture": str, "transform": str})
+
+
+def best_per_epoch(records: pd.DataFrame) -> pd.DataFrame:
+    """Best accuracy per data set and architecture (rows) and epoch (columns): unit ``best_of_trials``."""
+    return records.pivot_table(index=["dataset", "architecture"], columns="epoch", values="accuracy", aggfunc="max")
+
+
+def one_run_per_epoch(records: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of one arbitrary run per data set and architecture, by epoch: unit ``one_run``."""
+    first = records[records["epoch"] == 1].sort_values("id")
+    chosen = first.drop_duplicates(["dataset", "architecture"])[["dataset", "architecture", "uid"]]
+    runs = records.merge(chosen, on=["dataset", "architecture", "uid"]).sort_values("id")
+    runs = runs.drop_duplicates(["dataset", "architecture", "epoch"])  # 431 records repeat a run's hyperparameters
+    return runs.pivot(index=["dataset", "architecture"], columns="epoch", values="accuracy")
+
+
+def fixed_protocol_per_epoch(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """As :func:`one_run_per_epoch` under each data set's most frequent protocol; also that protocol, as a table.
+
+    The protocol is the one with which most architectures were seen both at epoch 1 and at epoch 5.
+    """
+    keys = records[PROTOCOL].fillna(-1)
+    keyed = records.assign(protocol=pd.util.hash_pandas_object(keys, index=False))
+    unit = ["dataset", "protocol", "architecture"]
+    first = keyed.loc[keyed["epoch"] == 1, unit].drop_duplicates()
+    both = keyed.loc[keyed["epoch"] == 5, unit].drop_duplicates().merge(first, on=unit)
+    at_five = both.groupby(["dataset", "protocol"])["architecture"].nunique()
+    common = at_five.sort_values(kind="stable").groupby("dataset").tail(1).rename("architectures").reset_index()
+    kept = keyed.merge(common, on=["dataset", "protocol"])
+    named = kept.drop_duplicates("dataset").sort_values("dataset")[["dataset", *PROTOCOL, "architectures"]]
+    return one_run_per_epoch(kept), named
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """Accuracies at epoch 1 and at ``epoch`` of the architectures that have both: ``pairs`` has shape (n, 2)."""
+
+    dataset: str
+    epoch: int
+    pairs: np.ndarray
+    clusters: np.ndarray
+
+
+def horizons(wide: pd.DataFrame, clusters: pd.Series) -> Iterator[Horizon]:
+    """Epochs 2 to 5 and the longest well covered, per data set. ``clusters``: label by architecture name."""
+    for dataset, table in wide.groupby(level="dataset"):
+        table = table.dropna(subset=[1]).droplevel("dataset")
+        covered = table.notna().sum()
+        longest = max((e for e in covered.index if e > 5 and e <= LONG and covered[e] >= LEAST), default=None)
+        near = [epoch for epoch in (2, 3, 4, 5) if epoch in table]
+        for epoch in [*near, *([longest] if longest else [])]:
+            pairs = table[[1, epoch]].dropna()
+            if len(pairs) >= LEAST:
+                yield Horizon(dataset, int(epoch), pairs.to_numpy(), clusters.reindex(pairs.index).to_numpy(str))
+
+
+def audit(wides: dict[str, pd.DataFrame], clusters: pd.Series, seed: int, resamples: int) -> pd.DataFrame:
+    """Rank correlations between epoch 1 and later, per unit, data set and epoch; the bootstrap resamples ``clusters``.
+
+    Columns: unit, dataset, epoch, n (architectures), clusters, spearman(_low, _high), kendall(_low, _high),
+    top_decile_kept(_low, _high) (of the best tenth at epoch 1, the share still in the best tenth), mean_first,
+    mean_later.
+    """
+    cells = [(unit, horizon) for unit, wide in wides.items() for horizon in horizons(wide, clusters)]
+    streams = np.random.default_rng(seed).spawn(len(cells))  # one stream per cell: the result ignores the core count
+    jobs = (delayed(_audit_cell)(*cell, rng, resamples) for cell, rng in zip(cells, streams, strict=True))
+    return pd.DataFrame(Parallel(n_jobs=-1)(jobs))
+
+
+def _audit_cell(unit: str, horizon: Horizon, rng: np.random.Generator, resamples: int) -> dict:
+    pairs = horizon.pairs
+    row = {"unit": unit, "dataset": horizon.dataset, "epoch": horizon.epoch, "n": len(pairs)}
+    row["clusters"] = len(np.unique(horizon.clusters))
+    for name, estimate in rank_bootstrap(pairs, rng, resamples, horizon.clusters).items():
+        row |= estimate.columns(name)
+    return row | {"mean_first": pairs[:, 0].mean(), "mean_later": pairs[:, 1].mean()}
+
+
+def pair_order(wide: pd.DataFrame, unit: str, clusters: pd.Series, epochs: tuple[int, ...] = (5, LONG)) -> pd.DataFrame:
+    """How often the better of two at epoch 1 is still the better later, by their gap at epoch 1.
+
+    Columns: unit, dataset, epoch, gap_low, gap_high, pairs, still_better, ci_low, ci_high (jackknife over clusters), n
+    (architectures).
+    """
+    rows = []
+    for horizon in horizons(wide, clusters):
+        if horizon.epoch in epochs:
+            found = intervals.pair_agreement(*horizon.pairs.T, GAP_EDGES, horizon.clusters)
+            key = {"unit": unit, "dataset": horizon.dataset, "epoch": horizon.epoch}
+            bins = {"gap_low": found.low_edge, "gap_high": found.high_edge, "pairs": found.pairs}
+            share = {"still_better": found.agreement, "ci_low": found.ci_low, "ci_high": found.ci_high}
+            rows.append(pd.DataFrame(key | bins | share | {"n": len(horizon.pairs)}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def configuration_ranks(wide: pd.DataFrame, configurations: pd.DataFrame, dataset: str, epoch: int = 5) -> pd.DataFrame:
+    """Mean accuracy per generated FractalNet configuration at epoch 1 and later, with both ranks (1 is best).
+
+    ``configurations``: columns name, blocks, columns (:func:`lemur_overview.fractal_configurations`). Columns: blocks,
+    columns, n, mean_first, mean_later, rank_first, rank_later, spearman_within (rank correlation among the variants of
+    one configuration).
+    """
+    pairs = wide.loc[dataset][[1, epoch]].dropna().set_axis(["first", "later"], axis=1)
+    table = pairs.join(configurations.set_index("name"), how="inner")
+    rows = []
+    for (blocks, columns), group in table.groupby(["blocks", "columns"]):
+        first, later = group["first"], group["later"]
+        within = intervals.spearman(group[["first", "later"]].to_numpy()) if len(group) >= 10 else np.nan
+        rows.append((blocks, columns, len(group), first.mean(), later.mean(), within))
+    names = ["blocks", "columns", "n", "mean_first", "mean_later", "spearman_within"]
+    found = pd.DataFrame(rows, columns=names)
+    ranks = {f"rank_{e}": found[f"mean_{e}"].rank(ascending=False).astype(int) for e in ("first", "later")}
+    return found.assign(**ranks).sort_values("rank_later", ignore_index=True)
+
+
+def one_epoch_by_family(
+    records: pd.DataFrame, families: pd.Series, rng: np.random.Generator, resamples: int, dataset: str = "cifar-10"
+) -> pd.DataFrame:
+    """Best one-epoch accuracy per architecture, summarised by family. ``families``: family by architecture name.
+
+    Columns: family, n, mean(_low, _high), median, best, and share_40, share_35, share_30 (per cent at or above, each
+    with a Wilson interval).
+    """
+    first = records[(records["dataset"] == dataset) & (records["epoch"] == 1)]
+    best = first.groupby("architecture")["accuracy"].max()
+    rows = []
+    for family, values in best.groupby(families.reindex(best.index).to_numpy()):
+        mean = intervals.bootstrap(values.to_numpy(), np.mean, rng, resamples)
+        row = {
+            "family": family,
+            "n": mean.n,
+            "mean": mean.value,
+            "mean_low": mean.low,
+            "mean_high": mean.high,
+            "median": values.median(),
+            "best": values.max(),
+        }
+        for threshold in (0.40, 0.35, 0.30):
+            share = intervals.wilson((values >= threshold).sum(), mean.n).scaled(100)
+            name = f"share_{threshold * 100:.0f}"
+            row |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("n", ascending=False, ignore_index=True)

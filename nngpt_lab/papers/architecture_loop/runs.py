@@ -1,0 +1,156 @@
+"""All that a notebook shows of paper B's loop: arms and seeds, run or read back, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import pandas as pd
+
+from nngpt_lab.candidates.protocols import get_protocol
+from nngpt_lab.corpora import images
+from nngpt_lab.ground.formatting import words
+from nngpt_lab.papers.architecture_loop import loop
+from nngpt_lab.papers.architecture_loop.design import ARMS, Arm, Design, get_design
+from nngpt_lab.papers.architecture_loop.lab import open_lab
+from nngpt_lab.papers.architecture_loop.transfer import transfer
+from nngpt_lab.records.results import Results
+from nngpt_lab.statistics import intervals
+
+TRANSFER = {  # protocol of the loop -> data sets of the transfer, and how many images of each are trained on
+    "digits-loop": (("cifar-10", 2000),),
+    "paper-b": (("cifar-100", None), ("svhn", None)),
+    "paper-b-code": (("cifar-100", None), ("svhn", None)),
+}
+
+
+@dataclass(frozen=True)
+class LoopRuns:
+    """What came of the runs.
+
+    Attributes:
+        candidates: a row per sample of every arm and seed, as :func:`architecture_design.run` returns them.
+        base: the samples of the untuned model that set the thresholds; empty where thresholds are accuracies.
+        thresholds: three accuracies; the first one selects.
+        transfer: networks on other data sets: columns as of :func:`transfer`, and dataset; empty if none was here.
+        codes: code by code hash, for every candidate.
+        corpus: columns name, family, code: what was known before.
+    """
+
+    design: Design
+    candidates: pd.DataFrame
+    base: pd.DataFrame
+    thresholds: tuple[float, ...]
+    transfer: pd.DataFrame
+    codes: dict[str, str]
+    corpus: pd.DataFrame
+
+
+def resized(name: str, cycles: int = 0, samples: int = 0) -> Design:
+    """The design of that name with other numbers of cycles and of samples in each; 0 keeps its own."""
+    design = get_design(name)
+    return replace(design, cycles=cycles or design.cycles, samples=samples or design.samples)
+
+
+def run_arms(
+    results: Results, design: Design, arms: Sequence[Arm], seeds: Sequence[int], workers: int = 2, transfer_to: int = 32
+) -> LoopRuns:
+    """Run every arm with every seed, or read back what was run; and the transfer: ``transfer_to`` samples a model, but
+    no more than a cycle has."""
+    with (
+        results.ledger() as ledger,
+        open_lab(design, ledger, results.folder / "loops", device=results.profile.device, workers=workers) as lab,
+    ):
+        tables, quotas = [], {}
+        for arm in arms:
+            for seed in seeds:
+                tables.append(loop.run(lab, arm, seed, quotas.get(seed, ()) if arm.choice == "random" else ()))
+                if arm == ARMS["loop"]:
+                    quotas[seed] = tables[-1].groupby("cycle")["passed"].sum().tolist()
+        moved = _transfer(lab, seeds, min(transfer_to, design.samples), workers) if ARMS["loop"] in arms else []
+        base = loop.base_rows(lab) if design.base_samples else pd.DataFrame()
+        codes = ledger.table("codes").set_index("hash")["code"].to_dict()
+        return LoopRuns(
+            design,
+            pd.concat(tables, ignore_index=True),
+            base,
+            loop.thresholds(lab),
+            pd.concat(moved, ignore_index=True) if moved else pd.DataFrame(),
+            codes,
+            lab.corpus,
+        )
+
+
+def _transfer(lab: loop.Lab, seeds: Sequence[int], samples: int, workers: int) -> list[pd.DataFrame]:
+    """On the data sets that need no download; a laptop is not asked to fetch one for this."""
+    tables = []
+    for dataset, limit in TRANSFER[lab.design.protocol] if samples else ():
+        if images.is_here(dataset) or lab.proxy.gpu:
+            own = get_protocol(lab.design.protocol)
+            there = replace(own, name=f"transfer to {dataset}", images=dataset, norm=None, train_limit=limit)
+            tables.append(transfer(lab, seeds, there, samples, workers).assign(dataset=dataset))
+    return tables
+
+
+def describe(design: Design) -> pd.DataFrame:
+    """A design as a table of its numbers: columns setting, value."""
+    rows = []
+    for name, value in vars(design).items():
+        if hasattr(value, "__dataclass_fields__"):
+            value = ", ".join(f"{key.replace('_', ' ')} {one}" for key, one in asdict(value).items())
+        rows.append((words(name), "none" if value is None else str(value)))
+    return pd.DataFrame(rows, columns=["setting", "value"])
+
+
+def threshold_labels(design: Design, thresholds: Sequence[float]) -> list[str]:
+    """What each threshold is, for a legend."""
+    if not design.base_samples:
+        return [f"{100 * value:.0f} %" for value in thresholds]
+    quantiles = zip(thresholds, design.thresholds, strict=True)
+    return [f"{100 * value:.1f} % ({100 * quantile:.0f} % quantile of the base model)" for value, quantile in quantiles]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The network with the highest accuracy of an arm, the first of equals; ``nearest_code`` is empty if the novelty
+    index found none like it."""
+
+    summary: str
+    code: str
+    nearest_code: str
+
+
+def best_network(runs: LoopRuns, arm: str = "loop") -> Best:
+    """The best network of an arm, over all seeds and cycles: a best of many, so an optimistic estimate of itself."""
+    rows = runs.candidates[(runs.candidates["arm"] == arm) & runs.candidates["score"].notna()]
+    if rows.empty:
+        return Best(f"no network of the arm {arm!r} could be trained", "", "")
+    row = rows.loc[rows["score"].idxmax()]
+    near = runs.corpus.loc[runs.corpus["name"] == row["nearest"], "code"]
+    likeness = f"nearest known network: {row['nearest']}, Jaccard {row['jaccard']:.2f}" if len(near) else "none alike"
+    summary = f"{100 * row['score']:.1f} % on the holdout, the best of {len(rows)}; {row['parameters']:,} parameters; "
+    return Best(
+        f"{summary}seed {row['seed']}, cycle {row['cycle']}; {likeness}",
+        runs.codes[row["code_hash"]],
+        near.iloc[0] if len(near) else "",
+    )
+
+
+def transfer_table(runs: LoopRuns) -> pd.DataFrame:
+    """Base and tuned model on other data sets: columns dataset, measure, base, tuned, difference with interval, n.
+
+    Independent samples: Newcombe's interval for the share that could be trained, Welch's for the mean accuracy. They
+    cover the samples, not the seed that the model was tuned with.
+    """
+    rows = []
+    for dataset, part in runs.transfer.groupby("dataset") if len(runs.transfer) else ():
+        base, tuned = (part[part["model"] == model] for model in ("base", "tuned"))
+        valid = [int(one["score"].notna().sum()) for one in (tuned, base)]
+        share = intervals.difference_of_proportions(valid[0], len(tuned), valid[1], len(base))
+        rows.append((dataset, "trained, of the samples", valid[1] / len(base), valid[0] / len(tuned), share))
+        scores = [one["score"].dropna().to_numpy() for one in (tuned, base)]
+        if min(map(len, scores)) > 1:
+            mean = intervals.difference_of_means(*scores)
+            rows.append((dataset, "mean accuracy", scores[1].mean(), scores[0].mean(), mean))
+    columns = ["dataset", "measure", "base", "tuned", "difference", "difference_low", "difference_high", "n"]
+    return pd.DataFrame([(*row[:4], row[4].value, row[4].low, row[4].high, row[4].n) for row in rows], columns=columns)

@@ -1,0 +1,52 @@
+"""Paper B, version 2: does what the model learnt on one data set carry over to another, without tuning again?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from nngpt_lab.candidates.pool import open_pool
+from nngpt_lab.candidates.protocols import Protocol
+from nngpt_lab.candidates.proxy import prepare
+from nngpt_lab.papers.architecture_loop.design import ARMS
+from nngpt_lab.papers.architecture_loop.loop import SAMPLING, Lab, messages, run_name
+from nngpt_lab.study.proposals import number, score, write
+from nngpt_lab.study.run_state import RunState
+
+TRANSFER_SEED = 2**31 + 1  # of the prompts and samples: the same for all models
+
+
+def transfer(lab: Lab, seeds: Sequence[int], protocol: Protocol, samples: int, workers: int = 2) -> pd.DataFrame:
+    """Networks by the base model and by each seed's tuned model, trained and scored on another data set.
+
+    Args:
+        lab: in which the arm ``loop`` has run all its cycles with these seeds.
+        protocol: how networks are scored there; the prompt names its images, if it names any.
+        samples: texts of each model, drawn with the same seeds.
+
+    Returns:
+        One row per sample, as :func:`score` gives, with ``model``: ``base`` or ``tuned``, and ``seed`` (0 for base).
+    """
+    fields = dict(lab.design.fields)
+    fields |= {"dataset": protocol.images} if "dataset" in fields else {}
+    design = replace(lab.design, fields=tuple(fields.items()))
+    proxy = prepare(protocol, device=lab.proxy.device)
+    asked = [messages(design, TRANSFER_SEED, 0, i) for i in range(samples)]
+    drawn = [number(TRANSFER_SEED, SAMPLING, i) for i in range(samples)]
+    tables = []
+    with open_pool(proxy, workers) as pool:
+        there = replace(lab, design=design, proxy=proxy, pool=pool)
+
+        def evaluated(model: str, seed: int, coder) -> pd.DataFrame:
+            name = f"{run_name(there, ARMS['loop'], seed)} {model}"
+            rows = score(there, write(there, name, asked, drawn, coder), seed)[1]
+            return rows.assign(model=model, seed=seed)
+
+        tables.append(evaluated("base", 0, lambda: lab.coder))
+        for seed in seeds:
+            folder = lab.folder / run_name(lab, ARMS["loop"], seed)
+            with RunState(lab.coder, lab.design.recipe, folder, seed) as state:
+                tables.append(evaluated("tuned", seed, lambda state=state: state.coder(lab.design.cycles)))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,183 @@
+"""Paper A's live loop as data: what was published, our scalings of it, and the controls it is compared with.
+
+[P] stands in the paper, [C] in the authors' code, [I] is inferred, "lab" is our own choice (papers.md, section A).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.names import all_named, named
+from nngpt_lab.llm.lora import Recipe
+from nngpt_lab.llm.sampling import Decoding
+from nngpt_lab.papers.augmentation_search.rationales import check_style
+
+
+@dataclass(frozen=True)
+class AugmentationDesign:
+    """One loop. Two runs can be compared if they differ in the arm or the seed alone.
+
+    Attributes:
+        name, source: for people; not part of the hash.
+        coder: which model, by its name in ``llm/models.py``.
+        style: ``direct``, or ``cot``: tuned on answers that say first what they do (``rationales.py``).
+        prompt: asks with two references: fields transform_code, accuracy, addon_transform_code, addon_accuracy.
+        pair_prompt: what a pair's better function answers: fields transform_code and accuracy, of the worse one.
+        decoding: how tokens are chosen.
+        protocol: how a function is scored (``candidates/protocols.py``).
+        epochs, samples: LLM epochs of so many samples each.
+        start: corpus functions, drawn over all ranges of recorded scores, that are scored anew before the first epoch.
+        threshold: the accuracy from which a function joins the archive, from which references and pairs are drawn.
+        relative: whether ``threshold`` is a quantile of the start's accuracies instead.
+        pairs_per_epoch: at most so many pairs of the archive are trained on after an LLM epoch.
+        recipe: the LoRA of one LLM epoch.
+        batch: samples written at a time.
+        four_bit: whether the model is loaded in 4 bits (CUDA only).
+    """
+
+    name: str
+    source: str
+    coder: str
+    prompt: str
+    pair_prompt: str
+    decoding: Decoding
+    protocol: str
+    epochs: int
+    start: int
+    samples: int = 10
+    style: str = "direct"
+    threshold: float = 0.40
+    relative: bool = False
+    pairs_per_epoch: int = 4096
+    recipe: Recipe = Recipe()  # noqa: RUF009 (frozen)
+    batch: int = 10
+    four_bit: bool = False
+
+    def __post_init__(self):
+        check_style(self.style)
+        if min(self.epochs, self.samples, self.pairs_per_epoch, self.batch) < 1 or self.start < 4:
+            raise UsageError(f"design {self.name!r} is too small", "counts are from 1, start from 4")
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"design {self.name!r} has threshold {self.threshold}", "accuracies and quantiles: 0 to 1")
+
+    def hash(self) -> str:
+        """SHA-256 over what can change a sample or a choice. More epochs continue a run; they do not make another."""
+        return sha256_json({key: value for key, value in asdict(self).items() if key not in LEFT_OUT})
+
+
+LEFT_OUT = ("name", "source", "epochs")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The loop, or a control that differs from it in one thing.
+
+    Attributes:
+        name: for tables and figures.
+        differs: in what, in a few words.
+        proposer: ``coder``, or ``generator``: the authors' random generator.
+        tuned: whether the adapter is tuned at all; references come from the growing archive in any case.
+        shuffled: whether scores change places within the archive before pairs are drawn.
+    """
+
+    name: str
+    differs: str
+    proposer: str = "coder"
+    tuned: bool = True
+    shuffled: bool = False
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("loop", "the paper's loop"),
+        Arm("no tuning", "the base model in every epoch", tuned=False),
+        Arm("shuffled pairs", "better and worse are drawn by lot", shuffled=True),
+        Arm("random generator", "no language model: the authors' generator", proposer="generator", tuned=False),
+    )
+}
+
+PAPER = AugmentationDesign(
+    "paper-a",
+    "[C] model, LoRA, decoding, prompts, pairs, threshold, 10 samples an epoch; 100 epochs in the authors' "
+    "configuration, what the paper reports is unknown. Lab: the archive starts with the whole corpus scored anew, "
+    "because which network the recorded scores belong to is unknown",
+    coder="OlympicCoder-7B",
+    prompt="transform_direct",
+    pair_prompt="transform_direct_train",
+    decoding=Decoding(temperature=0.8, top_k=70, top_p=0.9, max_new_tokens=16 * 1024),
+    protocol="paper-a",
+    epochs=100,
+    start=6000,
+    recipe=Recipe(
+        targets=("q_proj", "k_proj", "v_proj", "o_proj"),
+        lr=1.5e-4,
+        epochs=3,
+        batch=1,
+        accumulate=8,
+        warmup=0.05,
+        optimizer="paged_adamw_8bit",
+        gradient_checkpointing=True,
+    ),
+    four_bit=True,
+)
+
+PAPER_COT = replace(
+    PAPER,
+    name="paper-a-cot",
+    source="[C] as paper-a, with the structured prompts; the rationales of the training answers are a template of the "
+    "lab's, the authors' answers hold the code alone",
+    style="cot",
+    prompt="transform_cot",
+    pair_prompt="transform_cot_reasoned_train",
+)
+
+GPU = replace(
+    PAPER,
+    name="small-augment",
+    source="lab: the paper's loop with SmolLM2-135M on one GPU, 200 functions at the start; answers of at most 512 "
+    "tokens, several times what a function takes",
+    coder="SmolLM2-135M",
+    decoding=replace(PAPER.decoding, max_new_tokens=512),
+    epochs=20,
+    start=200,
+    pairs_per_epoch=400,
+    recipe=replace(
+        PAPER.recipe, lr=2e-4, batch=8, accumulate=1, optimizer="adamw", gradient_checkpointing=False, layers=None
+    ),
+    four_bit=False,
+)
+
+DEMO = AugmentationDesign(
+    "nano-augment",
+    "lab: the loop on a CPU in a minute: nano coder, digits. The threshold is the median of the start's accuracies, "
+    "because 40 % on CIFAR-10 means nothing here. Three passes as published, but a small model needs a larger "
+    "learning rate: with 1e-3 and two passes the mean of ten epochs rose less than half as far (one seed)",
+    coder="nano-coder",
+    prompt="transform_nano",
+    pair_prompt="transform_nano_train",
+    decoding=Decoding(temperature=0.8, top_k=70, top_p=0.9, max_new_tokens=320),
+    protocol="digits-augmentation-loop",
+    epochs=5,
+    start=24,
+    threshold=0.5,
+    relative=True,
+    pairs_per_epoch=32,
+    recipe=Recipe(targets=PAPER.recipe.targets, lr=3e-3, epochs=3, batch=8, accumulate=1, warmup=0.1),
+)
+
+SMOKE = replace(DEMO, name="nano-augment-smoke", epochs=2, samples=4, start=6, pairs_per_epoch=4, batch=4)
+
+DESIGNS = {design.name: design for design in (PAPER, PAPER_COT, GPU, DEMO, SMOKE)}
+
+
+def get_design(name: str) -> AugmentationDesign:
+    """The design of that name; a UsageError that names the nearest one if there is none."""
+    return named("design", name, DESIGNS)
+
+
+def get_arms(names: str) -> list[Arm]:
+    """Arms by their names, separated by commas, or ``all``; in the order of :data:`ARMS`, the loop first."""
+    return all_named("arm", names, ARMS)

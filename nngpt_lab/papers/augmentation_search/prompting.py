@@ -1,0 +1,220 @@
+"""Chain of thought against direct prompting: the live loop with its prompts and answers changed, nothing else.
+
+    studies = profile_studies("demo")
+    answers, skipped = run_studies(results, studies)           # prompting_tables.py makes tables of the answers
+
+Each model is asked in both styles, untuned (zero-shot, and few-shot with two references) and, where the study says so,
+while it is tuned in the style itself. An untuned arm is one LLM epoch of the loop's control without tuning: so both
+styles see the same references and draw with the same seeds, sample by sample, and what they write passes the same
+checks. A tuned arm is the loop; its styles share the first epoch's references and all seeds, and from then on each
+refers to what it has found itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from nngpt_lab.corpora import augmentations
+from nngpt_lab.ground.errors import DataError, LabError, UsageError
+from nngpt_lab.ground.names import did_you_mean
+from nngpt_lab.llm import models
+from nngpt_lab.llm.lora import PROJECTIONS
+from nngpt_lab.papers.augmentation_search import loop
+from nngpt_lab.papers.augmentation_search.design import ARMS, DEMO, GPU, PAPER, SMOKE, AugmentationDesign
+from nngpt_lab.papers.augmentation_search.prompting_tables import STYLES, setting
+from nngpt_lab.papers.augmentation_search.rationales import answer
+from nngpt_lab.papers.augmentation_search.runs import open_lab
+from nngpt_lab.records.results import Results
+from nngpt_lab.walkthroughs.nano_coder import tidy
+
+log = logging.getLogger(__name__)
+
+PROMPTS = {  # a design's prompt -> the same in each style, with so many references
+    "transform_nano": {
+        ("direct", 2): "transform_nano",
+        ("direct", 0): "transform_nano_zero",
+        ("cot", 2): "transform_nano_cot",
+        ("cot", 0): "transform_nano_cot_zero",
+    },
+    "transform_direct": {
+        ("direct", 2): "transform_direct",
+        ("direct", 0): "transform_direct_zero",
+        ("cot", 2): "transform_cot",
+        ("cot", 0): "transform_cot_zero",
+    },
+}
+PAIR_PROMPTS = {
+    "transform_nano_train": {"direct": "transform_nano_train", "cot": "transform_nano_cot_train"},
+    "transform_direct_train": {"direct": "transform_direct_train", "cot": "transform_cot_reasoned_train"},
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked of one model.
+
+    Attributes:
+        design: how it is asked (in direct style), tuned and scored. Both styles may write as many tokens.
+        samples: of each untuned arm and seed.
+        epochs: LLM epochs of each tuned arm; 0: the model is not tuned.
+        seeds: how many.
+    """
+
+    design: AugmentationDesign
+    samples: int
+    epochs: int
+    seeds: int
+
+
+def _limited(design: AugmentationDesign, tokens: int, **changes) -> AugmentationDesign:
+    return replace(design, decoding=replace(design.decoding, max_new_tokens=tokens), **changes)
+
+
+# lab: the longest rationale takes 110 tokens and the longest function of the corpus 60. A rationale is new to the nano
+# coder, and few pairs do not teach it: eight passes at a higher rate do, and the direct style has the same.
+RECIPE = replace(DEMO.recipe, targets=PROJECTIONS, lr=3e-3, epochs=8)
+NANO = _limited(DEMO, 192, recipe=RECIPE, pairs_per_epoch=24)
+SMALL = _limited(GPU, 256, protocol=DEMO.protocol, start=DEMO.start, threshold=DEMO.threshold, relative=True, batch=8)
+NANO_GPU = replace(NANO, protocol=GPU.protocol, start=60, pairs_per_epoch=60, batch=40)
+SMALL_GPU = replace(GPU, start=60, recipe=replace(GPU.recipe, epochs=RECIPE.epochs), batch=40)
+STUDIES = {  # by profile and model
+    "smoke": {"nano-coder": Study(_limited(SMOKE, 192, recipe=RECIPE), samples=4, epochs=2, seeds=1)},
+    "demo": {
+        "nano-coder": Study(NANO, samples=30, epochs=6, seeds=1),
+        "SmolLM2-135M": Study(SMALL, samples=8, epochs=0, seeds=1),
+    },
+    "gpu": {
+        "nano-coder": Study(NANO_GPU, samples=40, epochs=6, seeds=3),
+        "SmolLM2-135M": Study(SMALL_GPU, samples=40, epochs=6, seeds=3),
+    },
+    "paper": {
+        "nano-coder": Study(NANO_GPU, samples=40, epochs=6, seeds=3),
+        "SmolLM2-135M": Study(SMALL_GPU, samples=40, epochs=6, seeds=3),
+        PAPER.coder: Study(PAPER, samples=100, epochs=20, seeds=1),
+    },
+}
+
+
+def profile_studies(profile: str, named: str = "", samples: int = 0, epochs: int = 0, seeds: int = 0) -> list[Study]:
+    """A profile's studies.
+
+    Args:
+        named: models, separated by commas; empty: all of the profile's.
+        samples, epochs, seeds: instead of the studies' own; 0 keeps them. A model that is not tuned stays untuned.
+
+    Raises:
+        UsageError: a model that the profile has no study of, or a number that is negative or not whole.
+    """
+    known = STUDIES[profile]
+    wanted = [name.strip() for name in named.split(",") if name.strip()] or list(known)
+    for name in wanted:
+        if name not in known:
+            cure = f"{did_you_mean(name, known)}use some of {', '.join(known)}, or another profile"
+            raise UsageError(f"profile {profile!r} does not compare prompts with {name!r}", cure)
+    for what, value in {"samples": samples, "epochs": epochs, "seeds": seeds}.items():
+        if type(value) is not int or value < 0:
+            raise UsageError(f"{what} takes a whole number from 0 up, not {value!r}", "use 0 for the profile's own")
+    return [
+        replace(
+            one,
+            samples=samples or one.samples,
+            epochs=(epochs or one.epochs) if one.epochs else 0,
+            seeds=seeds or one.seeds,
+        )
+        for one in (known[name] for name in dict.fromkeys(wanted))
+    ]
+
+
+def styled(design: AugmentationDesign, style: str, shots: int = 2) -> AugmentationDesign:
+    """A direct design's form in another style, and with two references or none."""
+    asked, pairs = PROMPTS[design.prompt][style, shots], PAIR_PROMPTS[design.pair_prompt][style]
+    return replace(design, style=style, prompt=asked, pair_prompt=pairs)
+
+
+def arms(study: Study) -> Iterator[tuple[str, int, bool, AugmentationDesign]]:
+    """Style, shots and tuned of each arm, and its design."""
+    for style in STYLES:
+        for shots in (0, 2):
+            yield style, shots, False, replace(styled(study.design, style, shots), epochs=1, samples=study.samples)
+        if study.epochs:
+            yield style, 2, True, replace(styled(study.design, style), epochs=study.epochs)
+
+
+def example(design: AugmentationDesign) -> dict[str, tuple[str, str]]:
+    """By style: a prompt with two functions of the corpus, and a better function as the answer of a training text."""
+    functions = augmentations.load().brute_force.dropna(subset="score").sort_values(["score", "name"])
+    three = functions.iloc[[len(functions) * tenths // 10 for tenths in (3, 5, 9)]]
+    three = three.assign(code=[tidy(code) for code in three["code"]]).reset_index(drop=True)
+    archive, better = three.head(2), three["code"].iloc[-1]
+    references = list(zip(archive["code"], archive["score"], strict=True))
+    found = {}
+    for style in STYLES:
+        own = replace(styled(design, style), samples=1)
+        (asked,) = loop.questions(own, archive, np.random.default_rng(0))
+        found[style] = asked[-1]["content"], answer(style, references[:1], better)
+    return found
+
+
+def run_studies(
+    results: Results, studies: Sequence[Study], first_seed: int = 0, workers: int = 2
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Run every arm of every study with its seeds, or read back what was run.
+
+    Returns:
+        The answers, one row per sample: model, style, shots, tuned, seed, epoch, position, text, code_hash, tokens,
+        limit, status, valid, score. And what was left out because its model cannot be had here: model, reason.
+
+    Raises:
+        LabError: no model can be had.
+    """
+    tables, skipped = [], []
+    for study in studies:
+        try:
+            coder = models.load(study.design.coder, results.profile.device, four_bit=study.design.four_bit)
+        except (DataError, UsageError) as error:  # no network, no room for it, a package missing: the others can run
+            log.warning("%s is left out: %s", study.design.coder, error)
+            skipped.append((study.design.coder, error.cause))
+            continue
+        tables += run_study(results, study, range(first_seed, first_seed + study.seeds), workers, coder)
+    if not tables:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped)
+        raise LabError(f"no model can be had ({reasons})", "name another model, or see `nngpt-lab doctor`")
+    return pd.concat(tables, ignore_index=True), pd.DataFrame(skipped, columns=["model", "reason"])
+
+
+def run_study(
+    results: Results, study: Study, seeds: Sequence[int], workers: int = 2, coder: models.Coder | None = None
+) -> list[pd.DataFrame]:
+    """The answers of one model, a table per arm and seed; columns as of :func:`run_studies`."""
+    folder, device = results.folder / "loops", results.profile.device
+    todo = [(*arm, seed) for arm in arms(study) for seed in seeds]
+    with (
+        results.ledger() as ledger,
+        open_lab(study.design, ledger, folder, device=device, workers=workers, coder=coder) as lab,
+    ):
+        tables = []
+        for style, shots, tuned, design, seed in (bar := tqdm(todo, lab.coder.name, leave=False, disable=None)):
+            bar.set_postfix_str(f"{style}, {setting(shots, tuned)}, seed {seed}")
+            own, arm = replace(lab, design=design), ARMS["loop" if tuned else "no tuning"]
+            rows = loop.run(own, arm, seed)
+            about = {"model": lab.coder.name, "style": style, "shots": shots, "tuned": tuned, "seed": seed}
+            rows = rows.assign(**about, limit=design.decoding.max_new_tokens, text=_texts(own, arm, seed))
+            tables.append(rows[COLUMNS])
+        return tables
+
+
+COLUMNS = ["model", "style", "shots", "tuned", "seed", "epoch", "position", "text", "code_hash", "tokens", "limit",
+           "status", "valid", "score"]  # fmt: skip
+
+
+def _texts(lab: loop.Lab, arm: loop.Arm, seed: int) -> list[str]:
+    """What was written in a run, in the order of its rows."""
+    names = (loop.epoch_name(lab, arm, seed, epoch) for epoch in range(1, lab.design.epochs + 1))
+    epochs = map(lab.ledger.texts, names)
+    return [texts[place] for texts in epochs for place in sorted(texts)]

@@ -1,0 +1,279 @@
+"""Paper A's search replayed on its corpus: "evaluating" a function is looking its recorded score up (2601.03808).
+
+    runs = search(get_replay("demo"), augmentations.load().brute_force, folder)
+    table = replay.needed(runs)
+
+For each seed a universe of functions is drawn and put into random order. Its first ``n0`` are the start set: evaluated,
+and all that a method may learn from. Each method then ranks the others by its guess, and they are evaluated in that
+order. So nothing is trained but the rankers, and a search of thousands of evaluations takes seconds.
+
+What this shows and what not: whether scores of few functions, passed to a model as better/worse pairs, tell it which
+others are good. It does not show whether the model would have written them: here it chooses among what is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from nngpt_lab.corpora.augmentations import OPERATIONS
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.names import named
+from nngpt_lab.papers.architecture_loop.lab import one_thread
+from nngpt_lab.papers.augmentation_search import replay_tables
+from nngpt_lab.papers.augmentation_search import scores as augmentation_scores
+from nngpt_lab.papers.augmentation_search.pairs import distinct, rename_operations, split
+from nngpt_lab.papers.augmentation_search.rankers import RANKERS, LanguageModel, Task
+
+log = logging.getLogger(__name__)
+
+RIDGE, TUNED, SHUFFLED = "ridge regression", "LLM, tuned", "LLM, shuffled pairs"
+METHODS: dict[str, tuple[str, ...]] = {  # which ranker's numbers, and whose are taken away from them
+    RIDGE: ("ridge",),
+    "nearest neighbours": ("neighbours",),
+    "Parzen estimator": ("tpe",),
+    "fewest operations": ("fewest",),
+    TUNED: ("tuned", "base"),
+    SHUFFLED: ("shuffled", "base"),
+    "LLM, tuned over shuffled": ("tuned", "shuffled"),
+    "LLM, tuned (likelihood)": ("tuned",),
+    "LLM, shuffled (likelihood)": ("shuffled",),
+    "LLM, untuned (likelihood)": ("base",),
+}
+"""A likelihood alone mostly says how short and how common a text is; a difference of two, what tuning changed."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One size of the replay.
+
+    Attributes:
+        seeds: draws of universe and start set: 0, 1, ...
+        start_sizes: functions evaluated before a method ranks; smaller start sets begin larger ones.
+        methods: of :data:`METHODS`.
+        universe: functions that a search is held in, of the 5,337 with code of their own; None: all of them.
+        tpe_evaluations: how many functions the Parzen estimator evaluates after the start set.
+        llm: the model, and how it is tuned.
+        ordering_seeds, ordering_start, ordering_tests: of the ordering: draws; functions learnt from; functions tested.
+    """
+
+    seeds: int = 10
+    start_sizes: tuple[int, ...] = (50, 100, 500)
+    methods: tuple[str, ...] = tuple(METHODS)
+    universe: int | None = 2000
+    tpe_evaluations: int = 300
+    llm: LanguageModel = LanguageModel()  # noqa: RUF009 (frozen)
+    ordering_seeds: int = 5
+    ordering_start: int = 500
+    ordering_tests: int = 500
+
+    def __post_init__(self):
+        for name in self.methods:
+            named("method", name, METHODS)
+        sizes = (self.seeds, self.tpe_evaluations, self.ordering_seeds, self.ordering_tests)
+        if min(sizes) < 1 or min(*self.start_sizes, self.ordering_start) < 10:
+            raise UsageError("a replay's sizes are too small", "seeds count from 1, start sets from 10 functions")
+
+    @property
+    def rankers(self) -> tuple[str, ...]:
+        """Rankers that the methods need."""
+        return tuple(sorted({ranker for name in self.methods for ranker in METHODS[name]}))
+
+
+_FULL = LanguageModel()
+REPLAYS = {
+    "smoke": Replay(1, (50,), universe=200, tpe_evaluations=20, ordering_seeds=1, ordering_start=50, ordering_tests=40,
+                    llm=replace(_FULL, pairs=16, recipe=replace(_FULL.recipe, epochs=1))),
+    "demo": Replay(2, (100,), universe=600, tpe_evaluations=100, ordering_seeds=1, ordering_start=100,
+                   ordering_tests=120, llm=replace(_FULL, pairs=32)),
+    "full": Replay(),
+}  # fmt: skip
+
+
+def get_replay(name: str) -> Replay:
+    """The replay of that name; a UsageError that names the nearest one if there is none."""
+    return named("replay", name, REPLAYS)
+
+
+# ------------------------------------------------------------------------------------------------------------- search
+
+
+def search(
+    settings: Replay, functions: pd.DataFrame, folder: Path, workers: int = 1, progress: bool = True
+) -> list[replay_tables.Run]:
+    """Every method's search with every seed and start set, or what an earlier call left of them.
+
+    Args:
+        settings: more seeds, start sizes or methods go on from what is there.
+        functions: as ``augmentations.load().brute_force``; a code scored again stands with its first score.
+        folder: holds one file per universe, start set and ranker. Delete it to begin again.
+        workers: processes, each of one thread: the numbers do not depend on how many there are.
+        progress: show a bar.
+
+    Returns:
+        Runs in the order of start sizes, seeds and methods.
+
+    Raises:
+        UsageError: the universe has no more functions than a start set.
+    """
+    table = distinct(functions)
+    size = min(settings.universe or len(table), len(table))
+    if size <= max(settings.start_sizes):
+        raise UsageError(f"a start set is as large as the universe of {size}", "draw a larger universe")
+    kept = _folder(folder, settings, table, "search", settings.universe, settings.tpe_evaluations)
+    keys = [(n0, seed) for n0 in settings.start_sizes for seed in range(settings.seeds)]
+    tasks = [_task(table, size, n0, seed, settings.tpe_evaluations) for n0, seed in keys]
+    stems = [f"start-{n0:04d}-seed-{seed:03d}" for n0, seed in keys]
+    ranked = _rank_all(tasks, stems, settings, kept, workers, progress, "replay")
+    return [
+        _run(method, n0, seed, task, scores)
+        for (n0, seed), task, scores in zip(keys, tasks, ranked, strict=True)
+        for method in settings.methods
+    ]
+
+
+def _task(table: pd.DataFrame, size: int, n0: int, seed: int, tpe_evaluations: int) -> Task:
+    drawn = np.random.default_rng([seed, len(table)]).permutation(len(table))[:size]
+    return Task(table.iloc[drawn].reset_index(drop=True), np.arange(n0), seed, tpe_evaluations)
+
+
+def _run(method: str, n0: int, seed: int, task: Task, ranked: dict[str, np.ndarray]) -> replay_tables.Run:
+    """The start set, then the others by the method's guess; of equal ones, whichever the draw put first."""
+    guess = guesses(method, ranked)
+    others = np.setdiff1d(np.flatnonzero(~np.isnan(guess)), task.start)
+    order = np.concatenate([task.start, others[np.argsort(-guess[others], kind="stable")]])
+    scores = task.functions["score"].to_numpy(float)
+    return replay_tables.Run(method, n0, seed, scores[order], scores)
+
+
+def guesses(method: str, ranked: dict[str, np.ndarray]) -> np.ndarray:
+    """A method's guess for each function, the higher the better, from its rankers' numbers."""
+    first, *taken = METHODS[method]
+    return ranked[first] - sum(ranked[name] for name in taken)
+
+
+# ----------------------------------------------------------------------------------------------------------- ordering
+
+PLAIN, RENAMED, MASKED = "held-out operations", "names exchanged", "names masked"
+PARAMETERS = "only parameters differ"
+
+
+def ordering(
+    settings: Replay,
+    functions: pd.DataFrame,
+    folder: Path,
+    rng: np.random.Generator,
+    resamples: int,
+    workers: int = 1,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """How well each method orders pairs of functions whose sets of operations it never learnt from.
+
+    Tests: ``held-out operations``; ``only parameters differ`` (those of its pairs with the same operations in the same
+    order); ``names exchanged`` (learnt with the real names, tested on code in which each operation bears another one's:
+    a method that goes by names falls to a half or below); ``names masked`` (learnt and tested with OP1, OP2, ...: what
+    the names meant before tuning is gone, what the scores tell of them is not).
+
+    Returns:
+        One row per test, method and seed: columns of ``replay.ordering``. Arguments are those of :func:`search`;
+        ``rng`` and ``resamples`` are for the intervals.
+    """
+    within_sd = augmentation_scores.noise(functions, np.random.default_rng(0), resamples=2).within_sd.value
+    table = augmentation_scores.scored(distinct(functions))
+    kept = _folder(folder, settings, table, "ordering", settings.ordering_start, settings.ordering_tests)
+    settings = replace(settings, methods=tuple(m for m in settings.methods if "tpe" not in METHODS[m]))
+    plain = [_ordering_task(table, settings, seed) for seed in range(settings.ordering_seeds)]
+    masks = [_masked(task) for task in plain]
+    stems = [f"{name}-seed-{seed:03d}" for name in ("plain", "masked") for seed in range(settings.ordering_seeds)]
+    ranked = _rank_all([*plain, *masks], stems, settings, kept, workers, progress, "ordering")
+    rows = []
+    for seed, task in enumerate(plain):
+        n0, tests = len(task.start), (len(task.functions) - len(task.start)) // 2
+        tested = task.functions.iloc[n0 : n0 + tests]
+        sets = tested["operations"].map(lambda used: "+".join(sorted(used)))
+        sequences = tested["operations"].map("+".join)
+        parts = {PLAIN: (seed, n0, None), PARAMETERS: (seed, n0, sequences), RENAMED: (seed, n0 + tests, None),
+                 MASKED: (seed + len(plain), n0, None)}  # fmt: skip
+        for test, (of, begin, same) in parts.items():
+            for method in settings.methods:
+                guess = guesses(method, ranked[of])[begin : begin + tests]
+                values = replay_tables.ordering(
+                    tested["score"].to_numpy(), guess, sets, within_sd, rng, resamples, same
+                )
+                rows.append({"test": test, "method": method, "seed": seed} | values)
+    return pd.DataFrame(rows)
+
+
+def _ordering_task(table: pd.DataFrame, settings: Replay, seed: int) -> Task:
+    """Functions to learn from, functions to test, and these once more with their operations' names exchanged."""
+    rng = np.random.default_rng([seed, len(table)])
+    learnt, tested = (part.iloc[rng.permutation(len(part))] for part in split(table, 0.25, rng))
+    learnt, tested = learnt.head(settings.ordering_start), tested.head(settings.ordering_tests)
+    cycle = rng.permutation(OPERATIONS).tolist()  # each name becomes the next one, so none keeps its own
+    names = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
+    together = pd.concat([learnt, tested, rename_operations(tested, names)], ignore_index=True)
+    return Task(together, np.arange(len(learnt)), seed)
+
+
+def _masked(task: Task) -> Task:
+    """The same without the exchanged ones, and operations called OP1, OP2, ..."""
+    tests = (len(task.functions) - len(task.start)) // 2
+    names = {name: f"OP{number}" for number, name in enumerate(OPERATIONS, 1)}
+    masked = rename_operations(task.functions.iloc[: len(task.start) + tests], names)
+    return replace(task, functions=masked)
+
+
+# ---------------------------------------------------------------------------------------------------------- kept files
+
+
+def _folder(folder: Path, settings: Replay, table: pd.DataFrame, *decided_by) -> Path:
+    """A folder named after all that decides a ranker's numbers, besides what its files are named after."""
+    codes = sha256_json([table["code_hash"].tolist(), table["score"].astype(str).tolist()])
+    llm = vars(settings.llm) | {"recipe": vars(settings.llm.recipe)}
+    return Path(folder) / sha256_json([codes, llm, *decided_by])[:12]
+
+
+def _rank_all(
+    tasks: Sequence[Task],
+    stems: Sequence[str],
+    settings: Replay,
+    folder: Path,
+    workers: int,
+    progress: bool,
+    name: str,
+) -> list[dict[str, np.ndarray]]:
+    """Each task's numbers by ranker. Files that are there are read; the others are made, and written at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [{ranker: folder / f"{stem}-{ranker}.npz" for ranker in settings.rankers} for stem in stems]
+    missing = [
+        (task, ranker, path)
+        for task, files in zip(tasks, paths, strict=True)
+        for ranker, path in files.items()
+        if not path.exists()
+    ]
+    jobs = (delayed(_rank)(task, ranker, settings.llm, path) for task, ranker, path in missing)
+    done = Parallel(n_jobs=workers, batch_size=1, return_as="generator_unordered")(jobs)
+    for _ in tqdm(done, name, len(missing), unit=" rankings", disable=None if progress else True, leave=False):
+        pass
+    return [{ranker: np.load(path)["scores"] for ranker, path in files.items()} for files in paths]
+
+
+def _rank(task: Task, ranker: str, llm: LanguageModel, path: Path) -> None:
+    began = time.process_time()
+    with one_thread():  # so that a number does not depend on the machine's cores
+        scores = RANKERS[ranker](task, llm)
+    seconds = time.process_time() - began  # of work, whatever else the machine does
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, scores=scores, seconds=seconds)
+    part.replace(path)
+    log.info("%s: %.1f s", path.stem, seconds)

@@ -1,0 +1,355 @@
+"""A search replayed on recorded scores: how soon is a good function met, and how well are pairs ordered?
+
+A :class:`Run` holds the scores in the order in which one method evaluated a universe of functions, the start set that
+it learnt from first. Everything is counted from the first evaluation on, the start set's included. A function that
+failed costs an evaluation and scores nothing.
+
+**Times fewer** is the number of evaluations that random search needs on average to first reach a score, (N + 1)/(k + 1)
+draws without replacement where k of N functions reach it, over the average number that the method needed. It compares a
+mean with a mean: a random order has 1. Paper A gives no definition of its "up to 600 times"; 6,000 functions over the
+10 candidates of one LLM epoch make 600 [I]. The column ``times_fewer_than_all`` is of that kind: all functions of the
+universe, evaluated or not needed, over the evaluations; a random order has far more than 1 there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from nngpt_lab.papers.augmentation_search.scores import CHANCE, flip_probability
+from nngpt_lab.statistics import intervals
+from nngpt_lab.statistics.intervals import Estimate
+
+RANDOM = "random order"
+POINTS = 120  # of a curve, over all evaluations, evenly in their logarithm
+QUANTILES = (0.9, 0.99, 0.995, 0.999, 1.0)
+KEYS = ["method", "n0", "seed"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method's search.
+
+    Attributes:
+        method, n0, seed: who searched, with how many functions to learn from, in which draw.
+        found: scores in the order of evaluation, start set first; nan where a function failed. It may end early.
+        universe: scores of all functions there were; nan where one failed.
+    """
+
+    method: str
+    n0: int
+    seed: int
+    found: np.ndarray
+    universe: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Functions in the universe."""
+        return len(self.universe)
+
+
+# ------------------------------------------------------------------------------------------------------------- curves
+
+
+def curves(runs: Sequence[Run]) -> pd.DataFrame:
+    """Best score so far and the share of the universe below it, by number of evaluations.
+
+    Columns: method, n0, seed, evaluated, best_so_far, quantile. Random order is exact: the expectation over all orders
+    of that seed's universe, in which a draw that failed holds :data:`CHANCE`.
+    """
+    tables = [_curve(run) for run in runs]
+    universes = {(run.n0, run.seed): run.universe for run in runs}
+    tables += [_random_curve(universe, *key) for key, universe in sorted(universes.items())]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _curve(run: Run) -> pd.DataFrame:
+    best = np.maximum.accumulate(np.nan_to_num(run.found, nan=CHANCE))
+    points = _points(run.size, run.n0)
+    points = np.append(points[points < len(best)], len(best))
+    below = np.searchsorted(np.sort(np.nan_to_num(run.universe, nan=CHANCE)), best[points - 1], side="left")
+    return _rows(run.method, run.n0, run.seed, points, best[points - 1], below / run.size)
+
+
+def _random_curve(universe: np.ndarray, n0: int, seed: int) -> pd.DataFrame:
+    scores = np.sort(np.nan_to_num(universe, nan=CHANCE))
+    points = _points(len(scores), n0)
+    below = np.searchsorted(scores, scores, side="left") / len(scores)
+    weights = [intervals.best_of_n_weights(len(scores), int(n)) for n in points]
+    return _rows(RANDOM, n0, seed, points, [w @ scores for w in weights], [w @ below for w in weights])
+
+
+def _points(size: int, n0: int) -> np.ndarray:
+    """Numbers of evaluations at which curves are read: few, and dense where the search leaves its start set."""
+    spaced = np.geomspace(1, size, POINTS).round()
+    return np.unique(np.r_[spaced, np.arange(n0, n0 + 10)].clip(1, size)).astype(int)
+
+
+def _rows(method: str, n0: int, seed: int, evaluated, best, quantile) -> pd.DataFrame:
+    values = {"evaluated": evaluated, "best_so_far": best, "quantile": quantile}
+    return pd.DataFrame({"method": method, "n0": n0, "seed": seed, **values})
+
+
+def bands(curve: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+    """Mean curve over seeds with a bootstrap interval over seeds, as far as all seeds go.
+
+    Columns: method, n0, evaluated, seeds, best_so_far(_low, _high), quantile(_low, _high).
+    """
+    tables = []
+    for (method, n0), group in curve.groupby(["method", "n0"], sort=False):
+        band: dict[str, object] = {"method": method, "n0": n0}
+        for measure in ("best_so_far", "quantile"):
+            values = group.pivot(index="seed", columns="evaluated", values=measure).dropna(axis=1)
+            draws = _resampled_sums(values.to_numpy(), rng, resamples) / len(values)
+            low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+            band |= {"evaluated": values.columns.to_numpy(), "seeds": len(values), measure: values.mean().to_numpy()}
+            band |= {f"{measure}_low": low, f"{measure}_high": high}
+        tables.append(pd.DataFrame(band))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _resampled_sums(values: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
+    """Sums over the rows of ``values`` (seeds, columns) drawn with replacement, shape (resamples, columns)."""
+    k = len(values)
+    return intervals.resample_counts(rng, k, resamples) @ values
+
+
+# ------------------------------------------------------------------------------------------------- evaluations needed
+
+
+def needed(runs: Sequence[Run], quantiles: Sequence[float] = QUANTILES, scores: Sequence[float] = ()) -> pd.DataFrame:
+    """How many evaluations each run took to first reach each target.
+
+    Targets are the scores that a share of 1 - quantile of the run's universe reaches (quantile 1: its best one), and
+    ``scores``. A score that no function of the universe reaches is left out for that seed.
+
+    Columns: method, n0, seed, target (``top 1%``, ``best``, ``score 0.6``), score, evaluations, reached, random
+    (expected draws of random search, exact), universe. A run that ended before the target has ``reached`` False and the
+    number of its evaluations, which is a lower limit.
+    """
+    rows = []
+    for run in runs:
+        ranked = np.sort(run.universe[~np.isnan(run.universe)])[::-1]
+        wanted = {_label(q): ranked[max(1, round((1 - q) * run.size)) - 1] for q in quantiles}
+        wanted |= {f"score {score:g}": score for score in scores if ranked[0] >= score}
+        for target, score in wanted.items():
+            hits = np.flatnonzero(run.found >= score)  # nan is not: a failure reaches nothing
+            rows.append(
+                {
+                    **{"method": run.method, "n0": run.n0, "seed": run.seed, "target": target, "score": score},
+                    "evaluations": int(hits[0]) + 1 if len(hits) else len(run.found),
+                    "reached": bool(len(hits)),
+                    "random": intervals.expected_draws(run.size, int((ranked >= score).sum())),
+                    "universe": run.size,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _label(quantile: float) -> str:
+    return "best" if quantile >= 1 else f"top {100 * (1 - quantile):.3g}%"
+
+
+def summary(table: pd.DataFrame, rng: np.random.Generator, resamples: int, yardstick: str = "") -> pd.DataFrame:
+    """Means over seeds of what :func:`needed` found, with bootstrap intervals over seeds.
+
+    Columns: method, n0, target, score (mean), seeds, reached (seeds), evaluations(_low, _high) (mean), median, random
+    (mean of the expected draws), times_fewer(_low, _high) (random over evaluations), times_fewer_than_all(_low, _high)
+    (universe over evaluations) and, with the name of a method as ``yardstick``, times_fewer_than_it(_low, _high) (its
+    evaluations over this method's, seeds resampled together).
+
+    Where ``reached`` is below ``seeds`` the runs that ended early count with the evaluations they had, so evaluations
+    are a lower and times fewer an upper limit.
+    """
+    table = table.assign(yardstick=_of_yardstick(table, yardstick))
+    rows = []
+    for key, group in table.groupby(["method", "n0", "target"], sort=False):
+        values = group[["evaluations", "random", "universe", "yardstick"]].to_numpy(float)
+        row = dict(zip(("method", "n0", "target"), key, strict=True))
+        row |= {"score": group["score"].mean(), "seeds": len(group), "reached": int(group["reached"].sum())}
+        sums, draws = values.sum(0), _resampled_sums(values, rng, resamples)
+        mean = intervals.percentile_interval(draws[:, 0] / len(values))
+        row |= Estimate(sums[0] / len(values), *mean, len(values)).columns("evaluations")
+        row |= {"median": np.median(values[:, 0]), "random": values[:, 1].mean()}
+        for column, name in ((1, "times_fewer"), (2, "times_fewer_than_all"), (3, "times_fewer_than_it")):
+            interval = intervals.percentile_interval(draws[:, column] / draws[:, 0])
+            row |= Estimate(sums[column] / sums[0], *interval, len(values)).columns(name)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _of_yardstick(table: pd.DataFrame, method: str) -> pd.Series:
+    """The evaluations that ``method`` needed, beside each row with the same start, seed and target."""
+    same = ["n0", "seed", "target"]
+    its = table[table["method"] == method].set_index(same)["evaluations"]
+    return pd.Series(its.reindex(pd.MultiIndex.from_frame(table[same])).to_numpy(float), index=table.index)
+
+
+def sentence(saved: pd.DataFrame, methods: Sequence[str], target: str = "top 0.1%") -> str:
+    """How many times fewer evaluations than random order each method took, from the smallest start set, in words.
+
+    ``saved`` is what :func:`summary` returns.
+    """
+    rows = saved[(saved["target"] == target) & (saved["n0"] == saved["n0"].min())].set_index("method")
+    said = [
+        f"{name} {row['times_fewer']:.1f} [{row['times_fewer_low']:.1f}, {row['times_fewer_high']:.1f}]"
+        for name, row in rows.loc[list(methods)].iterrows()
+    ]
+    first = rows.iloc[0]
+    return (
+        f"Replay on the corpus, {first['seeds']} seeds, {first['n0']} functions to learn from: times fewer evaluations "
+        f"than random order until the {target} is met: {', '.join(said)}."
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ first choices
+
+
+def choices(runs: Sequence[Run], count: int = 10) -> pd.DataFrame:
+    """What each method evaluated first after its start set; paper A writes 10 candidates in an LLM epoch.
+
+    Columns: method, n0, seed, chosen (how many), failed, mean_score (of those that did not fail), best_score, top_tenth
+    (share of them among the best tenth of the universe). Random order is exact, but for its best_score.
+    """
+    rows = []
+    for run in runs:
+        scores = run.found[run.n0 : run.n0 + count]
+        rows.append(_choice(run.method, run, scores, scores.size) | {"best_score": pd.Series(scores).max()})
+    for run in {(run.n0, run.seed): run for run in runs}.values():
+        rows.append(_choice(RANDOM, run, run.universe, count) | {"best_score": np.nan})
+    return pd.DataFrame(rows)
+
+
+def _choice(method: str, run: Run, scores: np.ndarray, chosen: int) -> dict:
+    limit = np.nanquantile(run.universe, 0.9)
+    values = {"failed": np.isnan(scores).mean() * chosen, "mean_score": pd.Series(scores).mean()}
+    values["top_tenth"] = float((scores >= limit).mean())
+    return {"method": method, "n0": run.n0, "seed": run.seed, "chosen": chosen} | values
+
+
+def choices_summary(
+    table: pd.DataFrame, control: str, measures: Sequence[str] = ("mean_score", "top_tenth")
+) -> pd.DataFrame:
+    """Means over seeds of :func:`choices` with t intervals, and each method's paired difference from ``control``.
+
+    Columns: method, n0, seeds, and for each measure its mean(_low, _high) and difference(_low, _high), named
+    ``<measure>`` and ``<measure>_over_control``.
+    """
+    rows = []
+    for (method, n0), group in table.groupby(["method", "n0"], sort=False):
+        row = {"method": method, "n0": n0, "seeds": len(group)}
+        other = table[(table["method"] == control) & (table["n0"] == n0)].set_index("seed")
+        for measure in measures:
+            values = group.set_index("seed")[measure]
+            row |= _t_interval(values.to_numpy()).columns(measure)
+            paired = (values - other[measure]).dropna().to_numpy()
+            row |= _t_interval(paired, lowest=-1.0).columns(f"{measure}_over_control")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+# ----------------------------------------------------------------------------------------------------------- ordering
+
+
+def ordering(
+    scores: np.ndarray,
+    predicted: np.ndarray,
+    sets: Sequence,
+    within_sd: float,
+    rng: np.random.Generator,
+    resamples: int,
+    sequences: Sequence | None = None,
+) -> dict[str, float]:
+    """How often a prediction orders a pair of functions as their recorded scores do, and how often it could.
+
+    Args:
+        scores: recorded, shape (n,), none missing.
+        predicted: the higher, the better the function is thought to be; a tie counts one half.
+        sets: what each function belongs to (its operations); resampled together, as they resemble each other.
+        within_sd: SD of a score when the same code is run again.
+        rng, resamples: of the interval.
+        sequences: only pairs that agree in this (their operations in order) are asked for: they differ in nothing but
+            parameters.
+
+    Returns:
+        functions and pairs, accuracy(_low, _high) (pairs whose scores tie are left out), rerun (share of the pairs that
+        a second run of both would order alike) and oracle (share that the true means order as recorded, which is the
+        most any method can reach); both from normal noise and the spread of these very pairs.
+    """
+    first, second = np.triu_indices(len(scores), 1)
+    if sequences is not None:
+        _, code = np.unique(np.asarray(sequences, dtype=str), return_inverse=True)
+        together = code[first] == code[second]
+        first, second = first[together], second[together]
+    gap, guess = scores[first] - scores[second], predicted[first] - predicted[second]
+    asked = gap != 0
+    first, second, gap, guess = first[asked], second[asked], gap[asked], guess[asked]
+    row = {"functions": len(np.union1d(first, second)), "pairs": len(gap)}
+    alike = (np.sign(gap) * np.sign(guess) + 1) / 2
+    row |= _over_sets(alike, first, second, sets, rng, resamples).columns("accuracy")
+    return row | ceilings(gap, within_sd)
+
+
+def ceilings(gap: np.ndarray, within_sd: float) -> dict[str, float]:
+    """What noise leaves of a perfect ordering of pairs with these gaps: ``rerun`` and ``oracle`` of :func:`ordering`.
+
+    Given a gap d, the true one is normal with mean ``reliability * d`` and variance ``2 * within_sd**2 * reliability``;
+    reliability from these pairs, whose mean squared gap is twice the variance of true scores and noise together.
+    """
+    if not len(gap):
+        return {"rerun": np.nan, "oracle": np.nan}
+    reliability = max(0.0, 1 - within_sd**2 / (np.mean(gap**2) / 2))
+    rerun = 1 - flip_probability(gap, within_sd, reliability)
+    oracle = stats.norm.cdf(np.sqrt(reliability) * np.abs(gap) / (within_sd * np.sqrt(2)))
+    return {"rerun": float(rerun.mean()), "oracle": float(oracle.mean())}
+
+
+def _over_sets(alike, first, second, sets, rng: np.random.Generator, resamples: int) -> Estimate:
+    """Mean over pairs, with an interval that resamples whole sets: a pair weighs as often as both its sets are drawn.
+
+    A pair within one set weighs as often as that is drawn.
+    """
+    if not len(alike):
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    _, code = np.unique(np.asarray([str(one) for one in sets]), return_inverse=True)
+    k = int(code.max()) + 1
+    cell = code[first] * k + code[second]
+    cells, where = np.unique(cell, return_inverse=True)
+    a, b = cells // k, cells % k
+    count, total = np.bincount(where), np.bincount(where, weights=alike)
+    draws = np.empty(resamples)
+    for i, times in enumerate(intervals.resample_counts(rng, k, resamples)):
+        weight = np.where(a == b, times[a], times[a] * times[b])
+        weighed = weight @ count
+        draws[i] = weight @ total / weighed if weighed else np.nan
+    low, high = intervals.percentile_interval(draws)
+    return Estimate(float(alike.mean()), low, high, len(alike))
+
+
+def ordering_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds of :func:`ordering`'s rows (columns test, method, seed, ...), with t intervals over seeds.
+
+    With one seed the interval is that seed's own. Columns: test, method, seeds, functions, pairs (means), accuracy
+    (_low, _high), rerun, oracle, of_ceiling (accuracy above one half, as a share of what the oracle has above it).
+    """
+    rows = []
+    for (test, method), group in table.groupby(["test", "method"], sort=False):
+        found = _t_interval(group["accuracy"].dropna().to_numpy())
+        if len(group) == 1:
+            found = Estimate(*group[["accuracy", "accuracy_low", "accuracy_high"]].iloc[0], 1)
+        means = group[["functions", "pairs", "rerun", "oracle"]].mean()
+        row = {"test": test, "method": method, "seeds": len(group), **means[["functions", "pairs"]]}
+        row |= found.columns("accuracy") | dict(means[["rerun", "oracle"]])
+        rows.append(row | {"of_ceiling": (found.value - 0.5) / (means["oracle"] - 0.5)})
+    return pd.DataFrame(rows)
+
+
+def _t_interval(values: np.ndarray, lowest: float = 0.0) -> Estimate:
+    """Mean with a t interval, kept within the range of a share or accuracy; of differences with ``lowest`` -1."""
+    found = intervals.t_interval(values)
+    low, high = np.clip([found.low, found.high], lowest, 1)
+    return Estimate(found.value, float(low), float(high), found.n)

@@ -1,0 +1,286 @@
+"""Baselines that paper C lacks: what can be answered without any language model, and without reading the code.
+
+Every baseline is trained on the training questions of a split and returns, for each test question, P(first data set
+wins). The order of the two names carries no information (it is a hash), and every baseline answers alike when they are
+swapped.
+
+=================  ====================================================================================================
+chance             a coin
+frequent_winner    the data set that wins more of its questions, whatever the other one is
+names              for these two names, the one that won more often (Laplace-smoothed; unseen pair: frequent_winner)
+metadata           logistic regression on the differences of log images, log side, channels, log classes
+family_and_names   as names, within the architecture's family (control: does code say more than its family?)
+code_logistic      TF-IDF of the first 2,000 characters -> logistic regression over the seven names, of which the
+                   likelier of the two offered is the answer: the prompt's own task
+code_boosting      the same features, reduced to 30 by SVD -> gradient-boosted trees over the seven names
+code_and_names     TF-IDF x data set (a Bradley-Terry model whose strengths depend on the code) plus names
+=================  ====================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations, product
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+from nngpt_lab.papers.dataset_prediction.questions import CODE_CHARACTERS, DATASETS, SPLITS, Split, balanced
+from nngpt_lab.statistics import intervals
+from nngpt_lab.statistics.intervals import Estimate
+
+NAMES = tuple(DATASETS)
+TOKEN = r"[A-Za-z_]\w*|\d+"  # identifiers and numbers: widths and kernel sizes are what tells networks apart
+
+
+def chance(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
+    """A fair coin per question."""
+    return np.random.default_rng(seed).integers(0, 2, len(test)).astype(float)
+
+
+def frequent_winner(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
+    """Compares the two data sets' shares of questions won in training; a data set never seen counts as one half."""
+    rate = _win_rates(train)
+    return _sigmoid_of(test["dataset_1"].map(rate).fillna(0.5) - test["dataset_2"].map(rate).fillna(0.5))
+
+
+def names(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
+    """The prior from the two names alone."""
+    return _pair_prior(train, test, ["pair"], fallback=frequent_winner(train, test, code, seed))
+
+
+def family_and_names(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
+    """The prior from the two names and the architecture's family."""
+    return _pair_prior(train, test, ["pair", "family"], fallback=names(train, test, code, seed))
+
+
+def metadata(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
+    """Logistic regression without intercept on metadata differences: swapping the names flips the answer."""
+    scaler = StandardScaler().fit(_metadata(NAMES))
+
+    def features(questions: pd.DataFrame) -> np.ndarray:
+        return scaler.transform(_metadata(questions["dataset_1"])) - scaler.transform(_metadata(questions["dataset_2"]))
+
+    model = LogisticRegression(fit_intercept=False).fit(features(train), train["first_wins"])
+    return model.predict_proba(features(test))[:, 1]
+
+
+def code_logistic(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
+    """TF-IDF of the code -> which data set wins, restricted to the two offered."""
+    features = code.fit(train)
+    rows, answers, weights = _count_answers(train, code)
+    model = LogisticRegression(max_iter=200, tol=1e-3).fit(features[rows], answers, sample_weight=weights)
+    return _restrict(model.predict_proba(features[code.rows_of(test)]), model.classes_, test)
+
+
+def code_boosting(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
+    """The same with gradient-boosted trees on 30 singular vectors of the TF-IDF matrix."""
+    features = code.fit(train)
+    rows, answers, weights = _count_answers(train, code)
+    svd = TruncatedSVD(min(30, features.shape[1] - 1), random_state=seed).fit(features[np.unique(rows)])
+    # With 255 bins it is no better, and four times as slow
+    settings = {"max_iter": 40, "max_leaf_nodes": 15, "max_bins": 31, "early_stopping": False}
+    model = HistGradientBoostingClassifier(**settings, random_state=seed)
+    model.fit(svd.transform(features[rows]), answers, sample_weight=weights)
+    return _restrict(model.predict_proba(svd.transform(features[code.rows_of(test)])), model.classes_, test)
+
+
+def code_and_names(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
+    """P(first wins) = sigmoid(s(code, first) - s(code, second) + b(pair)) with s linear in TF-IDF per data set."""
+    features = code.fit(train)
+    model = LogisticRegression(fit_intercept=False, max_iter=200, tol=1e-3)
+    model.fit(_bradley_terry(train, features[code.rows_of(train)]), train["first_wins"])
+    return model.predict_proba(_bradley_terry(test, features[code.rows_of(test)]))[:, 1]
+
+
+Baseline = Callable[..., np.ndarray]  # (train, test, code features, seed) -> P(first wins)
+BASELINES: dict[str, Baseline] = {
+    f.__name__: f
+    for f in (chance, frequent_winner, names, metadata, family_and_names, code_logistic, code_boosting, code_and_names)
+}
+
+
+def answer_all(
+    questions: pd.DataFrame, code: dict[str, str], seeds: int, seed: int, progress: bool = True
+) -> pd.DataFrame:
+    """Every baseline's answers under every split, on all questions and on the balanced set.
+
+    ``code`` is the source by architecture. The balanced set is cut from the training and from the test part of each
+    split, so that names carry no information in either. Where nothing is random (whole families or data sets held out,
+    all questions) one seed says it all. Columns: split, part (the fold), question_set, seed, baseline, question (index
+    in ``questions``), group, pair, correct (1, 0, or 0.5 for a baseline without an opinion).
+    """
+    features = CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
+    jobs = []
+    for split, question_set in product(SPLITS, ("all", "balanced")):
+        is_random = split == "architectures" or question_set == "balanced"
+        for s in range(seeds if is_random else 1):
+            rng = np.random.default_rng([seed, s])
+            for part in SPLITS[split](questions, rng):
+                if question_set == "balanced":
+                    part = Split(part.part, balanced(part.train, rng), balanced(part.test, rng))
+                jobs += [(split, question_set, s, part)] if len(part.test) else []
+    parallel = Parallel(n_jobs=-1, return_as="generator")
+    answers = parallel(delayed(_answer)(*job, code=features, seed=seed) for job in jobs)
+    hidden = None if progress else True  # None: shown on a terminal, hidden in a log
+    bar = tqdm(answers, "baselines", total=len(jobs), unit=" folds", disable=hidden, leave=False)
+    return pd.concat(bar, ignore_index=True)
+
+
+def _answer(split: str, question_set: str, s: int, part: Split, code: CodeFeatures, seed: int) -> pd.DataFrame:
+    """All baselines' answers to one fold: together, so that its questions are sent to a process once."""
+    facts = {"question": part.test.index, "group": part.test["group"].to_numpy(), "pair": part.test["pair"].to_numpy()}
+    tables = []
+    for name, baseline in BASELINES.items():
+        correct = graded(baseline(part.train, part.test, code, seed + s), part.test)
+        key = {"split": split, "part": part.part, "question_set": question_set, "seed": s, "baseline": name}
+        tables.append(pd.DataFrame({**key, **facts, "correct": correct}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def graded(probability: np.ndarray, questions: pd.DataFrame) -> np.ndarray:
+    """1 for a right answer, 0 for a wrong one, 0.5 for none; ``probability`` is that the first one wins."""
+    return np.where(probability == 0.5, 0.5, (probability > 0.5) == questions["first_wins"].to_numpy())
+
+
+def summarise(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+    """Accuracy per split, part, baseline and question set; ``part`` "all parts" pools the folds.
+
+    Columns: split, part, baseline, question_set, n (answers, all seeds), accuracy, ci_low, ci_high (per cent; bootstrap
+    over groups of equal programs), seeds.
+    """
+    in_parts = answers[answers["split"].isin(["families", "dataset"])]
+    parts = pd.concat([answers.assign(part="all parts"), in_parts], ignore_index=True)
+    keys = ["split", "part", "baseline", "question_set"]
+    rows = []
+    for key, group in parts.groupby(keys, sort=False):
+        mean = _accuracy(group, rng, resamples)
+        row = {"n": mean.n, "accuracy": mean.value, "ci_low": mean.low, "ci_high": mean.high}
+        rows.append(dict(zip(keys, key, strict=True)) | row | {"seeds": group["seed"].nunique()})
+    return pd.DataFrame(rows)
+
+
+def by_dataset(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+    """Accuracy on the questions that name each data set; columns dataset, baseline, n, accuracy, ci_low, ci_high."""
+    rows = []
+    for dataset, baseline in product(sorted(NAMES), dict.fromkeys(answers["baseline"])):
+        named = answers["pair"].map(lambda pair, name=dataset: name in pair.split(" / "))
+        mean = _accuracy(answers[named & (answers["baseline"] == baseline)], rng, resamples)
+        rows.append((dataset, baseline, mean.n, mean.value, mean.low, mean.high))
+    return pd.DataFrame(rows, columns=["dataset", "baseline", "n", "accuracy", "ci_low", "ci_high"])
+
+
+def paired_difference(answers: pd.DataFrame, a: str, b: str, rng: np.random.Generator, resamples: int) -> Estimate:
+    """Accuracy of baseline ``a`` minus that of ``b`` on the same answers, points; bootstrap over equal programs."""
+    sides = {name: answers[answers["baseline"] == name].set_index(["seed", "part", "question"]) for name in (a, b)}
+    difference = sides[a]["correct"] - sides[b]["correct"]
+    clusters = sides[a]["group"].reindex(difference.index)
+    return intervals.cluster_mean(difference.to_numpy(float), clusters, rng, resamples).scaled(100)
+
+
+def _accuracy(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Estimate:
+    values = answers["correct"].to_numpy(float)
+    return intervals.cluster_mean(values, answers["group"], rng, resamples).scaled(100)
+
+
+# ---- features --------------------------------------------------------------------------------------------------------
+
+
+class CodeFeatures:
+    """TF-IDF of each architecture's first 2,000 characters, weighted and selected by a split's training part only.
+
+    Tokens (words and pairs of words) are counted once for all architectures; ``fit`` then keeps the 1,000 tokens that
+    are most frequent in the training part, and takes document frequencies from there: the same as a vectoriser
+    fitted on that part, without reading the text again.
+    """
+
+    def __init__(self, code: dict[str, str], size: int = 1000):
+        self.index = {name: i for i, name in enumerate(sorted(code))}
+        vectorizer = CountVectorizer(token_pattern=TOKEN, ngram_range=(1, 2), min_df=2)
+        self.counts = vectorizer.fit_transform(code[name][:CODE_CHARACTERS] for name in self.index)
+        self.size = size
+        self._last: tuple[pd.DataFrame, sparse.csr_matrix] | None = None
+
+    def rows_of(self, questions: pd.DataFrame) -> np.ndarray:
+        """Row of each question's architecture."""
+        return questions["architecture"].map(self.index).to_numpy()
+
+    def fit(self, train: pd.DataFrame) -> sparse.csr_matrix:
+        """TF-IDF of all architectures (rows), with vocabulary and weights of the training part's; kept until another
+        part is asked for, as several baselines read it."""
+        if self._last is not None and self._last[0] is train:
+            return self._last[1]
+        inside = self.counts[np.unique(self.rows_of(train))]
+        documents = np.asarray((inside > 0).sum(axis=0)).ravel()
+        usable = np.flatnonzero(documents >= 2)
+        frequency = np.asarray(inside.sum(axis=0)).ravel()[usable]
+        chosen = np.sort(usable[np.argsort(-frequency, kind="stable")[: self.size]])
+        weighting = TfidfTransformer(sublinear_tf=True).fit(inside[:, chosen])
+        self._last = train, weighting.transform(self.counts[:, chosen]).tocsr()
+        return self._last[1]
+
+
+def _count_answers(train: pd.DataFrame, code: CodeFeatures) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Feature row, answer and count: equal answers of one architecture are counted instead of repeated."""
+    counts = train.groupby(["architecture", "answer"]).size().reset_index(name="count")
+    return code.rows_of(counts), counts["answer"].to_numpy(), counts["count"].to_numpy()
+
+
+def _restrict(probabilities: np.ndarray, classes: np.ndarray, test: pd.DataFrame) -> np.ndarray:
+    """P(first) among the two names offered; a name the classifier never saw has probability 0."""
+    column = {name: i for i, name in enumerate(classes)}
+    padded = np.hstack([probabilities, np.zeros((len(probabilities), 1))])
+    every = np.arange(len(test))
+    first, second = (
+        padded[every, test[d].map(column).fillna(len(classes)).astype(int)] for d in ("dataset_1", "dataset_2")
+    )
+    return np.divide(first, first + second, out=np.full(len(test), 0.5), where=first + second > 0)
+
+
+def _bradley_terry(questions: pd.DataFrame, features: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Rows: TF-IDF in the first name's block, minus TF-IDF in the second's; then one signed column per pair.
+
+    Swapping the names flips the sign of the row, and the model has no intercept: it cannot learn the order.
+    """
+    sign = [
+        (questions["dataset_1"] == d).to_numpy(float) - (questions["dataset_2"] == d).to_numpy(float) for d in NAMES
+    ]
+    blocks = [sparse.diags_array(column) @ features for column in sign]
+    pairs = [f"{a} / {b}" for a, b in combinations(sorted(NAMES), 2)]
+    forward = np.where(questions["dataset_1"] < questions["dataset_2"], 1.0, -1.0)
+    column = pd.Categorical(questions["pair"], categories=pairs).codes
+    prior = sparse.csr_array((forward, (np.arange(len(questions)), column)), shape=(len(questions), len(pairs)))
+    return sparse.hstack([*blocks, prior], format="csr")
+
+
+def _metadata(datasets) -> np.ndarray:
+    images, side, channels, classes = np.array([DATASETS[d] for d in datasets], dtype=float).T
+    return np.column_stack([np.log(images), np.log(side), channels, np.log(classes)])
+
+
+def _win_rates(train: pd.DataFrame) -> dict[str, float]:
+    seen = pd.concat([train["dataset_1"], train["dataset_2"]]).value_counts()
+    won = train["answer"].value_counts()
+    return {name: won.get(name, 0) / count for name, count in seen.items()}
+
+
+def _pair_prior(train: pd.DataFrame, test: pd.DataFrame, keys: list[str], fallback: np.ndarray) -> np.ndarray:
+    """Smoothed share of wins of the alphabetically first name within ``keys``, turned to the question's order."""
+    first_name_wins = (train["dataset_1"] < train["dataset_2"]) == train["first_wins"]
+    counts = first_name_wins.groupby([train[k] for k in keys]).agg(["sum", "size"])
+    share = ((counts["sum"] + 1) / (counts["size"] + 2)).rename("share")
+    found = test[keys].merge(share, left_on=keys, right_index=True, how="left")["share"].reindex(test.index).to_numpy()
+    turned = np.where(test["dataset_1"] < test["dataset_2"], found, 1 - found)
+    return np.where(np.isnan(found), fallback, turned)
+
+
+def _sigmoid_of(difference: pd.Series) -> np.ndarray:
+    return 1 / (1 + np.exp(-difference.to_numpy()))

@@ -1,0 +1,101 @@
+"""Paper C's claims about language models, from a run of them.
+
+Whether code carries a signal is asked where names carry none, of each model by itself. A model that fails the positive
+control, a prompt from which the answer can be read off, has not understood the task: whatever it scores on code says
+nothing about code. The paper's peaks can be reproduced or refuted by a run of its own protocol only; any other adds a
+note that says what happened there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from nngpt_lab.papers.dataset_prediction.answers import FIRST
+from nngpt_lab.statistics import claims, intervals
+from nngpt_lab.statistics.claims import Measured
+from nngpt_lab.statistics.intervals import Estimate
+
+CONTROL = "scores"
+UNTESTED = "not tested at this scale"
+PEAKS = {  # claim -> the paper's model and prompt
+    "C-normalised-7b": ("DeepSeek-Coder-7B", "scores"),
+    "C-code-7b": ("DeepSeek-Coder-7B", "code"),
+    "C-metadata-7b": ("DeepSeek-Coder-7B", "metadata"),
+    "C-code-1.3b": ("DeepSeek-Coder-1.3B", "code"),
+}
+
+
+def code_signal(models: pd.DataFrame) -> pd.DataFrame:
+    """Does code carry the signal? A verdict for every tuned model, on questions that names cannot answer.
+
+    ``models`` is ``dataset_answers.models_table``'s; its readout over both orders decides. Columns: model, prompt,
+    split, n, accuracy, low, high (per cent), control, control_low, control_high (the same model's accuracy from the
+    scores prompt, on this split or else another; nan if it was not asked), verdict on "above 50 %".
+    """
+    tuned = models[(models["state"] == "tuned") & (models["readout"] == "both orders")]
+    tuned = tuned[tuned["question_set"] == "balanced"]
+    controls, claim, rows = tuned[tuned["prompt"] == CONTROL], claims.load_claims()["C-code-signal"], []
+    for row in tuned[tuned["prompt"].isin(("code", "code_metadata"))].itertuples():
+        own = controls[controls["answerer"] == row.answerer].sort_values(
+            "split", key=lambda split, here=row.split: split != here, kind="stable"
+        )
+        control = [float(own[name].iloc[0]) if len(own) else np.nan for name in ("accuracy", "low", "high")]
+        said = claims.verdict(claim, Estimate(row.accuracy, row.low, row.high, row.n))
+        said = said if control[1] > claim.value else UNTESTED  # a control that was not asked was not passed
+        numbers = (row.n, row.accuracy, row.low, row.high, *control)
+        rows.append((row.answerer, row.prompt, row.split, *numbers, said))
+    columns = ["model", "prompt", "split", "n", "accuracy", "low", "high", "control", "control_low", "control_high"]
+    return pd.DataFrame(rows, columns=[*columns, "verdict"])
+
+
+def signal_sentence(signal: pd.DataFrame, split: str) -> str:
+    """What the models read in code alone on a split, for the note of a claim; empty if none was asked there."""
+    said = [
+        f"{row.model} {_text(Estimate(row.accuracy, row.low, row.high, row.n))}: {row.verdict}"
+        + (f" (positive control {row.control:.1f} %)" if np.isfinite(row.control) else "")
+        for row in signal[(signal["split"] == split) & (signal["prompt"] == "code")].itertuples()
+    ]
+    return f"Language models, tuned: {'; '.join(said)}." if said else ""
+
+
+def peaks(epochs: pd.DataFrame, published: bool) -> dict[str, Measured]:
+    """The paper's peaks, by the claim's id: best epoch of the text readout on the first 30 questions as published.
+
+    Args:
+        epochs: ``dataset_answers.epochs_table``'s.
+        published: whether the run is one of the paper's own protocol and models.
+    """
+    asked = epochs[
+        (epochs["readout"] == "text") & (epochs["on"] == f"first {FIRST}") & (epochs["split"] == "published")
+    ]
+    found = {}
+    for key, (model, prompt) in PEAKS.items():
+        rows = asked[asked["prompt"] == prompt]
+        rows = rows[rows["model"] == model] if published else rows
+        if len(rows):
+            best = rows.loc[rows["accuracy"].idxmax()]
+            peak = intervals.wilson(best["correct"], int(best["n"])).scaled(100)
+            note = f"Best of {rows['epoch'].max()} epochs, picked on the questions it is scored on, as published."
+            scaled = f"Our scaled run: {best['model']} reaches {_text(peak)}."
+            found[key] = Measured(peak, note) if published else Measured(None, scaled)
+    return found
+
+
+def celeba(per_dataset: pd.DataFrame, published: bool) -> Measured:
+    """The one number of the paper's tables by data set: metadata, questions with CelebA-Gender, as published."""
+    rows = per_dataset[(per_dataset["prompt"] == "metadata") & (per_dataset["dataset"] == "celeba-gender")]
+    if published:
+        rows = rows[(rows["model"] == PEAKS["C-metadata-7b"][0]) & (rows["split"] == "published")]
+    if not len(rows):
+        return Measured(None)
+    row = rows.iloc[0]
+    found = Estimate(row["accuracy"], row["low"], row["high"], int(row["n"]))
+    if published:
+        return Measured(found)
+    where = f"{row['split']}, {row['question_set']} questions"
+    return Measured(None, f"Our scaled run ({where}): {row['model']} reaches {_text(found)}.")
+
+
+def _text(estimate: Estimate) -> str:
+    return f"{estimate.value:.1f} % [{estimate.low:.1f}, {estimate.high:.1f}], n = {estimate.n}"

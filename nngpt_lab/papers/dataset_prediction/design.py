@@ -1,0 +1,184 @@
+"""Paper C's experiment as data: what was published, and our scalings of it.
+
+[P] stands in the paper, [C] in the authors' code, "lab" is our own choice (papers.md, section C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.names import named
+from nngpt_lab.llm.lora import Recipe
+from nngpt_lab.llm.sampling import Decoding
+from nngpt_lab.papers.dataset_prediction.inputs import View
+
+PROMPTS = ("scores", "metadata", "code", "code_metadata")
+"""Both normalised accuracies, metadata, code alone, code and metadata; the last one is the paper's future work."""
+
+CUTS = (500, 1000, 2000, 4000, None)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained and tested on: a split, a question set (both parts are balanced in a ``balanced`` one), and the
+    prompts that are run there; None: all of the design's."""
+
+    split: str
+    question_set: str
+    prompts: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Design:
+    """How questions are asked, trained on and counted.
+
+    Attributes:
+        name, source: for people; not part of the hash.
+        coders: models, by their names in ``llm/models.py``; each is tuned by itself.
+        style: prompt files are ``<style>_<prompt>.txt``: ``dataset`` is the authors' text, ``dataset_nano`` ours.
+        prompts: which of ``PROMPTS``.
+        cells: splits and question sets.
+        parts: folds of a split that are run, the largest test parts first; None: all.
+        view: what is shown of the code.
+        epochs: outer epochs. The learning rate runs through its whole schedule in each, as in the authors' code.
+        recipe: the LoRA of one outer epoch; ``recipe.epochs`` are the inner ones.
+        train, validation, test: at most so many questions of each part, drawn at random; None: all.
+        decoding: of answers in text.
+        four_bit: load the model in 4 bits.
+        batch: questions answered at a time.
+        ablated: prompts whose inputs are altered at test time.
+        altered: at most so many test questions are asked so, drawn at random; None: all.
+        cuts: lengths that the code is cut at then, characters; None: not at all.
+        networks: also ask which of two networks is better on one data set.
+        swapped_texts: answer in text with the names in the other order, too; likelihoods are taken in both anyway.
+    """
+
+    name: str
+    source: str
+    coders: tuple[str, ...]
+    style: str
+    recipe: Recipe
+    cells: tuple[Cell, ...]
+    epochs: int
+    train: int | None
+    validation: int
+    test: int | None
+    prompts: tuple[str, ...] = PROMPTS
+    parts: int | None = None
+    view: View = View()  # noqa: RUF009 (frozen)
+    decoding: Decoding = Decoding(temperature=0, top_k=0, top_p=1, max_new_tokens=20)  # noqa: RUF009 (frozen)
+    four_bit: bool = False
+    batch: int = 32
+    ablated: tuple[str, ...] = ("code",)
+    altered: int | None = None
+    cuts: tuple[int | None, ...] = CUTS
+    networks: bool = True
+    swapped_texts: bool = True
+
+    def hash(self) -> str:
+        """SHA-256 over what can change an answer. More epochs, models, prompts or cells add runs; they change none."""
+        kept = (
+            "style",
+            "recipe",
+            "train",
+            "validation",
+            "test",
+            "view",
+            "decoding",
+            "four_bit",
+            "batch",
+            "swapped_texts",
+        )
+        values = {name: getattr(self, name) for name in kept}
+        return sha256_json({name: vars(v) if hasattr(v, "__dict__") else v for name, v in values.items()})
+
+
+PAPER = Design(
+    "paper-c",
+    "[P] models, LoRA, code and answer lengths, 3 inner epochs, up to 24 outer ones; [C] learning rate, warm-up, "
+    "batch, 1,024 training questions, 4 bits; lab: splits, balanced set, both orders, 400 test questions",
+    coders=("DeepSeek-Coder-1.3B", "DeepSeek-Coder-7B"),
+    style="dataset",
+    recipe=Recipe(
+        lr=1e-6, epochs=3, warmup=0.05, optimizer="paged_adamw_8bit", gradient_checkpointing=True, max_length=8192
+    ),
+    cells=(Cell("published", "all"), Cell("architectures", "balanced")),
+    epochs=24,
+    train=1024,
+    validation=200,
+    test=400,
+    four_bit=True,
+    batch=4,  # 8 texts at a time whose code takes 700 tokens: 3 GB of keys and values
+    networks=False,
+    swapped_texts=False,
+)
+
+GPU = Design(
+    "small-gpu-c",
+    "lab: the paper's protocol with small models at a higher learning rate, one inner epoch per outer one",
+    coders=("SmolLM2-135M", "Qwen2.5-Coder-0.5B"),
+    style="dataset",
+    recipe=Recipe(lr=2e-4, epochs=1, batch=16, accumulate=1, warmup=0.05, layers=None),
+    cells=(
+        Cell("published", "all"),
+        Cell("architectures", "balanced"),
+        Cell("near-duplicates", "balanced", ("code",)),
+        Cell("families", "balanced", ("code",)),
+        Cell("dataset", "balanced", ("code",)),
+    ),
+    parts=2,
+    epochs=4,
+    train=1000,
+    validation=200,
+    test=400,
+    swapped_texts=False,
+)
+
+DEMO = Design(
+    "nano-c",
+    "lab: all prompts on a CPU in two minutes: nano coder, prompts as short as they go; of the code the calls of "
+    "layers, cut at 300 characters, because the first 500 of the text are the same in 78 % of the balanced questions",
+    coders=("nano-coder",),
+    style="dataset_nano",
+    recipe=Recipe(lr=3e-3, epochs=1, batch=4, accumulate=1, warmup=0.1, dropout=0.0),
+    cells=(Cell("published", "all", ("code",)), Cell("architectures", "balanced")),
+    epochs=2,
+    train=100,
+    validation=40,
+    test=80,
+    view=View(300, layers=True),
+    decoding=Decoding(temperature=0, top_k=0, top_p=1, max_new_tokens=12),  # the longest name has 10
+    batch=64,
+    altered=40,
+    cuts=(None,),
+    networks=False,
+    swapped_texts=False,
+)
+
+SMOKE = replace(
+    DEMO,
+    name="nano-c-smoke",
+    source="lab: every station in seconds; no result means anything",
+    prompts=("code",),
+    cells=(Cell("architectures", "balanced"),),
+    epochs=1,
+    train=16,
+    validation=8,
+    test=12,
+    view=View(100, layers=True),
+)
+
+DESIGNS = {design.name: design for design in (PAPER, GPU, DEMO, SMOKE)}
+
+
+def get_design(name: str) -> Design:
+    """The design of that name; a UsageError that names the nearest one if there is none."""
+    return named("design", name, DESIGNS)
+
+
+def resized(name: str, train: int = 0, test: int = 0, altered: int = 0) -> Design:
+    """The design of that name with other numbers of questions to tune on, to ask, and to ask again with altered
+    inputs; 0 keeps its own."""
+    design = get_design(name)
+    return replace(design, train=train or design.train, test=test or design.test, altered=altered or design.altered)

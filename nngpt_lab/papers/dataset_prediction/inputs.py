@@ -1,0 +1,183 @@
+"""What paper C's prompts show of a network, and what it is worth: inputs altered at test time, on a tuned model.
+
+A model that reads the code should answer otherwise when the code says something else. What is altered here was not
+altered in training, so a fall in accuracy can also mean that the model meets what it was not tuned on.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from nngpt_lab.candidates import canonical
+from nngpt_lab.candidates.novelty import PAPER_B, NoveltySettings, sketch
+from nngpt_lab.corpora.code import NameEraser, no_collection
+from nngpt_lab.papers.dataset_prediction.questions import CODE_CHARACTERS
+
+FRAME = ("train_setup", "learn", "supported_hyperparameters")  # LEMUR's frame, much the same in all networks
+LAYER = re.compile(r"nn\.(?!Sequential$|ModuleList$|ModuleDict$|Module$)[A-Z]\w*$")  # containers are no layers
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a prompt shows of a question: the code (of two networks where these are compared) and the two names."""
+
+    codes: tuple[str, ...]
+    names: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class View:
+    """How much of a code is shown.
+
+    Attributes:
+        characters: where it is cut; None: nowhere.
+        layers: only the calls of layers are shown (:func:`layer_calls`).
+    """
+
+    characters: int | None = CODE_CHARACTERS
+    layers: bool = False
+
+    def __call__(self, code: str) -> str:
+        return (layer_calls(code) if self.layers else code)[: self.characters]
+
+
+Alteration = Callable[[str, Shown, Mapping[str, str], View, np.random.Generator], Shown]
+"""(architecture, what is shown, code by architecture, view, rng) -> what is shown instead."""
+
+
+@functools.lru_cache(maxsize=2**14)
+@no_collection()
+def layer_calls(code: str) -> str:
+    """The code's calls of layers (``nn.Conv2d(...)``), one a line, in the order of the text; containers left out.
+
+    Functions of LEMUR's frame are passed over. What does not parse, or calls no layer, stays as it is.
+    """
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError):
+        return code
+    found: list[ast.Call] = []
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef) and node.name in FRAME:
+            continue
+        if isinstance(node, ast.Call) and LAYER.match(ast.unparse(node.func)):
+            found.append(node)
+        waiting += ast.iter_child_nodes(node)
+    found.sort(key=lambda call: (call.lineno, call.col_offset))
+    return "\n".join(ast.unparse(call).removeprefix("nn.") for call in found) or code
+
+
+# --------------------------------------------------------------------------------------------------------- alterations
+
+
+def names_masked(
+    architecture: str, shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator
+) -> Shown:
+    """The two data sets are called by two letters drawn at random, in the prompt and in the answer."""
+    a, b = rng.choice(list("ABCDEFGH"), 2, replace=False).tolist()
+    return replace(shown, names=(a, b))
+
+
+def lines_shuffled(
+    architecture: str, shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator
+) -> Shown:
+    """The lines that are shown, in random order."""
+    lines = shown.codes[0].splitlines()
+    return replace(shown, codes=("\n".join(lines[i] for i in rng.permutation(len(lines))),))
+
+
+def another_network(
+    architecture: str, shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator
+) -> Shown:
+    """The code of a network drawn at random."""
+    others = sorted(name for name in code if name != architecture)
+    return replace(shown, codes=(view(code[others[rng.integers(len(others))]]),))
+
+
+def identifiers_renamed(
+    architecture: str, shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator
+) -> Shown:
+    """Every name that the source binds becomes v0, v1, ...; layout becomes that of ``ast.unparse``. Cut afterwards."""
+    return replace(shown, codes=(view(_renamed(code[architecture])),))
+
+
+def no_code(architecture: str, shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator) -> Shown:
+    """No code at all."""
+    return replace(shown, codes=("",))
+
+
+def cut_at(characters: int | None) -> Alteration:
+    """The code cut elsewhere than in training."""
+
+    def alter(architecture, shown, code, view, rng) -> Shown:
+        return replace(shown, codes=(replace(view, characters=characters)(code[architecture]),))
+
+    return alter
+
+
+@functools.lru_cache(maxsize=2**14)
+def _renamed(code: str) -> str:
+    try:
+        tree = ast.parse(code)
+        return ast.unparse(NameEraser(tree).visit(tree))
+    except (SyntaxError, ValueError):
+        return code
+
+
+def alterations(view: View, cuts: Sequence[int | None]) -> dict[str, Alteration]:
+    """All alterations by their name; cuts at what is not the view's own."""
+    return {
+        "names masked": names_masked,
+        "lines shuffled": lines_shuffled,
+        "another network": another_network,
+        "identifiers renamed": identifiers_renamed,
+        "no code": no_code,
+    } | {f"cut at {cut:,}" if cut else "not cut": cut_at(cut) for cut in cuts if cut != view.characters}
+
+
+# ------------------------------------------------------------------------------------------------------ what is shown
+
+
+def distinct_views(questions: pd.DataFrame, code: Mapping[str, str], views: Mapping[str, View]) -> pd.DataFrame:
+    """How many networks can be told apart by what is shown of them.
+
+    Columns: view, architectures, distinct (different texts), share (per cent), commonest (questions whose text is the
+    commonest one, per cent).
+    """
+    counts, rows = questions["architecture"].value_counts().sort_index(), []
+    for name, view in views.items():
+        texts = pd.Series([view(code[a]) for a in counts.index])
+        asked = counts.groupby(texts.to_numpy()).sum()
+        share = 100 * len(asked) / len(counts)
+        rows.append((name, len(counts), len(asked), share, 100 * asked.max() / asked.sum()))
+    return pd.DataFrame(rows, columns=["view", "architectures", "distinct", "share", "commonest"])
+
+
+def near_duplicates(code: Mapping[str, str], settings: NoveltySettings = PAPER_B) -> dict[str, str]:
+    """Group of each architecture: those that a chain of near-duplicates links share one. Exact Jaccard, no MinHash.
+
+    Two sources are near-duplicates if the Jaccard index of their shingles reaches ``settings.jaccard_threshold``.
+    """
+    names, form = sorted(code), canonical.FORMS[settings.form]
+    sets = [sketch(form.canonical(code[name]), replace(settings, permutations=2)).shingles for name in names]
+    _, column = np.unique(np.concatenate(sets), return_inverse=True)
+    sizes = np.array([len(one) for one in sets])
+    has = sparse.csr_array((np.ones(len(column)), column, np.concatenate([[0], sizes.cumsum()])))
+    shared = (has @ has.T).tocoo()
+    jaccard = shared.data / (sizes[shared.row] + sizes[shared.col] - shared.data)
+    near = jaccard >= settings.jaccard_threshold
+    links = sparse.csr_array((near[near], (shared.row[near], shared.col[near])), shape=shared.shape)
+    _, group = connected_components(links, directed=False)
+    first = {label: name for name, label in zip(reversed(names), reversed(group.tolist()), strict=True)}
+    return {name: first[label] for name, label in zip(names, group.tolist(), strict=True)}

@@ -1,0 +1,220 @@
+"""Paper C's questions: on which of two data sets does a network do better? Built as published, split as it should be.
+
+A question is one architecture and two data sets, both with records at the same epoch (5 in the paper). Its label
+follows the paper: ``norm_acc(m, d) = acc(m, d) / max over m' of acc(m', d)`` at that epoch, rounded to four digits;
+the data set with the higher value wins, a tie goes to the first.
+
+Source: nn-gpt 1.0.6, ``ab/gpt/util/lemur_enrichment.py`` (join and labels) and ``ab/nn/util/db/Read.py`` of nn-dataset
+2.1.2 (best row per task, data set, metric, architecture and epoch). The published join orders the two data sets by the
+records' primary keys (``d1.id < d2.id``), which are hashes: the order is arbitrary, and it is rebuilt here exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from nngpt_lab.statistics import intervals
+
+EPOCH = 5
+CODE_CHARACTERS = 2000
+
+DATASETS = {
+    "celeba-gender": (162770, 64, 3, 2),
+    "cifar-10": (50000, 32, 3, 10),
+    "cifar-100": (50000, 32, 3, 100),
+    "imagenette": (9469, 224, 3, 10),
+    "mnist": (60000, 28, 1, 10),
+    "places365": (1803460, 256, 3, 365),
+    "svhn": (73257, 32, 3, 10),
+}
+"""Training images, side in px, channels, classes: nn-gpt's ``dataset_meta.json``, which the metadata prompt shows."""
+
+
+def _records_at(records: pd.DataFrame, epoch: int) -> pd.DataFrame:
+    """Image-classification records of the seven data sets at ``epoch``, all trials."""
+    wanted = (records["task"] == "img-classification") & (records["metric"] == "acc") & (records["epoch"] == epoch)
+    columns = ["dataset", "architecture", "id", "accuracy"]
+    chosen = records.loc[wanted & records["dataset"].isin(list(DATASETS)), columns]
+    return chosen.astype({"dataset": str, "architecture": str})
+
+
+def best_records(records: pd.DataFrame, epoch: int = EPOCH) -> pd.DataFrame:
+    """The best record per data set and architecture at ``epoch``, with its normalised accuracy.
+
+    Of records that tie for best (the published join keeps all of them) the one with the smallest id is kept.
+    Columns: dataset, architecture, id, accuracy, normalised.
+    """
+    rows = _records_at(records, epoch).sort_values(["accuracy", "id"], ascending=[False, True])
+    best = rows.drop_duplicates(["dataset", "architecture"]).sort_values(["architecture", "dataset"], ignore_index=True)
+    top = best.groupby("dataset")["accuracy"].transform("max")
+    return best.assign(normalised=(best["accuracy"] / top).round(4))
+
+
+def build_questions(records: pd.DataFrame, architectures: pd.DataFrame, epoch: int = EPOCH) -> pd.DataFrame:
+    """All questions, one row each.
+
+    Columns: architecture, family, group (architectures that are the same program up to names share one: they must not
+    straddle a split), dataset_1, dataset_2 (published order), pair (the two names, sorted), norm_1, norm_2, answer
+    (data set), first_wins (bool), tie (bool).
+    """
+    best = best_records(records, epoch)
+    rows = []
+    for name, group in best.groupby("architecture"):
+        if len(group) > 1:
+            entries = sorted(group[["id", "dataset", "normalised"]].itertuples(index=False, name=None))
+            rows += [(name, d1, d2, n1, n2) for (_, d1, n1), (_, d2, n2) in combinations(entries, 2)]
+    questions = pd.DataFrame(rows, columns=["architecture", "dataset_1", "dataset_2", "norm_1", "norm_2"])
+    facts = architectures.set_index("name").loc[questions["architecture"]]
+    first_wins = questions["norm_1"] >= questions["norm_2"]
+    return questions.assign(
+        family=facts["family"].to_numpy(),
+        group=facts["nameless_hash"].fillna(facts["code_hash"]).to_numpy(),
+        pair=[" / ".join(sorted(p)) for p in zip(questions["dataset_1"], questions["dataset_2"], strict=True)],
+        answer=np.where(first_wins, questions["dataset_1"], questions["dataset_2"]),
+        first_wins=first_wins,
+        tie=questions["norm_1"] == questions["norm_2"],
+    )
+
+
+def pair_balance(questions: pd.DataFrame) -> pd.DataFrame:
+    """Per pair of data sets, how often the more frequent winner wins.
+
+    Columns: pair, n, usual_winner, share(_low, _high) in per cent (Wilson).
+    """
+    rows = []
+    for pair, group in questions.groupby("pair"):
+        winner = group["answer"].value_counts().sort_index().idxmax()
+        share = intervals.wilson((group["answer"] == winner).sum(), len(group)).scaled(100)
+        rows.append(
+            {
+                "pair": pair,
+                "n": share.n,
+                "usual_winner": winner,
+                "share": share.value,
+                "share_low": share.low,
+                "share_high": share.high,
+            }
+        )
+    return pd.DataFrame(rows).sort_values("share", ascending=False, ignore_index=True)
+
+
+def balanced(questions: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """A random subset in which, within every pair of data sets, both win equally often: names alone give 50 %."""
+    kept = []
+    for _, group in questions.groupby("pair"):
+        sides = [side.index.to_numpy() for _, side in group.groupby("answer")]
+        if len(sides) == 2:
+            k = min(map(len, sides))
+            kept += [rng.choice(side, k, replace=False) for side in sides]
+    return questions.loc[np.sort(np.concatenate(kept))] if kept else questions.iloc[:0]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One way to divide the questions: ``part`` names the fold, ``train`` and ``test`` are the questions themselves."""
+
+    part: str
+    train: pd.DataFrame
+    test: pd.DataFrame
+
+
+def published(questions: pd.DataFrame, rng: np.random.Generator) -> Iterator[Split]:
+    """As published: no hold-out, so the test questions were trained on."""
+    yield Split("all", questions, questions)
+
+
+def held_out_architectures(questions: pd.DataFrame, rng: np.random.Generator, share: float = 0.2) -> Iterator[Split]:
+    """A random fifth of the architectures is never trained on; programs that differ only in names stay together."""
+    groups = np.sort(questions["group"].unique())
+    held_out = rng.choice(groups, max(1, round(share * len(groups))), replace=False)
+    inside = questions["group"].isin(held_out)
+    yield Split("a fifth", questions[~inside], questions[inside])
+
+
+def held_out_families(questions: pd.DataFrame, rng: np.random.Generator) -> Iterator[Split]:
+    """Each family in turn is never trained on (and neither is a copy of one of its programs in another family)."""
+    for family in sorted(questions["family"].unique()):
+        test = questions[questions["family"] == family]
+        train = questions[(questions["family"] != family) & ~questions["group"].isin(test["group"])]
+        yield Split(family, train, test)
+
+
+def held_out_dataset(questions: pd.DataFrame, rng: np.random.Generator) -> Iterator[Split]:
+    """Each data set in turn is never trained on: questions that name it are the test."""
+    for dataset in sorted({*questions["dataset_1"], *questions["dataset_2"]}):
+        inside = (questions["dataset_1"] == dataset) | (questions["dataset_2"] == dataset)
+        yield Split(dataset, questions[~inside], questions[inside])
+
+
+SPLITS: dict[str, Callable[[pd.DataFrame, np.random.Generator], Iterator[Split]]] = {
+    "published": published,
+    "architectures": held_out_architectures,
+    "families": held_out_families,
+    "dataset": held_out_dataset,
+}
+
+
+def label_reliability(
+    records: pd.DataFrame, rng: np.random.Generator, resamples: int, epoch: int = EPOCH
+) -> pd.DataFrame:
+    """How reproducible the labels are: the same question answered from one random half of the trials and the other.
+
+    The label compares best-of-trials accuracies, and trials differ in hyperparameters. For every architecture and data
+    set with at least two trials the trials are halved at random; the best of each half is normalised and the question
+    labelled twice. Where the halves disagree, no reader of the code can be right about both; but the agreement r is no
+    ceiling: who always names the likelier answer agrees with either half in up to (1 + sqrt(2 r - 1)) / 2 of cases.
+    Columns: questions, agreement(_low, _high), in per cent, bootstrap over architectures; row ``all`` and one per pair.
+    """
+    rows = _records_at(records, epoch).sort_values("id").sample(frac=1, random_state=rng)
+    rows["half"] = rows.groupby(["dataset", "architecture"]).cumcount() % 2
+    rows["normalised"] = rows["accuracy"] / rows.groupby("dataset")["accuracy"].transform("max")
+    halves = rows.pivot_table(
+        index=["architecture", "dataset"], columns="half", values="normalised", aggfunc="max"
+    ).dropna()
+    found = []
+    for name, group in halves.groupby(level="architecture"):
+        entries = sorted((dataset, *values) for (_, dataset), values in zip(group.index, group.to_numpy(), strict=True))
+        found += [(name, f"{a[0]} / {b[0]}", (a[1] >= b[1]) == (a[2] >= b[2])) for a, b in combinations(entries, 2)]
+    agreed = pd.DataFrame(found, columns=["architecture", "pair", "agrees"])
+    parts = [("all", agreed), *agreed.groupby("pair")]
+    rows = []
+    for pair, part in parts:
+        mean = intervals.cluster_mean(part["agrees"].to_numpy(float), part["architecture"], rng, resamples).scaled(100)
+        rows.append(
+            {
+                "pair": pair,
+                "questions": mean.n,
+                "agreement": mean.value,
+                "agreement_low": mean.low,
+                "agreement_high": mean.high,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+PUBLISHED_RESULTS = pd.DataFrame(
+    [
+        ("normalised accuracy", "7B", 10, 10, "9"),
+        ("code only", "7B", 24, 30, "15"),
+        ("metadata", "7B", 21, 30, "8, 13"),
+        ("code only", "1.3B", 21, 30, "22-23"),
+    ],
+    columns=["prompt", "model", "correct", "n", "peak_epoch"],
+)
+"""Paper C's peaks as counts (100, 80, 70 and 70 % of their N). The first prompt shows both scores."""
+
+
+def published_results() -> pd.DataFrame:
+    """Paper C's four peaks with Wilson intervals at their own n, per cent."""
+    rows = [
+        intervals.wilson(c, n).scaled(100)
+        for c, n in zip(PUBLISHED_RESULTS["correct"], PUBLISHED_RESULTS["n"], strict=True)
+    ]
+    return PUBLISHED_RESULTS.assign(
+        accuracy=[r.value for r in rows], ci_low=[r.low for r in rows], ci_high=[r.high for r in rows]
+    )

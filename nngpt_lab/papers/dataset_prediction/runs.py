@@ -1,0 +1,282 @@
+"""All that a notebook shows of paper C's language models: every run of a design, or read back, as tables."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from nngpt_lab.candidates.novelty import NoveltySettings
+from nngpt_lab.corpora.architectures import Lemur
+from nngpt_lab.llm import models
+from nngpt_lab.papers.architecture_loop.lab import one_thread
+from nngpt_lab.papers.dataset_prediction import answers as dataset_answers
+from nngpt_lab.papers.dataset_prediction import baselines as dataset_baselines
+from nngpt_lab.papers.dataset_prediction import loop, network_questions
+from nngpt_lab.papers.dataset_prediction.design import Design
+from nngpt_lab.papers.dataset_prediction.inputs import View, alterations, distinct_views, near_duplicates
+from nngpt_lab.papers.dataset_prediction.loop import DRAWING, Lab, Parts, Run, divide, draw, fold_of, folds
+from nngpt_lab.papers.dataset_prediction.questions import best_records, build_questions
+from nngpt_lab.records.results import Results
+from nngpt_lab.statistics.intervals import Estimate, cluster_mean
+
+BASELINES = ("frequent_winner", "names", "metadata", "family_and_names", "code_logistic", "code_and_names")
+NEAR = NoveltySettings("ast_nameless", shingle=7, permutations=2, lsh_threshold=0.9, jaccard_threshold=0.95)
+"""Near-duplicates that a split keeps together: programs without their names, numbers seen. (At paper B's 0.90, which
+does not see numbers, a chain of near-duplicates links 79 % of all questions: nothing is left to split.)"""
+NETWORKS = "networks"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one model."""
+
+    coder: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class DatasetRuns:
+    """What came of the runs; the columns are those of ``answers.py``.
+
+    Attributes:
+        answers: of every model, prompt, fold, seed, epoch, question and order.
+        altered: the same with altered inputs (column condition), at the picked epoch; empty if none was asked for.
+        baselines: answers of the baselines to the same test questions.
+        networks, controls: answers of the models and of the controls to which of two networks is better; or empty.
+    """
+
+    design: Design
+    answers: pd.DataFrame
+    altered: pd.DataFrame
+    baselines: pd.DataFrame
+    networks: pd.DataFrame
+    controls: pd.DataFrame
+
+
+def run_design(
+    results: Results,
+    design: Design,
+    lemur: Lemur,
+    seeds: Sequence[int],
+    workers: int = 2,
+    coders: Sequence[str] | None = None,
+) -> DatasetRuns:
+    """Every model, prompt, cell, fold and seed of a design, or what was kept of it.
+
+    Args:
+        results: its folder gets a folder ``datasets`` with one folder per run.
+        workers: processes of one thread each; 1 runs all in this one (on a GPU, say).
+        coders: other models than the design's own, by name or folder.
+
+    Raises:
+        UsageError, DataError: a model or the memory for it is missing; before any work.
+    """
+    coders, device = list(coders or design.coders), results.profile.device
+    four_bit = design.four_bit and device.startswith("cuda")
+    for coder in coders:
+        models.check(coder, device, four_bit=four_bit)
+    questions, code = prepare(design, lemur)
+    jobs, places = [], []
+    for cell, seed in product(design.cells, seeds):
+        for part in folds(design, questions, cell.split, seed):
+            places.append((cell.split, part, cell.question_set, seed))
+            prompts = cell.prompts or design.prompts
+            jobs += [Job(coder, Run(name, *places[-1])) for coder, name in product(coders, prompts)]
+    pairs = {seed: _network_parts(design, lemur, seed) for seed in seeds} if design.networks else {}
+    jobs += [Job(c, Run(NETWORKS, "architectures", "a fifth", "balanced", s)) for c in coders for s in pairs]
+    common = (design, questions, code, results.folder / "datasets", device, four_bit)
+    calls = [delayed(_run)(*common, job, pairs.get(job.run.seed)) for job in jobs]
+    calls += [delayed(_answer_baselines)(design, questions, code, *place) for place in places]
+    made = Parallel(n_jobs=workers, return_as="generator")(calls)
+    found = list(tqdm(made, "runs", total=len(calls), leave=False, disable=None))
+    done, baselines = found[: len(jobs)], found[len(jobs) :]
+    kinds = [job.run.prompt == NETWORKS for job in jobs]
+    controls = [network_questions.answer_controls(*p, code).assign(seed=s) for s, p in _train_and_test(pairs)]
+    return DatasetRuns(
+        design,
+        _stack([one[0] for one, other in zip(done, kinds, strict=True) if not other]),
+        _stack([one[1] for one in done if one[1] is not None]),
+        _stack(baselines),
+        _stack([one[0] for one, other in zip(done, kinds, strict=True) if other]),
+        _stack(controls),
+    )
+
+
+def prepare(design: Design, lemur: Lemur) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Paper C's questions, with the column near_duplicates if a cell needs it, and code by architecture."""
+    questions = build_questions(lemur.records, lemur.architectures)
+    names = sorted(best_records(lemur.records)["architecture"].unique())
+    code = lemur.architectures.set_index("name")["code"].loc[names].to_dict()
+    if any(cell.split == "near-duplicates" for cell in design.cells):
+        group = near_duplicates({name: code[name] for name in questions["architecture"].unique()}, NEAR)
+        questions["near_duplicates"] = questions["architecture"].map(group)
+    return questions, code
+
+
+# ------------------------------------------------------------------------------------------------------------ one call
+
+
+def _run(
+    design: Design,
+    questions: pd.DataFrame,
+    code: Mapping[str, str],
+    folder: Path,
+    device: str,
+    four_bit: bool,
+    job: Job,
+    pairs: dict[str, pd.DataFrame] | None,
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Answers of one run, and those with altered inputs where the design wants them."""
+    with one_thread() if device == "cpu" else contextlib.nullcontext():
+        lab = Lab(design, _load(job.coder, device, four_bit), questions, code, folder, progress=False)
+        if job.run.prompt == NETWORKS:
+            parts = Parts(**{name: _marked(part) for name, part in pairs.items()})
+        else:
+            parts = divide(design, questions, job.run)
+        answers = loop.run(lab, job.run, parts)
+        if job.run.prompt not in design.ablated:
+            return answers, None
+        return answers, loop.run_altered(lab, job.run, parts, alterations(design.view, design.cuts))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(coder: str, device: str, four_bit: bool) -> models.Coder:
+    """The model of this process: loaded once, bare between runs."""
+    return models.load(coder, device, four_bit=four_bit)
+
+
+def _answer_baselines(
+    design: Design,
+    questions: pd.DataFrame,
+    code: Mapping[str, str],
+    split: str,
+    part: str,
+    question_set: str,
+    seed: int,
+    names: Sequence[str] = BASELINES,
+) -> pd.DataFrame:
+    """The baselines' answers to a run's test questions, trained on the run's questions, and on the whole fold."""
+    this = Run("", split, part, question_set, seed)
+    parts = divide(design, questions, this)
+    features = dataset_baselines.CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
+    rng = np.random.default_rng([seed, DRAWING])
+    whole = draw(fold_of(questions, this).train, None, rng, question_set == "balanced")
+    test, tables = parts.test[parts.test["sampled"]], []
+    with threadpool_limits(1):
+        trained = {"the same questions": parts.train, "the whole training part": whole}
+        for (trained_on, train), name in product(trained.items(), names):
+            chance = dataset_baselines.BASELINES[name](train, test, features, seed)
+            correct = dataset_baselines.graded(chance, test)
+            facts = {"question": test.index, "group": test["group"].to_numpy(), "correct": correct}
+            tables.append(pd.DataFrame({**asdict(this), "baseline": name, "trained_on": trained_on, **facts}))
+    return pd.concat(tables, ignore_index=True).drop(columns="prompt")
+
+
+def _network_parts(design: Design, lemur: Lemur, seed: int) -> dict[str, pd.DataFrame]:
+    rng, most = np.random.default_rng([seed, DRAWING]), 10_000
+    counts = (design.train or most, design.validation, design.test or most)
+    return network_questions.build_parts(lemur.records, lemur.architectures, rng, *counts)
+
+
+def _marked(part: pd.DataFrame) -> pd.DataFrame:
+    first = np.arange(len(part)) < dataset_answers.FIRST
+    return part.assign(first=first, sampled=True)
+
+
+def _train_and_test(pairs: Mapping[int, dict[str, pd.DataFrame]]) -> Iterator[tuple[int, tuple[pd.DataFrame, ...]]]:
+    for seed, parts in pairs.items():
+        yield seed, (parts["train"], parts["test"])
+
+
+def _stack(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def tables(runs: DatasetRuns, rng: np.random.Generator, resamples: int) -> dict[str, pd.DataFrame]:
+    """Every table of the runs, by the name of its file; see ``answers.py`` for their columns."""
+    decided = dataset_answers.decisions(runs.answers)
+    picked = dataset_answers.picked_epochs(decided)
+    draws = (rng, resamples)
+    made = {
+        "llm_epochs": dataset_answers.epochs_table(decided),
+        "peaks": dataset_answers.peaks_table(decided, picked, *draws),
+        "models_and_baselines": dataset_answers.models_table(decided, runs.baselines, picked, *draws),
+        "against_baselines": dataset_answers.against_baselines(decided, runs.baselines, picked, *draws),
+        "order_swap": dataset_answers.order_swap(runs.answers, picked),
+        "per_dataset": dataset_answers.per_dataset(decided, picked, *draws),
+        "pair_confusion": dataset_answers.pair_confusion(decided, picked),
+        "calibration": dataset_answers.calibration(decided, picked),
+    }
+    if len(runs.altered):
+        made["input_ablations"] = dataset_answers.ablations_table(dataset_answers.decisions(runs.altered), *draws)
+    if len(runs.networks):
+        made["network_comparison"] = _networks_table(runs, *draws)
+    return made
+
+
+def _networks_table(runs: DatasetRuns, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+    decided = dataset_answers.decisions(runs.networks)
+    place = {"split": "architectures", "part": "a fifth", "question_set": "balanced"}
+    controls = runs.controls.assign(**place, trained_on="the same questions")
+    return dataset_answers.models_table(decided, controls, dataset_answers.picked_epochs(decided), rng, resamples)
+
+
+def duplicate_rules(
+    design: Design,
+    questions: pd.DataFrame,
+    code: Mapping[str, str],
+    seeds: Sequence[int],
+    rng: np.random.Generator,
+    resamples: int,
+    names: Sequence[str] = ("family_and_names", "code_logistic", "code_and_names"),
+) -> pd.DataFrame:
+    """What it does to the baselines if copies or near-duplicates of tested networks may be trained on; balanced set.
+
+    Columns: rule (a split), groups (architectures that have to stay together), largest (share of the questions in the
+    largest of them, per cent), baseline, n, accuracy, low, high (per cent, bootstrap over groups). 20 s on one core.
+    """
+    if "near_duplicates" not in questions:
+        group = near_duplicates({name: code[name] for name in questions["architecture"].unique()}, NEAR)
+        questions = questions.assign(near_duplicates=questions["architecture"].map(group))
+    rules = {"copies on both sides": "architecture", "architectures": "group", "near-duplicates": "near_duplicates"}
+    whole, rows = replace(design, train=None, test=None), []
+    for rule, column in rules.items():
+        size = questions[column].value_counts(normalize=True)
+        place = (rule, "a fifth", "balanced")
+        found = _stack([_answer_baselines(whole, questions, code, *place, seed, names) for seed in seeds])
+        for name, group in found[found["trained_on"] == "the whole training part"].groupby("baseline", sort=False):
+            mean = cluster_mean(group["correct"].to_numpy(), group["group"], rng, resamples).scaled(100)
+            rows.append((rule, len(size), 100 * size.iloc[0], name, mean.n, mean.value, mean.low, mean.high))
+    return pd.DataFrame(rows, columns=["rule", "groups", "largest", "baseline", "n", "accuracy", "low", "high"])
+
+
+def code_views(design: Design, questions: pd.DataFrame, code: Mapping[str, str]) -> pd.DataFrame:
+    """How many networks can be told apart by the paper's cut, other cuts and what the design shows."""
+    cuts = {f"first {n:,} characters": View(n) for n in (500, 1000, 2000, 4000)} | {"all of it": View(None)}
+    whole = replace(design.view, characters=None)
+    if design.view.layers:
+        cuts |= {f"calls of layers, first {design.view.characters:,}": design.view, "calls of layers, all": whole}
+    return distinct_views(questions, code, cuts)
+
+
+def accuracy(
+    table: pd.DataFrame, model: str, prompt: str, split: str, question_set: str, readout: str = "both orders"
+) -> Estimate:
+    """One tuned model's accuracy out of ``models_and_baselines``, per cent."""
+    is_it = (table["answerer"] == model) & (table["prompt"] == prompt) & (table["split"] == split)
+    is_it &= (table["question_set"] == question_set) & (table["readout"] == readout) & (table["state"] == "tuned")
+    row = table[is_it].iloc[0]
+    return Estimate(row["accuracy"], row["low"], row["high"], int(row["n"]))

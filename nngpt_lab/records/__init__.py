@@ -1,0 +1,1 @@
+"""What a run was, where it lands, and how large it is."""

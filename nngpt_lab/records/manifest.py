@@ -1,0 +1,264 @@
+"""What a run was: the record beside its results, and the fingerprint that says whether it still holds.
+
+``manifest.json`` is written last and in one step, so its presence means that the run ended. It names nothing of the
+machine but its hardware and software: no host, no user, no absolute path, because manifests are published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.hashing import sha256_file, sha256_json
+
+FILENAME, EXECUTED = "manifest.json", "executed.ipynb"
+SOURCES = ("*.py", "*.toml", "*.txt", "*.md", "*.sql")  # what a result depends on: code, claims, prompts
+FOLDERS = re.compile(r"(?<![\w.>~:/])/(?:[^\s/'\"]+/)+")  # of an absolute path inside a text; not of a URL or of 1/2
+ALSO_RECORDED = ("nngpt-lab", "ipykernel", "ipython", "matplotlib", "nbclient")  # decide outputs, but come indirectly
+
+
+def notebook_sha256(notebook) -> str:
+    """Hash of a notebook's cells: kind, tags and source. Saved outputs and run counts do not change what a run does."""
+    return sha256_json([[cell.cell_type, cell.metadata.get("tags", []), cell.source] for cell in notebook.cells])
+
+
+@functools.cache
+def code_sha256() -> str:
+    """Hash of the package's sources, names included."""
+    files = sorted({path for pattern in SOURCES for path in paths.PACKAGE.rglob(pattern)})
+    return sha256_json([[path.relative_to(paths.PACKAGE).as_posix(), sha256_file(path)] for path in files])
+
+
+def data_sha256s() -> dict[str, str]:
+    """``name==version`` and SHA-256 of each published artifact the lab reads; the hash is pinned, so this is cheap."""
+    from nngpt_lab.corpora import artifacts
+
+    return {f"{item.name}=={item.version}": item.sha256 for item in artifacts.ARTIFACTS.values()}
+
+
+def fingerprint(notebook, parameters: dict[str, Any]) -> str:
+    """One hash over what determines a run: notebook, parameters (profile and seed among them), code and data."""
+    chosen = {name: value for name, value in parameters.items() if name != "output"}  # where is not what
+    return sha256_json([notebook_sha256(notebook), chosen, code_sha256(), data_sha256s()])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A code cell that was started: its number as Jupyter shows it, its source, its seconds."""
+
+    index: int
+    source: str
+    seconds: float
+
+
+def cells(folder: Path) -> list[Cell]:
+    """The cells that the executed notebook in ``folder`` began, timed by papermill; none if it is unreadable."""
+    import nbformat
+
+    try:
+        found = nbformat.read(folder / EXECUTED, as_version=4).cells
+    except Exception:  # killed while writing: nbformat raises many kinds for half a file
+        return []
+    numbered = enumerate((cell for cell in found if cell.cell_type == "code" and cell.source.strip()), start=1)
+    times = [(index, cell.source, cell.metadata.get("papermill", {})) for index, cell in numbered]
+    return [Cell(i, text, round(time.get("duration") or 0, 2)) for i, text, time in times if time.get("start_time")]
+
+
+def portable_name(notebook: Path) -> str:
+    """The notebook's path within the checkout, or only its name when it lies elsewhere."""
+    root = paths.checkout()
+    return notebook.relative_to(root).as_posix() if root and notebook.is_relative_to(root) else notebook.name
+
+
+def display(path: Path) -> str:
+    """``path`` as a reader at the prompt would write it: relative when it lies below the working directory."""
+    with contextlib.suppress(ValueError, OSError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    """Relative path and SHA-256 of every file the run left. Not the manifest itself, hidden files, what SQLite
+    keeps beside a ledger, or ``*.html``: pages are rendered later, by the report, and may change without the run."""
+    passing = (".html", "-wal", "-shm")
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(passing))
+    names = ((path, path.relative_to(folder)) for path in sorted(files))
+    return {
+        name.as_posix(): sha256_file(path)
+        for path, name in names
+        if name.as_posix() != FILENAME and not any(part.startswith(".") for part in name.parts)
+    }
+
+
+def clear(folder: Path) -> None:
+    """Remove an earlier run's results, the manifest that vouches for them first. A ledger stays: runs resume by it."""
+    for name in (FILENAME, EXECUTED, "executed.html", "contents.json"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("tables", "figures"):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The manifest in ``folder``, or None when there is none that can be read."""
+    try:
+        record = json.loads((folder / FILENAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def is_current(folder: Path, wanted: str) -> bool:
+    """Whether ``folder`` holds a complete, successful run with that fingerprint, its files unchanged since."""
+    record = read(folder)
+    if not record or record.get("status") != "ok" or record.get("fingerprint") != wanted:
+        return False
+    listed = record.get("outputs", {})
+    return all((folder / name).is_file() and sha256_file(folder / name) == digest for name, digest in listed.items())
+
+
+def write(folder: Path, record: dict[str, Any]) -> None:
+    """Write the manifest atomically: a reader sees the whole of it or none."""
+    draft = folder / f".{FILENAME}.part"
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(without_machine_paths(record, folder), file, indent=1, default=str)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(folder / FILENAME)
+
+
+def without_machine_paths(value: Any, folder: Path) -> Any:
+    """``value`` with this machine's folders replaced, in every string of it, by what they are for or by ``<path>``.
+
+    >>> without_machine_paths("no file /data/mine/x.csv, see https://arxiv.org/abs/1 or 1/2", Path("results"))
+    'no file <path>/x.csv, see https://arxiv.org/abs/1 or 1/2'
+    """
+    if isinstance(value, dict):
+        return {without_machine_paths(key, folder): without_machine_paths(item, folder) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_machine_paths(item, folder) for item in value]
+    if not isinstance(value, str):
+        return value
+    known = [(folder, "<results>"), (paths.PACKAGE.parent, "<lab>"), (sys.prefix, "<python>"), (Path.home(), "~")]
+    for place, name in known:
+        if len(str(place)) > 1:  # a home of "/" would eat every slash
+            value = value.replace(str(place), name)
+    return f"<path>/{Path(value).name}" if Path(value).is_absolute() else FOLDERS.sub("<path>/", value)
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, software and hardware of a run."""
+    return {
+        **_git_state(),
+        "code_sha256": code_sha256(),
+        "data": data_sha256s(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": package_versions(),
+        **hardware(),
+    }
+
+
+def _git_state() -> dict[str, Any]:
+    root = paths.checkout()
+    try:
+        commit = _git(root, "rev-parse", "HEAD") if root else None
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain")) if commit else None}
+    except (OSError, subprocess.SubprocessError):  # no git, or a checkout without its history
+        return {"commit": None, "dirty": None}
+
+
+def _git(root: Path | None, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=30, check=True)
+    return done.stdout.strip()
+
+
+def direct_dependencies() -> list[str]:
+    """Names of the packages that nngpt-lab itself asks for, without extras; empty when it is not installed."""
+    try:
+        required = metadata.requires("nngpt-lab") or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [re.match(r"[\w.-]+", line).group() for line in required if "extra ==" not in line]
+
+
+def package_versions(names: Iterable[str] | None = None) -> dict[str, str | None]:
+    """Installed version of each package (None: missing), from metadata, so that nothing is imported."""
+    found: dict[str, str | None] = {}
+    for name in sorted({*direct_dependencies(), *ALSO_RECORDED} if names is None else set(names)):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """What computes: device, cores, threads and memory.
+
+    The device is the CUDA device torch would use, asked of torch in a child process, because nvidia-smi cannot tell:
+    it knows neither CUDA_VISIBLE_DEVICES nor whether the installed torch was built for CUDA. A machine without an
+    NVIDIA driver is not asked at all. ``threads`` is what OpenMP, and so torch, takes by default.
+    """
+    import psutil
+
+    cores, devices, threads = usable_cores(), cuda_devices(), os.environ.get("OMP_NUM_THREADS", "")
+    return {
+        "device": devices[0]["name"] if devices else f"cpu ({processor_name()})",
+        "cores": cores,
+        "threads": int(threads) if threads.isdigit() else cores,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which in a container or under a scheduler are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """The processor's marketing name where the system tells, else its architecture."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+PROBE_CUDA = """
+import json, torch
+found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+print(json.dumps([{"name": d.name, "memory_gib": round(d.total_memory / 2**30, 1)} for d in found]))
+"""
+
+
+@functools.cache
+def cuda_devices() -> list[dict[str, Any]]:
+    """Name and memory of each CUDA device that torch can use; empty when there is none or torch cannot say.
+
+    A child process asks: importing torch costs seconds and a CUDA context costs device memory, which the notebooks
+    need. Without the NVIDIA driver torch cannot have a device, and the question (and its seconds) is saved.
+    """
+    from ctypes.util import find_library
+
+    if not (find_library("cuda") or find_library("nvcuda") or Path("/dev/nvidiactl").exists()):
+        return []
+    try:
+        done = subprocess.run([sys.executable, "-c", PROBE_CUDA], capture_output=True, text=True, timeout=120)
+        return json.loads(done.stdout) if done.returncode == 0 else []
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []

@@ -1,0 +1,93 @@
+"""What a notebook leaves behind: tables as CSV and Markdown, figures as SVG and PNG, each with its caption.
+
+Layout of one notebook's folder, ``results/<profile>/<notebook>/``::
+
+    executed.ipynb  manifest.json                     (written by runner.py)
+    executed.html, and index.html one folder up       (written by report.py)
+    tables/<name>.csv  tables/<name>.md               full precision; rounded for reading
+    figures/<name>.svg  figures/<name>.png
+    contents.json                                     names, titles and captions, in the order they were made
+    ledger.sqlite                                     every candidate evaluated, if any were (ledger.py)
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.records.profiles import Profile, get_profile
+
+if TYPE_CHECKING:
+    from nngpt_lab.candidates.ledger import Ledger
+
+PNG_DPI = 150
+SVG_SALT = "nngpt-lab"  # fixed, so that the same figure gives the same file
+
+
+class Results:
+    """Writes one notebook's tables and figures, and remembers their captions for the report.
+
+    Opening it removes an earlier run's manifest: a manifest vouches for the tables beside it, and those are about to
+    be replaced.
+    """
+
+    def __init__(self, folder: str | Path, profile: str):
+        self.profile: Profile = get_profile(profile)
+        self.folder = Path(folder)
+        self._contents: dict[str, dict[str, dict[str, str]]] = {"tables": {}, "figures": {}}
+        for part in self._contents:
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+
+    def setting(self, name: str, value: int) -> int:
+        """A notebook's parameter: ``value`` itself, or the profile's ``name`` where it is 0.
+
+        Raises:
+            UsageError: it is negative or no whole number.
+        """
+        if type(value) is not int or value < 0:
+            raise UsageError(f"{name} takes a whole number from 0 up, not {value!r}", "use 0 for the profile's own")
+        return value or getattr(self.profile, name)
+
+    def table(self, frame: pd.DataFrame, name: str, caption: str, digits: int = 3) -> pd.DataFrame:
+        """Write ``frame`` as CSV (full precision) and Markdown (``digits``); return it rounded, to show in a cell."""
+        frame.to_csv(self.folder / "tables" / f"{name}.csv", index=False)
+        rounded = frame.round(digits)
+        blank = rounded.astype(object).where(rounded.notna(), None)  # or a missing whole number would print as <NA>
+        text = blank.to_markdown(index=False, floatfmt=f".{digits}f", missingval="")
+        (self.folder / "tables" / f"{name}.md").write_text(f"{caption}\n\n{text}\n", encoding="utf-8")
+        self._note("tables", name, caption)
+        return rounded
+
+    def figure(self, figure, name: str, caption: str):
+        """Save a matplotlib figure as SVG and PNG (reproducible bytes); return it, to show in a cell."""
+        import matplotlib
+
+        with matplotlib.rc_context({"svg.hashsalt": SVG_SALT, "svg.fonttype": "path"}):
+            figure.savefig(self.folder / "figures" / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
+        figure.savefig(
+            self.folder / "figures" / f"{name}.png", dpi=PNG_DPI, metadata={"Software": None}, bbox_inches="tight"
+        )
+        self._note("figures", name, caption)
+        return figure
+
+    def ledger(self) -> Ledger:
+        """The run's ledger, which a repeated run continues: what it holds is not computed again."""
+        from nngpt_lab.candidates.ledger import Ledger
+
+        return Ledger(self.folder / "ledger.sqlite")
+
+    def _note(self, part: str, name: str, caption: str) -> None:
+        self._contents[part][name] = {"caption": caption}
+        (self.folder / "contents.json").write_text(json.dumps(self._contents, indent=1) + "\n", encoding="utf-8")
+
+
+def open_results(notebook: str, profile: str, output: str = "") -> Results:
+    """Results of ``notebook`` in ``output``, if the runner named one, else in ``results/<profile>/<notebook>``."""
+    folder = Path(output).expanduser().resolve() if output else paths.results_folder(profile) / notebook
+    return Results(folder, profile)

@@ -1,0 +1,1 @@
+"""Runs one hostile task in a process of its own."""

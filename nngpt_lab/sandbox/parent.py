@@ -1,0 +1,393 @@
+"""The parent side of the sandbox: give it a trusted function's name, get back plain data, whatever the candidate did.
+
+    with Sandbox(Limits(wall_seconds=60), setup="nngpt_lab.candidates.proxy", shared={"train": images}) as sandbox:
+        report = sandbox.run("train_and_predict", {"code": text}, expect={"logits": ("float32", (300, 10))})
+
+``setup`` is a module of ours; its function gets ``(payload, arrays)``, executes the candidate's code in a confined
+process of its own and returns ``(value, arrays)``. What to rely on:
+
+* Labels to score against are never passed, so nothing in the child can find them; score the returned predictions here.
+* A candidate shares its process with the function that answers, so it can forge an answer. That is why an answer is
+  only predictions: this side checks names, types, shapes, sizes and finiteness, and ``value`` is the candidate's word.
+* The deadline, the memory of all processes together and the amount of output are watched from here.
+* Nothing is unpickled, and a broken answer is a status, never an exception. SandboxError means that *we* failed.
+
+What is not covered: side channels (time, caches), bugs of the kernel, names and sizes of files (``stat`` works on all
+paths), and on a GPU its memory and its driver (see ``gpu``). Worker processes of a DataLoader do not work inside. No
+control group is used, as few users may make one. Where a layer is lacking, ``Sandbox.isolation`` does not name it, and
+``require`` refuses to go on without; outside Linux that is all but limits, process group, environment, descriptors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from nngpt_lab.candidates.outcome import Status
+from nngpt_lab.ground.errors import LabError
+from nngpt_lab.sandbox import confine
+from nngpt_lab.sandbox.child import written
+from nngpt_lab.sandbox.parcels import ALIGNMENT, JSON_BYTES, Expected, Report, nbytes, parcel, printable, read_answer
+
+BOOT = "import json, sys; sys.path += json.loads(sys.argv[1])['path']; from nngpt_lab.sandbox import child; "
+BOOT += "child.main(sys.argv[1])"
+PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")  # the machine's, not the user's
+TICK_SECONDS = 0.2  # how often memory is looked at
+START_SECONDS, GRACE_SECONDS = 300.0, 15.0  # for importing torch on a loaded machine; for a zygote to obey
+TAIL_BYTES = 8192
+
+
+class SandboxError(LabError):
+    """The sandbox itself failed; nothing is said about the candidate."""
+
+    exit_code = 6
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one task may use.
+
+    Attributes:
+        wall_seconds: until the parent kills it.
+        cpu_seconds: of each of its processes.
+        memory_mib: above what the zygote holds already; of each process by the kernel, of all together by the parent.
+        processes: processes and threads at a time.
+        file_mib: of the private disk, which lies in memory.
+        output_kib: to standard output and error.
+    """
+
+    wall_seconds: float = 60.0
+    cpu_seconds: int = 120
+    memory_mib: int = 4096
+    processes: int = 64
+    file_mib: int = 64
+    output_kib: int = 1024
+
+
+class Sandbox:
+    """A zygote that runs one task at a time; use as a context manager. Started on first use, replaced when in doubt.
+
+    Args:
+        limits: for every task; ``run`` may be given others.
+        setup: module or modules imported before the first task; import torch there.
+        shared: arrays that every task sees, sent once, read-only; or a parcel of them (``parcels.parcel``), which
+            several sandboxes then hold in common.
+        threads: torch's, in a task.
+        readable: more files or folders that a task may read.
+        hidden: folders that a task finds empty, where there are namespaces: answers that lie among the packages.
+        require: layers (names as in ``isolation``) without which nothing is run.
+        namespaces: False does without, as if the machine refused them.
+        gpu: let a task reach the CUDA devices; then its address space is not limited, GPU memory is for the task to
+            limit (``torch.cuda.set_per_process_memory_fraction``), and the driver is part of what is trusted.
+        fresh: a new zygote for every task, which imports everything anew: seconds instead of milliseconds.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        setup: str | Sequence[str] = (),
+        *,
+        shared: Mapping[str, np.ndarray] | int | None = None,
+        threads: int = 1,
+        readable: Sequence[str | Path] = (),
+        hidden: Sequence[str | Path] = (),
+        require: Sequence[str] = (),
+        namespaces: bool = True,
+        gpu: bool = False,
+        fresh: bool = False,
+    ):
+        self.limits = limits or Limits()
+        self.isolation: tuple[str, ...] = ()
+        self.zygotes = 0  # how many were started, for those who wonder
+        self._setup = [setup] if isinstance(setup, str) else list(setup)
+        self._require, self._fresh = tuple(require), fresh
+        self._options = {"threads": threads, "namespaces": namespaces, "gpu": gpu, "setup": self._setup}
+        for name, places in (("readable", readable), ("hidden", hidden)):
+            self._options[name] = [str(Path(path).resolve()) for path in places]
+        self._shared = os.dup(shared) if isinstance(shared, int) else parcel(None, shared or {})
+        self._process: subprocess.Popen | None = None
+        self._control: socket.socket | None = None
+        self._folder = ""
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+    def start(self) -> None:
+        """Start the zygote if there is none; SandboxError if it cannot be, or lacks a required layer."""
+        if self._process is not None:
+            return
+        self._folder = tempfile.mkdtemp(prefix="nngpt-sandbox-")
+        ours, theirs = socket.socketpair()
+        config = self._options | {"control": theirs.fileno(), "shared": self._shared, "folder": self._folder}
+        config["path"] = [str(Path(entry).resolve()) for entry in sys.path]
+        self._control = ours
+        self._process = subprocess.Popen(
+            [sys.executable, "-s", "-P", "-c", BOOT, json.dumps(config)],
+            env=_environment(self._folder),
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno(), self._shared],
+            start_new_session=True,
+        )
+        theirs.close()
+        self.zygotes += 1
+        hello = self._hear(time.monotonic() + START_SECONDS)
+        if "ready" not in hello:
+            self._stop()
+            raise SandboxError("the sandbox's zygote did not start", f"see above; can {self._setup} be imported?")
+        self.isolation = tuple(hello["ready"])
+        missing = [layer for layer in self._require if layer not in self.isolation]
+        if missing or hello["threads"] > 1:
+            self._stop()
+            if missing:
+                raise SandboxError(f"this machine lacks: {', '.join(missing)}", "see `nngpt-lab doctor`, isolation")
+            raise SandboxError(f"{self._setup} starts threads when imported", "start none before the task runs")
+
+    def stop(self) -> None:
+        """From another thread: end the task that runs now, whose report then means nothing. For leaving early."""
+        control = self._control
+        if control is not None:
+            with contextlib.suppress(OSError):
+                control.shutdown(socket.SHUT_RDWR)  # the zygote takes it for our end, and so does the waiting thread
+
+    def close(self) -> None:
+        """End the zygote and everything below it, and remove its folder. Can be called twice."""
+        self._stop()
+        if self._shared >= 0:
+            os.close(self._shared)
+            self._shared = -1
+
+    def run(
+        self,
+        task: str,
+        payload: Any,
+        arrays: Mapping[str, np.ndarray] | None = None,
+        expect: Expected | None = None,
+        limits: Limits | None = None,
+    ) -> Report:
+        """Run one trusted function in a process of its own.
+
+        Args:
+            task: its name in the setup module, or ``module:function`` with any of the setup modules.
+            payload: JSON values: the candidate's code, seeds, sizes.
+            arrays: more arrays for this task alone. Never labels to score against.
+            expect: what must come back, as name -> (dtype, shape); any other array, type or shape is Status.SHAPE, a
+                value that is not finite Status.NON_FINITE.
+            limits: other than the sandbox's own.
+        """
+        module, colon, name = task.rpartition(":")
+        module = module if colon else self._setup[0]
+        if module not in self._setup:
+            raise SandboxError(f"{module} is not imported in the sandbox", f"one of {self._setup}, or add it to setup")
+        with self._lock:
+            self.start()
+            used = limits or self.limits
+            request = {"task": f"{module}:{name}", "payload": payload, "limits": asdict(used)}
+            sent = parcel(request, arrays or {})
+            try:
+                report = _Run(self, used, expect or {}).run(sent)
+            except BaseException:  # an interrupt, for example: the zygote may still be at work
+                self._stop()
+                raise
+            if self._fresh or (report.killed and "pid namespace" not in self.isolation):
+                self._stop()  # without a namespace nobody can swear that nothing survived
+            return replace(report, isolation=self.isolation)
+
+    def _hear(self, deadline: float) -> dict[str, Any]:
+        """One line from the zygote; empty if none comes or it is gone."""
+        text = b""
+        while not text.endswith(b"\n"):
+            ready = wait([self._control], max(0.0, deadline - time.monotonic()))
+            more = self._control.recv(1 << 16) if ready else b""
+            if not more:
+                return {}
+            text += more
+        return json.loads(text)
+
+    def _stop(self) -> None:
+        """Hang up, which ends the zygote and all below it; kill what does not listen."""
+        if self._control is not None:
+            with contextlib.suppress(OSError):  # unlike closing, it counts even if a fork of ours holds a copy
+                self._control.shutdown(socket.SHUT_RDWR)
+            self._control.close()
+        if self._process is not None:
+            try:
+                self._process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                for pid in (*confine.descendants(self._process.pid), self._process.pid):
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+                self._process.wait()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._process, self._control, self._folder = None, None, ""
+
+
+class _Run:
+    """One task, from sending it to judging its answer."""
+
+    def __init__(self, sandbox: Sandbox, limits: Limits, expect: Expected):
+        self.sandbox, self.limits, self.expect = sandbox, limits, expect
+        self.answer, self.output, self.printed = bytearray(), b"", 0
+        self.room = JSON_BYTES + sum(nbytes(*spec) + ALIGNMENT for spec in expect.values())
+        self.reason: tuple[Status, str] | None = None  # why it was killed
+
+    def run(self, sent: int) -> Report:
+        """Send, watch, judge."""
+        (result, result_end), (output, output_end) = os.pipe(), os.pipe()
+        try:
+            os.set_blocking(result, False)
+            os.set_blocking(output, False)
+            begin = time.monotonic()
+            with contextlib.suppress(OSError):  # a zygote that is gone is noticed when it does not answer
+                socket.send_fds(self.sandbox._control, [b"run\n"], [result_end, output_end, sent])
+            for descriptor in (sent, result_end, output_end):
+                os.close(descriptor)
+            said = self.watch(result, output, begin + self.limits.wall_seconds)
+            seconds = time.monotonic() - begin
+        finally:
+            os.close(result)
+            os.close(output)
+        report = self.judge(said)
+        tail = printable(self.output.decode(errors="replace"))
+        return replace(report, seconds=seconds, killed=self.reason is not None, output=tail)
+
+    def watch(self, result: int, output: int, deadline: float) -> dict[str, Any] | None:
+        """Collect what comes until the zygote says that all is over; what it said, None if it had to be replaced."""
+        control, patience = self.sandbox._control, None
+        open_ends, look = {result, output}, time.monotonic() + TICK_SECONDS
+        while True:
+            until = min(deadline if patience is None else patience, look)
+            ready = wait([control, *open_ends], max(0.0, until - time.monotonic()))
+            for descriptor in open_ends & set(ready):
+                if not self.collect(descriptor, descriptor == result):
+                    open_ends.discard(descriptor)
+            now = time.monotonic()
+            if now >= look and patience is None:
+                self.check_use()
+                look = time.monotonic() + TICK_SECONDS
+            elif patience is not None:
+                look = math.inf
+            if now >= deadline and self.reason is None:
+                self.reason = Status.TIMEOUT, f"it took longer than {self.limits.wall_seconds:g} s"
+            if control in ready:
+                said = self.sandbox._hear(time.monotonic() + GRACE_SECONDS)
+                if "done" not in said:
+                    self.sandbox._stop()
+                for descriptor in open_ends:  # all writers are dead, so this ends
+                    while self.collect(descriptor, descriptor == result):
+                        pass
+                return said.get("done")
+            if self.reason and patience is None:
+                patience = now + GRACE_SECONDS
+                with contextlib.suppress(OSError):
+                    control.sendall(b"kill\n")
+            elif patience is not None and now >= patience:
+                self.sandbox._stop()
+                return None
+
+    def collect(self, descriptor: int, is_answer: bool) -> bool:
+        """Read once, keeping no more than allowed; False at the end, or when there is nothing now."""
+        try:
+            data = os.read(descriptor, 1 << 18)
+        except BlockingIOError:
+            return False
+        if is_answer:
+            self.answer += data[: self.room + 1 - len(self.answer)]
+            if len(self.answer) > self.room and self.reason is None:
+                self.reason = Status.FORBIDDEN, f"its answer is larger than {self.room} bytes"
+        else:
+            self.printed += len(data)
+            self.output = (self.output + data)[-TAIL_BYTES:]
+            if self.printed > self.limits.output_kib << 10 and self.reason is None:
+                self.reason = Status.FORBIDDEN, f"it printed more than {self.limits.output_kib} KiB"
+        return bool(data)
+
+    def check_use(self) -> None:
+        """Sum what the task's processes hold beyond the zygote's own memory, which the kernel limits only one by one;
+        count them, which the kernel does not do for root; and without a private disk, sum what it has written."""
+        sandbox = self.sandbox
+        launcher, *below = sandbox._process.pid, *confine.descendants(sandbox._process.pid)
+        zygote = below.pop(0) if "pid namespace" in sandbox.isolation and below else launcher
+        base = confine.held(zygote)[0]
+        held = [confine.held(pid) for pid in below]
+        if sum(max(0, size - base) for size, _ in held) > self.limits.memory_mib << 20:
+            self.reason = Status.OUT_OF_MEMORY, f"its processes hold more than {self.limits.memory_mib} MiB together"
+        elif sum(threads for _, threads in held) > self.limits.processes + 2:  # the supervisor, and one to spare
+            self.reason = Status.FORBIDDEN, f"it runs more than {self.limits.processes} processes and threads"
+        elif "private disk" not in sandbox.isolation and written(sandbox._folder) > self.limits.file_mib << 20:
+            self.reason = Status.FORBIDDEN, f"it wrote more than {self.limits.file_mib} MiB"
+
+    def judge(self, said: dict[str, Any] | None) -> Report:
+        """The status, from the strongest witness to the weakest: us, the supervisor, the task itself."""
+        if self.reason is not None:
+            return Report(*self.reason[:1], message=self.reason[1])
+        if said is None:
+            return Report(Status.CRASH, message="the sandbox had to be replaced while it ran")
+        if "setup" in said:
+            raise SandboxError(f"a task could not be confined: {said['setup']}", "see `nngpt-lab doctor`, isolation")
+        code = said.get("exit")
+        if code is None:
+            return Report(Status.CRASH, message="its supervisor was killed, perhaps for memory")
+        if said.get("written", 0) > self.limits.file_mib << 20:
+            return Report(Status.FORBIDDEN, message=f"it wrote more than {self.limits.file_mib} MiB")
+        if code != 0:
+            return self.judge_exit(code, said["cpu"])
+        try:
+            return read_answer(bytes(self.answer), self.expect)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            return Report(Status.CRASH, message=f"malformed answer: {printable(str(error))[:200]}")
+
+    def judge_exit(self, code: int, cpu: float) -> Report:
+        """The status of a task that did not end as it should."""
+        if code > 0:
+            return Report(Status.CRASH, message=f"it exited with code {code} before it had answered")
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        if name in ("SIGXCPU", "SIGKILL") and cpu >= self.limits.cpu_seconds * 0.98:
+            return Report(Status.TIMEOUT, message=f"it used more than {self.limits.cpu_seconds} s of CPU time")
+        if name == "SIGSYS":
+            return Report(Status.FORBIDDEN, message="killed by SIGSYS: code for another instruction set")
+        status = Status.OUT_OF_MEMORY if b"bad_alloc" in self.output else Status.CRASH
+        return Report(status, message=f"killed by {name}")
+
+
+def _environment(folder: str) -> dict[str, str]:
+    """All that the child sees of the environment; home, cache and temporary files are its private folder."""
+    names = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "MPLCONFIGDIR", "NNGPT_LAB_CACHE")
+    places = dict.fromkeys(names, folder)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    python = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    fixed = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
+    fixed |= {"USER": "nobody", "LOGNAME": "nobody"}  # torch.compile asks, and a namespace's user has no name
+    return fixed | places | threads | python | kept

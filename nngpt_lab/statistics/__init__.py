@@ -1,0 +1,1 @@
+"""Intervals, verdicts, and the look of the figures."""

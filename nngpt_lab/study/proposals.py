@@ -1,0 +1,121 @@
+"""From prompts to scored candidates: what the loops of papers A and B share.
+
+proposed = write(bench, run, asked, seeds, lambda: coder)     # texts as they end, filed in the ledger
+screened, rows = score(bench, proposed, seed)                 # evaluated while the next are being written
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from nngpt_lab.candidates import pool
+from nngpt_lab.candidates.ledger import Ledger
+from nngpt_lab.candidates.outcome import Candidate, Status
+from nngpt_lab.candidates.proxy import Proxy
+from nngpt_lab.candidates.screening import Screened, screen
+from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.llm import sampling
+from nngpt_lab.llm.models import Coder
+from nngpt_lab.llm.prompts import encode
+
+
+class Sampler(Protocol):
+    """The part of a design that sampling needs: how tokens are chosen, and how many texts are written at a time."""
+
+    decoding: sampling.Decoding
+    batch: int
+
+
+class Bench(Protocol):
+    """The part of a loop's lab that is needed here."""
+
+    design: Sampler
+    coder: Coder
+    proxy: Proxy
+    pool: pool.Pool
+    ledger: Ledger
+
+
+def write(
+    bench: Bench, run: str, asked: list, seeds: Sequence[int], coder: Callable[[], Coder], heat: float = 0.0
+) -> Iterator[tuple[int, Screened]]:
+    """Sample what the ledger does not hold yet, batch by batch; file each text and yield it as it ends, with its place.
+
+    ``coder`` is called when it is needed. A batch that was interrupted is written again whole: on the same machine the
+    same batch gives the same texts.
+    """
+    held, design = bench.ledger.texts(run), bench.design
+    decoding = replace(
+        design.decoding, temperature=min(design.decoding.temperature + heat, max(1.0, design.decoding.temperature))
+    )
+    for start in range(0, len(asked), design.batch):
+        places = range(start, min(start + design.batch, len(asked)))
+        texts = ((place, held[place]) for place in places)
+        if not all(place in held for place in places):
+            texts = _sampled(coder(), asked, seeds, places, decoding)
+        for place, text in texts:
+            yield place, file_text(bench, run, place, held.get(place, text), seeds[place], sha256_json(asked[place]))
+
+
+def _sampled(
+    model: Coder, asked: list, seeds: Sequence[int], places: range, decoding: sampling.Decoding
+) -> Iterator[tuple[int, str]]:
+    """The texts of one batch as they end."""
+    prompts = [encode(model.tokenizer, asked[place]) for place in places]
+    drawn = [seeds[place] for place in places]
+    with sampling.merged(model):
+        for index, answer in sampling.stream(model, prompts, drawn, decoding, batch_size=len(places), progress=False):
+            yield places[index], answer.text
+
+
+def file_text(bench: Bench, run: str, place: int, text: str, seed: int | None, prompt_hash: str = "") -> Screened:
+    """Extract a text's code, hold it against the contract, and file it; ``seed`` is None for what was not sampled."""
+    one = screen(text, bench.proxy.protocol.kind, prompt_hash=prompt_hash, sampling_seed=seed)
+    bench.ledger.add_sample(run, place, one.candidate, one.status, one.message, one.source.value)
+    return one
+
+
+def score(bench: Bench, proposed: Generator[tuple[int, Screened]], seed: int) -> tuple[list[Screened], pd.DataFrame]:
+    """Train what keeps the contract, each code once, while the next is being written; one row per sample.
+
+    Returns:
+        What was proposed, and a table of what came of it, both in the order of the positions.
+    """
+    found: dict[int, Screened] = {}
+
+    def sound() -> Iterator[Candidate]:
+        for place, one in proposed:
+            found[place] = one
+            if one.status == Status.OK:
+                yield one.candidate
+
+    with contextlib.closing(proposed):
+        outcomes = pool.evaluate(sound(), bench.proxy, bench.ledger, seeds=(seed,), pool=bench.pool, progress=False)
+    trained = (one.candidate.code_hash for one in found.values() if one.status == Status.OK)
+    by_hash = dict(zip(trained, outcomes, strict=True))
+    screened, rows = [found[place] for place in sorted(found)], []
+    for position, one in enumerate(screened):
+        outcome = by_hash.get(one.candidate.code_hash) if one.status == Status.OK else None
+        row = {"position": position, "code_hash": one.candidate.code_hash, "status": one.status.value}
+        row |= {
+            "score": np.nan,
+            "parameters": pd.NA,
+            "tokens": len(bench.coder.tokenizer(one.candidate.text)["input_ids"]),
+        }
+        if outcome is not None:
+            row["status"] = outcome.status.value
+            row["score"] = np.nan if outcome.score is None else outcome.score
+            row["parameters"] = pd.NA if outcome.parameters is None else outcome.parameters
+        rows.append(row)
+    return screened, pd.DataFrame(rows).astype({"parameters": "Int64", "score": float})
+
+
+def number(*key: int) -> int:
+    """A seed that follows from a key; distinct keys give unrelated seeds. Below 2**63, as SQLite's integers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)

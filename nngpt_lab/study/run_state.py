@@ -1,0 +1,122 @@
+"""What one run of the loop keeps on the disk beside the ledger: its adapter, and what each cycle took.
+
+<folder>/state.json       the last cycle that was tuned after, and the folder of its adapter
+<folder>/adapter-07/      peft's own format; older ones are deleted
+<folder>/cycle-07.json    wall-clock seconds by stage; the first writing stays, so that a resumed run
+                          does not overwrite what a cycle took by the moment that repeating it takes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Self, TypeVar
+
+from nngpt_lab.ground.errors import DataError
+from nngpt_lab.llm import lora
+from nngpt_lab.llm.models import Coder
+from nngpt_lab.papers.architecture_loop.tables import STAGES
+
+T = TypeVar("T")
+
+
+class RunState:
+    """The adapter of one run, continued from cycle to cycle. A context manager, which leaves the base model bare."""
+
+    def __init__(self, coder: Coder, recipe: lora.Recipe, folder: Path, seed: int):
+        self.folder, self._recipe, self._seed = folder, recipe, seed
+        self._coder, self._loaded = coder, None  # which adapter the coder wears
+        folder.mkdir(parents=True, exist_ok=True)
+        self._seconds, self._stage = dict.fromkeys(STAGES, 0.0), ""
+        found = self._read("state.json")
+        self.cycle: int = found.get("cycle", -1)
+        self.adapter: str | None = found.get("adapter")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wear(None)
+
+    def coder(self, cycle: int) -> Coder:
+        """The model that writes in ``cycle``: tuned after the one before. DataError if it is no longer there."""
+        if self.cycle > cycle - 1:
+            raise DataError(
+                f"{self.folder.name} was tuned after cycle {self.cycle}, but samples of cycle {cycle} are missing",
+                "the ledger is not the one of this folder: put it back, or delete the folder to begin again",
+            )
+        self._wear(self.adapter)
+        return self._coder
+
+    def tune(self, cycle: int, examples: Sequence[lora.Example], seed: int) -> None:
+        """Tune after ``cycle``, unless that was done; without examples the adapter stays as it is."""
+        if self.cycle >= cycle:
+            return
+        if examples:
+            self._wear(self.adapter)
+            if self._loaded is None:
+                self._coder = lora.add_adapter(self._coder, self._recipe, self._seed)
+            self._loaded = f"adapter-{cycle:02d}"
+            steps = self.folder / f"steps-{cycle:02d}"
+            curve = lora.tune(self._coder, examples, self._recipe, seed, checkpoints=steps, progress=False)
+            curve.to_csv(self.folder / f"loss-{cycle:02d}.csv", index=False)
+            lora.save_adapter(self._coder, self.folder / self._loaded)
+        old, self.adapter, self.cycle = self.adapter, self._loaded if examples else self.adapter, cycle
+        self._write("state.json", {"cycle": cycle, "adapter": self.adapter})
+        shutil.rmtree(self.folder / f"steps-{cycle:02d}", ignore_errors=True)
+        if old and old != self.adapter:
+            shutil.rmtree(self.folder / old, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time of a stage of this cycle; what a stage within it takes is that one's alone."""
+        outer, self._stage = self._stage, stage
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - start
+            self._seconds[stage] += seconds
+            self._stage = outer
+            if outer:
+                self._seconds[outer] -= seconds
+
+    def timed_steps(self, stage: str, steps: Iterator[T]) -> Iterator[T]:
+        """The same iterator, the time that its steps take counted to a stage. Closing it closes the other."""
+        with contextlib.closing(steps):
+            while True:
+                with self.timed(stage):
+                    step = next(steps, None)
+                if step is None:
+                    return
+                yield step
+
+    def end_cycle(self, cycle: int) -> dict[str, float]:
+        """Seconds by stage of a cycle that is complete, as they were when it was first completed."""
+        name = f"cycle-{cycle:02d}.json"
+        if not (self.folder / name).exists():
+            self._write(name, self._seconds)
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        return self._read(name)
+
+    def _wear(self, adapter: str | None) -> None:
+        if adapter == self._loaded:
+            return
+        if self._loaded is not None:
+            self._coder = lora.remove_adapter(self._coder)
+        if adapter is not None:
+            self._coder = lora.load_adapter(self._coder, self.folder / adapter)
+        self._loaded = adapter
+
+    def _read(self, name: str) -> dict:
+        path = self.folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def _write(self, name: str, values: dict) -> None:
+        part = self.folder / f"{name}.part"
+        part.write_text(json.dumps(values) + "\n", encoding="utf-8")
+        part.replace(self.folder / name)

@@ -1,0 +1,1 @@
+"""What the teaching notebooks call."""

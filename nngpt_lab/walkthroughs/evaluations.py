@@ -1,0 +1,147 @@
+"""What came of evaluating candidates: statuses, the reasons for failures, and agreement with recorded accuracies.
+
+A frame of evaluations has one row per candidate: ``name``, ``group`` (family or kind of input), ``status``, ``score``,
+``message``, ``parameters``, ``seconds``; where it is known, ``recorded`` (the accuracy that the authors published).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from nngpt_lab.candidates.outcome import Status
+from nngpt_lab.papers.architecture_loop import proxy_audit
+from nngpt_lab.statistics import intervals
+from nngpt_lab.statistics.style import COLOURS, MUTED, new_figure
+
+LEAST = 10  # candidates below which a group's correlation is not reported
+FIRST_SENTENCE = 110  # characters of a message that tell one reason from another
+VARIABLE_PARTS = (
+    (re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b"), "…"),
+    (re.compile(r"\d[\d,.]*(?:e[+-]?\d+)?"), "#"),
+    (re.compile(r"#(?:\s*[,x×]\s*#)+"), "#"),
+)
+
+
+def stratified_names(names: pd.Series, groups: pd.Series, size: int, rng: np.random.Generator) -> list[str]:
+    """Names of ``size`` rows, as equal as possible a number from each group; sorted. All of them if there are fewer."""
+    shuffled = pd.DataFrame({"name": names, "group": groups}).sort_values("name")
+    shuffled = shuffled.iloc[rng.permutation(len(shuffled))]
+    turn = shuffled.groupby("group").cumcount()  # first one of each group, then a second of each, ...
+    return sorted(shuffled.assign(turn=turn).sort_values(["turn", "group"])["name"].head(size))
+
+
+def recorded_accuracy(records: pd.DataFrame, dataset: str = "cifar-10") -> pd.Series:
+    """Accuracy after epoch 1 that the authors recorded, by architecture: one run each, that of the smallest id.
+
+    Runs differ in learning rate, batch, image size and augmentation, so this is a rank to compare with, no target.
+    """
+    runs = proxy_audit.one_run_per_epoch(proxy_audit.classification(records))
+    return runs.loc[dataset, 1].dropna().rename("recorded")
+
+
+def status_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Candidates by group (rows) and status (columns, in the order in which they can happen), and the share ok."""
+    counts = pd.crosstab(frame["group"], frame["status"])
+    seen = [status.value for status in Status if status.value in counts]
+    total = counts[seen].sum().rename("all")
+    table = pd.concat([counts[seen], total.to_frame().T])
+    table.insert(0, "candidates", table.sum(axis=1))
+    table["ok_share"] = table.get("ok", 0) / table["candidates"]
+    return table.rename_axis("group").reset_index()
+
+
+def reason(message: str) -> str:
+    """A message without what varies from case to case (numbers, sizes, hashes), to count by."""
+    text = message.split("\n")[0]
+    for pattern, sign in VARIABLE_PARTS:
+        text = pattern.sub(sign, text)
+    return text if len(text) <= FIRST_SENTENCE else text[: FIRST_SENTENCE - 1] + "…"
+
+
+def failure_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every failure by status and reason: how many, and the first example by name."""
+    failed = frame[frame["status"] != Status.OK.value].sort_values("name")
+    keyed = failed.assign(reason=failed["message"].map(reason))
+    table = keyed.groupby(["status", "reason"]).agg(candidates=("name", "size"), example=("name", "first"))
+    order = {status.value: place for place, status in enumerate(Status)}
+    table = table.reset_index()
+    table["place"] = table["status"].map(order)
+    table = table.sort_values(["place", "candidates", "reason"], ascending=[True, False, True])
+    return table.drop(columns="place").reset_index(drop=True)
+
+
+def novelty_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """By group: candidates that were checked, near-duplicates of an earlier one, and the share that is new."""
+    checked = frame.dropna(subset=["novelty"])
+    counts = checked.groupby("group")["novelty"].agg(
+        candidates="size", duplicates=lambda part: (part == "duplicate").sum()
+    )
+    counts.loc["all"] = counts.sum()
+    counts["new_share"] = 1 - counts["duplicates"] / counts["candidates"]
+    return counts.reset_index()
+
+
+def agreement(frame: pd.DataFrame, seed: int, resamples: int) -> pd.DataFrame:
+    """Spearman's correlation of our score with the recorded accuracy, over all and within each group.
+
+    Rows: group, n, spearman with its bootstrap interval (low, high). Groups with fewer than ``LEAST`` are left out.
+    """
+    known = frame.dropna(subset=["score", "recorded"])
+    parts = [("all", known), *known.groupby("group")]
+    rows = []
+    for place, (group, part) in enumerate(parts):
+        if len(part) >= LEAST:
+            rng = np.random.default_rng([seed, place])
+            pairs = part[["score", "recorded"]].to_numpy(float)
+            rows.append({"group": group} | asdict(intervals.bootstrap(pairs, intervals.spearman, rng, resamples)))
+    table = pd.DataFrame(rows, columns=["group", "n", "value", "low", "high"])
+    return table.rename(columns={"value": "spearman"})
+
+
+def recorded_against_ours(frame: pd.DataFrame, ours: str) -> Figure:
+    """Scatter of our one-epoch score (``ours`` names its data) over the recorded one, coloured by group."""
+    known = frame.dropna(subset=["score", "recorded"])
+    figure, ax = new_figure(width=7, height=4.6)
+    for colour, (group, part) in zip(COLOURS, known.groupby("group"), strict=False):
+        ax.scatter(part["recorded"], part["score"], s=16, alpha=0.75, color=colour, label=f"{group} ({len(part)})")
+    ax.axhline(0.1, color=MUTED, linewidth=0.8, linestyle=":")
+    ax.axvline(0.1, color=MUTED, linewidth=0.8, linestyle=":")
+    ax.set(
+        xlabel="recorded accuracy after epoch 1, CIFAR-10 (one run of the authors')",
+        ylabel=f"our accuracy after one epoch, {ours}",
+        xlim=(0, None),
+        ylim=(0, None),
+    )
+    ax.annotate("chance", (0.1, 1), xycoords=("data", "axes fraction"), xytext=(3, -3), textcoords="offset points",
+                va="top", fontsize=8, color=MUTED)  # fmt: skip
+    if len(known):
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def statuses(table: pd.DataFrame) -> Figure:
+    """Stacked bars of a :func:`status_table`: how the candidates of each group ended, as shares."""
+    groups = table[table["group"] != "all"].iloc[::-1]
+    columns = [column for column in table.columns if column not in ("group", "candidates", "ok_share")]
+    figure, ax = new_figure(width=8, height=0.8 + 0.36 * len(groups))
+    left = np.zeros(len(groups))
+    for colour, column in zip(_status_colours(columns), columns, strict=True):
+        share = (groups[column] / groups["candidates"]).to_numpy()
+        ax.barh(groups["group"], share, left=left, color=colour, label=column.replace("_", " "), height=0.7)
+        left += share
+    ax.set(xlabel="share of candidates", xlim=(0, 1))
+    ax.grid(axis="y", visible=False)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def _status_colours(columns: Sequence[str]) -> list[str]:
+    """Grey for what is ok; a colour of its own for every failure."""
+    failures = iter([*COLOURS, "#444444", "#bbaa00"])
+    return ["#d9d9d9" if column == "ok" else next(failures) for column in columns]

@@ -1,0 +1,383 @@
+"""The nano coder's training text: which of LEMUR it is, what is held out, and why.
+
+    corpus = distinct(narrowed())                             narrowed LEMUR, one row per distinct network
+    corpus = corpus.join(check(corpus, ledger))               trained for two steps each, in the sandbox
+    corpus["part"] = split(corpus)                            train, best, reserved, or why it was left out
+    text = training_text(corpus, published_functions(), ...)  vocabulary and documents
+    model, curve = train(text, recipe, seed, folder)          weights from scratch
+    save_model(folder, model, text.tokenizer)                 what ``llm.models.load`` reads
+
+What later experiments must not have seen stays out of ``train``, with every copy of it (equal but for names):
+
+* ``best``: the tenth of each family with the highest accuracy after one epoch on CIFAR-10 that the authors recorded, so
+  that a later rise is learned and not remembered; likewise the best tenth of paper A's functions;
+* ``reserved``: a tenth of the rest, by hash: held-out text for the loss, and paper C's test architectures.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm import tqdm
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from nngpt_lab.candidates import pool, proxy, small_network
+from nngpt_lab.candidates.ledger import Ledger
+from nngpt_lab.candidates.outcome import Candidate, Kind, Status
+from nngpt_lab.candidates.protocols import Protocol, get_protocol
+from nngpt_lab.candidates.screening import screen
+from nngpt_lab.corpora import architectures, augmentations
+from nngpt_lab.corpora.code import code_hash, describe, strip_docstrings
+from nngpt_lab.corpora.narrow import CARD, narrow
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.llm.lora import Example
+from nngpt_lab.llm.models import Coder
+from nngpt_lab.llm.prompts import encode, encode_pair, prompt
+from nngpt_lab.llm.sampling import Decoding, sample
+from nngpt_lab.papers.architecture_loop import proxy_audit
+from nngpt_lab.walkthroughs import pretraining
+from nngpt_lab.walkthroughs.evaluations import stratified_names
+from nngpt_lab.walkthroughs.pretraining import Architecture, Schedule
+
+LONGEST = 5000  # characters of a narrowed source; longer ones (all FractalNets) would take most of the tokens
+LEFT_OUT = "too long"
+FEW = 500  # sources that one process narrows in seconds
+BEST_SHARE = 0.1
+RESERVED = 10  # one in so many
+CHECK = replace(get_protocol("digits"), name="check", source="lab", train_limit=32, wall_seconds=30.0)
+"""Two steps on 32 digits and predictions for the holdout: enough to know that every shape fits."""
+
+
+def narrowed(sample: int | None = None, seed: int = 0, progress: bool = True) -> pd.DataFrame:
+    """LEMUR's sources that parse, narrowed, by name: one to three minutes for all of them on two cores.
+
+    Columns name, family, code, program (hash up to names), characters, layer_calls; the same of the source as it was
+    (``code_before``, ``program_before``, ``layer_calls_before``); and ``recorded``, the best accuracy after one epoch
+    on CIFAR-10 that the authors recorded for the network or a copy of it, null where there is none.
+
+    Args:
+        sample: only so many, as equal a number as possible from each family; None or more than there are: all.
+        seed: of the draw.
+    """
+    lemur = architectures.load()
+    table = lemur.architectures.query("parses").sort_values("name").astype({"name": str, "family": str})
+    if sample is not None and sample < len(table):
+        chosen = stratified_names(table["name"], table["family"], sample, np.random.default_rng(seed))
+        table = table[table["name"].isin(chosen)]
+    before = {"code": "code_before", "nameless_hash": "program_before", "layer_calls": "layer_calls_before"}
+    table = table[["name", "family", *before]].rename(columns=before).reset_index(drop=True)
+    jobs = (delayed(_narrowed)(code) for code in table["code_before"])
+    processes = -1 if len(table) > FEW else 1  # each one takes seconds to start
+    rows = Parallel(n_jobs=processes, batch_size=64, return_as="generator")(jobs)
+    hidden = None if progress else True
+    facts = list(tqdm(rows, "narrowed", len(table), unit=" sources", disable=hidden, leave=False))
+    table = pd.concat([table, pd.DataFrame(facts)], axis=1)
+    records = proxy_audit.classification(lemur.records)
+    first = records[(records["dataset"] == "cifar-10") & (records["epoch"] == 1)]
+    table["recorded"] = table["name"].map(first.groupby("architecture", observed=True)["accuracy"].max())
+    table["recorded"] = table.groupby("program")["recorded"].transform("max")
+    return table
+
+
+def distinct(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per program up to names, the first by name; what is too long stays, so that the split can say so."""
+    return table.drop_duplicates("program").reset_index(drop=True)
+
+
+def _narrowed(code: str) -> dict:
+    text = narrow(code)
+    facts = describe(text)
+    return {
+        "code": text,
+        "program": facts.nameless_hash,
+        "characters": facts.characters,
+        "layer_calls": facts.layer_calls,
+    }
+
+
+def check(
+    corpus: pd.DataFrame, ledger: Ledger, protocol: Protocol = CHECK, workers: int = 2, progress: bool = True
+) -> pd.DataFrame:
+    """Instantiate and train each narrowed network for two steps. Columns status and parameters, like ``corpus``.
+
+    What is too long has the status ``too long`` and is not run.
+    """
+    short = corpus[corpus["characters"] <= LONGEST]
+    candidates = [Candidate("", code, Kind.ARCHITECTURE) for code in short["code"]]
+    outcomes = pool.evaluate(candidates, proxy.prepare(protocol), ledger, workers=workers, progress=progress)
+    found = pd.DataFrame(
+        {"status": [outcome.status.value for outcome in outcomes], "parameters": [o.parameters for o in outcomes]},
+        index=short.index,
+    )
+    return found.reindex(corpus.index).fillna({"status": LEFT_OUT}).astype({"parameters": "Int64"})
+
+
+def split(corpus: pd.DataFrame) -> pd.Series:
+    """The part of each row (columns family, program, recorded, status): train, best, reserved, or its failure."""
+    part = corpus["status"].where(corpus["status"] != "ok", "train")
+    usable = corpus[part == "train"]
+    rank = usable.groupby("family")["recorded"].rank(pct=True)
+    part[rank.index[rank > 1 - BEST_SHARE]] = "best"
+    is_reserved = corpus["program"].map(reserved, na_action="ignore").astype(bool)
+    part[(part == "train") & is_reserved] = "reserved"
+    return part
+
+
+def reserved(program: str) -> bool:
+    """Whether a network is kept for tests, by the hash of its program up to names."""
+    return int(program[:8], 16) % RESERVED == 0
+
+
+def function_parts(functions: pd.DataFrame) -> pd.Series:
+    """The part of paper A's scored functions (columns score, code): train, best or reserved."""
+    part = pd.Series("train", index=functions.index)
+    part[[reserved(code_hash(tidy(code))) for code in functions["code"]]] = "reserved"
+    part[functions["score"].rank(pct=True) > 1 - BEST_SHARE] = "best"
+    return part
+
+
+def tidy(code: str) -> str:
+    """Code as ``ast.unparse`` lays it out, without comments and docstrings."""
+    tree = ast.parse(code)
+    strip_docstrings(tree)
+    return ast.unparse(tree)
+
+
+def architecture_document(code: str, asked: str, tokenizer) -> Example:
+    """A network as the answer to a prompt."""
+    return answer_document(asked, f"```python\n{code}\n```", tokenizer)
+
+
+def answer_document(asked: str, answer: str, tokenizer) -> Example:
+    """A prompt and its answer, in the tokenizer's chat template."""
+    ids, start = encode_pair(tokenizer, [{"role": "user", "content": asked}], answer)
+    return Example(tuple(ids), start)
+
+
+DATASETS = ("cifar-10", "cifar-100", "digits", "fashion-mnist", "imagenette", "mnist", "svhn")
+
+
+def architecture_documents(codes: Sequence[str], tokenizer, rng: np.random.Generator) -> list[Example]:
+    """Each network as the answer to a prompt for a data set drawn at random, so that none is tied to one."""
+    asked = prompt("architecture_nano")
+    names = [DATASETS[draw] for draw in rng.integers(len(DATASETS), size=len(codes))]
+    return [
+        architecture_document(code, asked.messages(dataset=name, max_parameters=500_000)[-1]["content"], tokenizer)
+        for code, name in zip(codes, names, strict=True)
+    ]
+
+
+def function_documents(functions: pd.DataFrame, tokenizer, rng: np.random.Generator) -> list[Example]:
+    """Each of paper A's functions as the answer to two others with their accuracies, all three drawn at random.
+
+    The form is that of the paper's prompt, but the answer is not better than the references, except by chance: what
+    accuracy has to do with it is left to be learned.
+    """
+    asked, codes, scores = prompt("transform_nano"), list(functions["code"]), list(functions["score"])
+    found = []
+    for code in codes:
+        one, two = rng.choice(len(codes), 2, replace=False)
+        fields = {"transform_code": codes[one], "accuracy": f"{scores[one]:.2f}"}
+        fields |= {"addon_transform_code": codes[two], "addon_accuracy": f"{scores[two]:.2f}"}
+        found.append(answer_document(asked.messages(**fields)[-1]["content"], f"<tr>{code}</tr>", tokenizer))
+    return found
+
+
+def published_functions() -> pd.DataFrame:
+    """Paper A's functions that have a score, tidied, one row per program: columns name, code, score, part."""
+    table = augmentations.load().brute_force.dropna(subset="score").sort_values("name")
+    table = table.assign(code=[tidy(code) for code in table["code"]]).drop_duplicates("code")
+    return table.assign(part=function_parts(table))[["name", "code", "score", "part"]].reset_index(drop=True)
+
+
+# ------------------------------------------------------------------------------------------------- from text to weights
+
+FUNCTIONS = 1200  # of paper A's functions in the training text: they are short, and all alike
+ANSWERS = 64  # sampled to say what the base model writes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One size of pretraining.
+
+    Attributes:
+        networks: how many of LEMUR's sources are narrowed; None: all.
+        functions: how many of paper A's functions are in the training text, at most.
+        answers: how many are sampled afterwards.
+    """
+
+    networks: int | None = None
+    functions: int = FUNCTIONS
+    answers: int = ANSWERS
+    architecture: Architecture = field(default_factory=Architecture)
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+TINY = Architecture(vocabulary=512, width=64, layers=2, heads=4, kv_heads=2, feed_forward=176)
+RECIPES = {
+    "nano-coder": Recipe(),  # the shipped weights
+    "tiny": Recipe(
+        60, 20, 8, TINY, Schedule(1024, epochs=2, lr=1e-2, warmup=5)
+    ),  # shows every step in seconds, and learns little
+}
+
+
+def recipe(name: str, networks: int = 0, epochs: int = 0) -> Recipe:
+    """The recipe of that name, with another number of networks or epochs where they are not 0.
+
+    Raises:
+        UsageError: no such recipe, or a number that is negative or not whole.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"there is no recipe {name!r}", f"use one of {', '.join(RECIPES)}")
+    for setting, value in {"networks": networks, "epochs": epochs}.items():
+        if type(value) is not int or value < 0:
+            raise UsageError(f"{setting} takes a whole number from 0 up, not {value!r}", "use 0 for the profile's own")
+    found = RECIPES[name]
+    schedule = replace(found.schedule, epochs=epochs or found.schedule.epochs)
+    return replace(found, networks=networks or found.networks, schedule=schedule)
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """Tokenizer and documents: ``train`` is learnt from; ``reserved`` and ``best`` are networks that are not.
+
+    Networks stand in the corpus's order; in ``train`` the first ``networks`` documents are such, then come functions.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    train: list[Example]
+    networks: int
+    reserved: list[Example]
+    best: list[Example]
+
+
+def training_text(
+    corpus: pd.DataFrame, functions: pd.DataFrame, vocabulary: int, count: int = FUNCTIONS, seed: int = 0
+) -> TrainingText:
+    """The vocabulary, from the training part alone, and all documents."""
+    networks = {part: corpus.loc[corpus["part"] == part, "code"].to_list() for part in ("train", "reserved", "best")}
+    usable = functions[functions["part"] == "train"]
+    chosen = usable.sample(min(count, len(usable)), random_state=seed)
+    tokenizer = pretraining.train_tokenizer([*networks["train"], *chosen["code"]], vocabulary)
+    rng = np.random.default_rng(seed)
+    train = architecture_documents(networks["train"], tokenizer, rng) + function_documents(chosen, tokenizer, rng)
+    held_out = [architecture_documents(networks[part], tokenizer, rng) for part in ("reserved", "best")]
+    return TrainingText(tokenizer, train, len(networks["train"]), *held_out)
+
+
+def train(
+    text: TrainingText, recipe: Recipe, seed: int, folder: Path, minutes: float = math.inf, device: str = "cpu"
+) -> tuple[LlamaForCausalLM, pd.DataFrame]:
+    """Weights from scratch, and the curve that ``pretraining.pretrain`` returns.
+
+    Checkpoints lie in a folder of ``folder`` that is named after everything that decides the weights, so a repeated
+    call goes on from its own checkpoint and never from another text's or schedule's.
+    """
+    decided_by = [asdict(recipe.architecture), asdict(recipe.schedule), seed, [asdict(one) for one in text.train]]
+    checkpoints = folder / sha256_json(decided_by)[:12]
+    model = pretraining.new_model(text.tokenizer, recipe.architecture, seed).to(device)
+    return model, pretraining.pretrain(model, text.train, recipe.schedule, seed, checkpoints, minutes)
+
+
+def fixed_document(tokenizer) -> Example:
+    """A text that ships with the lab and is in no corpus: a test compares the weights' loss on it with the card."""
+    asked = prompt("architecture_nano").messages(dataset="digits", max_parameters=500_000)[-1]["content"]
+    return architecture_document(tidy(Path(small_network.__file__).read_text(encoding="utf-8")), asked, tokenizer)
+
+
+def losses(model, text: TrainingText) -> dict[str, float]:
+    """Nats per token of the answers, by part; ``train`` on as many networks as ``reserved`` has, spread over all."""
+    parts = {"train": [text.train[place] for place in spread(text.networks, len(text.reserved))]}
+    parts |= {"reserved": text.reserved, "best": text.best, "fixed": [fixed_document(text.tokenizer)]}
+    return {name: pretraining.mean_loss(model, documents) for name, documents in parts.items() if documents}
+
+
+def spread(length: int, count: int) -> list[int]:
+    """``count`` places in a list of ``length`` (all of them, if there are fewer), evenly spread."""
+    return [place * length // count for place in range(count)] if count < length else list(range(length))
+
+
+def answers(coder: Coder, count: int = ANSWERS, seed: int = 0) -> pd.DataFrame:
+    """What the model writes when asked for a network: columns status (of the contract), tokens, finished, text."""
+    ids = encode(coder.tokenizer, prompt("architecture_nano").messages(dataset="digits", max_parameters=500_000))
+    decoding = Decoding(temperature=0.9, top_k=50, top_p=0.95, max_new_tokens=512)
+    drawn = sample(coder, [ids] * count, range(seed, seed + count), decoding, batch_size=32, progress=False)
+    statuses = [screen(one.text, Kind.ARCHITECTURE).status.value for one in drawn]
+    rows = [(status, one.new_tokens, one.finished, one.text) for status, one in zip(statuses, drawn, strict=True)]
+    return pd.DataFrame(rows, columns=["status", "tokens", "finished", "text"])
+
+
+def try_out(found: pd.DataFrame, ledger: Ledger, protocol: str = "digits", workers: int = 2) -> pd.DataFrame:
+    """Train each answer that keeps the contract for one epoch. ``found`` (of :func:`answers`) with columns contract,
+    status (after training), score and parameters; what failed has no score."""
+    screened = [screen(text, Kind.ARCHITECTURE) for text in found["text"]]
+    sound = [one.candidate for one in screened if one.status == Status.OK]
+    outcomes = pool.evaluate(sound, proxy.prepare(protocol), ledger, workers=workers) if sound else []
+    by_code = dict(zip((candidate.code for candidate in sound), outcomes, strict=True))
+    rows = []
+    for one in screened:
+        outcome = by_code.get(one.candidate.code) if one.status == Status.OK else None
+        status = outcome.status if outcome else one.status
+        score, parameters = (outcome.score, outcome.parameters) if outcome else (None, None)
+        rows.append((one.status.value, status.value, score, parameters))
+    tried = pd.DataFrame(rows, columns=["contract", "status", "score", "parameters"], index=found.index)
+    return found.drop(columns="status").join(tried.astype({"score": float, "parameters": "Int64"}))
+
+
+def save_model(folder: Path, model, tokenizer) -> None:
+    """Write what ``llm.models.load`` reads; weights in float16, which halves their size and costs nothing that the
+    losses show."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copy.deepcopy(model).half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_card(folder: Path, corpus: pd.DataFrame, curve: pd.DataFrame, facts: dict) -> None:
+    """Write what the card tells: data and split (names only, no code), steps, and ``facts`` as training.json."""
+    columns = ["name", "family", "part", "parameters"]
+    corpus[columns].sort_values("name", ignore_index=True).to_parquet(folder / CARD.name, compression="zstd")
+    curve.drop(columns="seconds").to_csv(folder / "curve.csv", index=False, float_format="%.5g")
+    (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def training_facts(
+    recipe: Recipe,
+    seed: int,
+    model: LlamaForCausalLM,
+    text: TrainingText,
+    curve: pd.DataFrame,
+    by_family: pd.DataFrame,
+    found: pd.DataFrame,
+) -> dict:
+    """The numbers of a card; a minute, for the losses.
+
+    ``by_family``: losses, a row per family. ``found``: sampled answers (column status: the contract's).
+    """
+    documents = {"networks": text.networks, "functions": len(text.train) - text.networks}
+    return {
+        "seed": seed,
+        "architecture": asdict(recipe.architecture),
+        "schedule": asdict(recipe.schedule),
+        "documents": documents | {"tokens": sum(len(document.ids) for document in text.train)},
+        "steps": len(curve),
+        "loss_last_100_steps": round(float(curve["loss"].tail(100).mean()), 4),
+        "losses": {part: round(value, 5) for part, value in losses(model, text).items()},
+        "losses_by_family": json.loads(by_family.set_index("family").to_json(orient="index", double_precision=5)),
+        "answers": {
+            "count": len(found),
+            "statuses": found["status"].value_counts().to_dict(),
+            "tokens": float(found["tokens"].mean()),
+        },
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }

@@ -1,0 +1,209 @@
+"""What the pretraining walkthrough tells of the nano coder: narrowing, split, vocabulary, losses and answers as tables.
+
+Each function takes what ``walkthroughs/nano_coder.py`` makes and returns a data frame; nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+
+import pandas as pd
+
+from nngpt_lab.candidates.extract import extract
+from nngpt_lab.candidates.outcome import Kind
+from nngpt_lab.corpora.code import describe
+from nngpt_lab.corpora.narrow import SOUND
+from nngpt_lab.statistics.intervals import wilson
+from nngpt_lab.walkthroughs import pretraining
+from nngpt_lab.walkthroughs.nano_coder import TrainingText, spread, tidy
+from nngpt_lab.walkthroughs.pretraining import LAYER, NUMBER
+
+EXAMPLE_CHARACTERS = (1500, 2500)  # an example that fits on a screen
+KINDS = ("number", "layer", "start of a line", "piece of a line", "byte or special")
+
+
+def example(corpus: pd.DataFrame, family: str = "ga") -> pd.Series:
+    """A network that fits on a screen: the first by name of ``family``, or of all if it has none."""
+    short = corpus[corpus["characters"].between(*EXAMPLE_CHARACTERS)].sort_values("name")
+    short = corpus.sort_values("characters") if short.empty else short
+    chosen = short[short["family"] == family]
+    return (short if chosen.empty else chosen).iloc[0]
+
+
+def difference(row: pd.Series, context: int = 1) -> list[str]:
+    """What narrowing changed in a network (``code_before``, ``code``): lines of a unified diff, comments left out."""
+    before, after = tidy(row["code_before"]).splitlines(), row["code"].splitlines()
+    return list(difflib.unified_diff(before, after, "LEMUR", "narrowed", n=context, lineterm=""))
+
+
+def structure(narrowed: pd.DataFrame, corpus: pd.DataFrame) -> pd.DataFrame:
+    """Structure before and after narrowing, and what the check found; a row per family, and all.
+
+    ``narrowed``: every source. ``corpus``: one row per program, with status and parameters. Columns: sources; programs
+    (distinct up to names); median calls of a layer before and after, and in how many sources their number changed;
+    programs checked; the share of them that runs; median parameters of those that run; and, among those that run or
+    would if they were smaller, the share that is under 500,000. A program of two families is checked in the first's.
+    """
+    rows = [_structure("all", narrowed, corpus)]
+    groups = corpus.groupby("family")
+    for family, sources in narrowed.groupby("family"):
+        checked = groups.get_group(family) if family in groups.groups else corpus.iloc[:0]
+        rows.append(_structure(family, sources, checked))
+    return pd.DataFrame([*rows[1:], rows[0]])
+
+
+def _structure(family: str, sources: pd.DataFrame, corpus: pd.DataFrame) -> dict:
+    checked = corpus[corpus["status"] != "too long"]
+    runs, large = checked["status"] == "ok", checked["status"] == "parameters"
+    return {
+        "family": family,
+        "sources": len(sources),
+        "programs": sources["program"].nunique(),
+        "layers_before": sources["layer_calls_before"].median(),
+        "layers_after": sources["layer_calls"].median(),
+        "changed": int((sources["layer_calls"] != sources["layer_calls_before"]).sum()),
+        "checked": len(checked),
+        "run": runs.mean() if len(checked) else float("nan"),
+        "parameters": checked.loc[runs, "parameters"].astype(float).median(),
+        "under_500k": runs.sum() / (runs | large).sum() if (runs | large).any() else float("nan"),
+    }
+
+
+def parts(corpus: pd.DataFrame) -> pd.DataFrame:
+    """Programs by family (rows, and all) and part (columns: train, best, reserved, then reasons, commonest first)."""
+    counts = pd.crosstab(corpus["family"], corpus["part"])
+    reasons = counts.drop(columns=[part for part in SOUND if part in counts]).sum().sort_values(ascending=False)
+    counts = counts.reindex(columns=[*SOUND, *reasons.index], fill_value=0)
+    counts.loc["all"] = counts.sum()
+    counts.insert(0, "programs", counts.sum(axis=1))
+    return counts.rename_axis(columns=None).rename_axis("family").reset_index()
+
+
+# ---------------------------------------------------------------------------------------------------------- vocabulary
+
+
+def pieces(tokenizer, code: str) -> list[str]:
+    """The text of each token of ``code``, in order."""
+    return [tokenizer.decode([index]) for index in tokenizer(code)["input_ids"]]
+
+
+def kind(piece: str) -> str:
+    """What a token's text is: one of :data:`KINDS`."""
+    if re.fullmatch(NUMBER, piece):
+        return "number"
+    if re.fullmatch(LAYER, piece):
+        return "layer"
+    if len(piece.strip()) <= 1:
+        return "byte or special"
+    return "start of a line" if piece.startswith("\n") else "piece of a line"
+
+
+def vocabulary(tokenizer, codes: list[str]) -> pd.DataFrame:
+    """The vocabulary by kind of token: entries, the share of all tokens of ``codes``, and the commonest in them."""
+    special = set(tokenizer.all_special_ids)
+    entries = Counter(
+        "byte or special" if index in special else kind(tokenizer.decode([index])) for index in range(len(tokenizer))
+    )
+    seen = Counter(index for code in codes for index in tokenizer(code)["input_ids"])
+    used, common = Counter(), {}
+    for index, count in seen.most_common():
+        piece = tokenizer.decode([index])
+        used[kind(piece)] += count
+        common.setdefault(kind(piece), []).append(piece.strip(" ").replace("\n", "↵"))
+    rows = [(name, entries[name], used[name] / used.total(), "  ".join(common.get(name, [])[:3])) for name in KINDS]
+    return pd.DataFrame(rows, columns=["kind", "entries", "share_of_tokens", "commonest"])
+
+
+def lengths(tokenizer, corpus: pd.DataFrame) -> pd.DataFrame:
+    """Tokens of each network of the training text and of what is held out: family, part, characters, tokens."""
+    sound = corpus[corpus["part"].isin(SOUND)]
+    tokens = [len(tokenizer(code)["input_ids"]) for code in sound["code"]]
+    return sound[["family", "part", "characters"]].assign(tokens=tokens).reset_index(drop=True)
+
+
+def lengths_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Of :func:`lengths` by family, and all: networks, median characters, quantiles of tokens, characters per token."""
+    rows = []
+    for family, part in [*table.groupby("family"), ("all", table)]:
+        low, median, high = part["tokens"].quantile([0.1, 0.5, 0.9])
+        share = part["characters"].sum() / part["tokens"].sum()
+        rows.append((family, len(part), part["characters"].median(), low, median, high, share))
+    columns = ["family", "networks", "characters", "tokens_p10", "tokens_median", "tokens_p90", "characters_per_token"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+
+def losses_by_family(model, text: TrainingText, corpus: pd.DataFrame, most: int = 100) -> pd.DataFrame:
+    """Nats per token by family (rows) and part (columns, each with its number of networks).
+
+    On at most ``most`` networks of each family and part, spread evenly over the corpus's order.
+    """
+    documents = {"train": text.train[: text.networks], "reserved": text.reserved, "best": text.best}
+    rows = {}
+    for part, whole in documents.items():
+        families = corpus.loc[corpus["part"] == part, "family"].reset_index(drop=True)
+        for family, group in families.groupby(families):
+            chosen = [whole[group.index[place]] for place in spread(len(group), most)]
+            row = rows.setdefault(family, {"family": family})
+            row |= {part: pretraining.mean_loss(model, chosen), f"{part}_networks": len(chosen)}
+    columns = ["family", *(name for part in documents for name in (part, f"{part}_networks"))]
+    table = pd.DataFrame([rows[family] for family in sorted(rows)], columns=columns)
+    counts = [name for name in columns if name.endswith("networks")]
+    return table.astype(dict.fromkeys(counts, "Int64")).fillna(dict.fromkeys(counts, 0))
+
+
+def answers(tried: pd.DataFrame, corpus: pd.DataFrame) -> pd.DataFrame:
+    """What became of the answers (``nano_coder.try_out``): how many, of how many, share with its Wilson interval."""
+    found = [extract(text, Kind.ARCHITECTURE).code for text in tried["text"]]
+    programs = pd.Series([describe(code).nameless_hash for code in found], index=tried.index)
+    holds, trains = tried["contract"] == "ok", tried["status"] == "ok"
+    learnt = programs.isin(corpus.loc[corpus["part"] == "train", "program"])
+    held_out = programs.isin(corpus.loc[corpus["part"].isin(("best", "reserved")), "program"])
+    questions = {
+        "end before the length limit": (tried["finished"], len(tried)),
+        "keep the contract (valid code)": (holds, len(tried)),
+        "train for an epoch": (trains, len(tried)),
+        "differ from the answers before": (trains & ~programs.duplicated(), trains.sum()),
+        "equal a network learnt from, up to names": (trains & learnt, trains.sum()),
+        "equal a held-out network, up to names": (trains & held_out, trains.sum()),
+    }
+    rows = []
+    for question, (which, count) in questions.items():
+        share = wilson(int(which.sum()), int(count))
+        rows.append((question, int(which.sum()), int(count), share.value, share.low, share.high))
+    return pd.DataFrame(rows, columns=["answers that", "answers", "of", "share", "low", "high"])
+
+
+def statuses(tried: pd.DataFrame) -> pd.DataFrame:
+    """The answers by status, with accuracy and size of those that have one."""
+    table = tried.groupby("status").agg(
+        answers=("status", "size"), tokens=("tokens", "median"), lowest=("score", "min"), median=("score", "median"),
+        highest=("score", "max"), parameters=("parameters", "median"),
+    )  # fmt: skip
+    return table.sort_values("answers", ascending=False).reset_index()
+
+
+def beside_shipped(facts: dict, shipped: dict) -> pd.DataFrame:
+    """The numbers of this run's card and of the shipped weights' card, a row each.
+
+    Columns train, best and reserved: nats per token; valid: the share of answers that keep the contract.
+    """
+    rows = [{"weights": name} | _row(card) for name, card in {"this run": facts, "shipped": shipped}.items()]
+    return pd.DataFrame(rows)
+
+
+def _row(card: dict) -> dict:
+    answered = card["answers"]
+    return {
+        "parameters": card["parameters"],
+        "vocabulary": card["architecture"]["vocabulary"],
+        **card["documents"],
+        "epochs": card["schedule"]["epochs"],
+        "steps": card["steps"],
+        **{part: card["losses"].get(part) for part in SOUND},
+        "valid": answered["statuses"].get("ok", 0) / max(1, answered["count"]),
+    }

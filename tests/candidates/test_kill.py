@@ -1,0 +1,167 @@
+"""``kill -9`` at random moments: whatever is killed, repeating the run ends in the rows of one that was left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nngpt_lab.candidates.ledger import Ledger
+from nngpt_lab.sandbox import confine
+
+if not confine.LINUX:
+    pytest.skip("looks for processes in /proc", allow_module_level=True)
+
+KILLS, COUNT = 25, 24
+CLEAN_SECONDS = 15.0  # for what belonged to a killed driver to be gone; as a rule it takes a tenth of one
+TIMINGS = ["added", "finished", "seconds", "total_seconds"]
+DRIVER = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born ignoring it
+from tests.helpers.light_recipe import LightRecipe, candidates
+from nngpt_lab.candidates.pool import evaluate
+from nngpt_lab.candidates.ledger import Ledger
+with Ledger(sys.argv[1]) as ledger:
+    evaluate(candidates(int(sys.argv[3])), LightRecipe(sys.argv[2]), ledger, seeds=(0, 1), workers=2, progress=False)
+"""
+WRITER = """
+import itertools, sys
+from tests.helpers.light_recipe import candidates
+from nngpt_lab.candidates.outcome import Outcome, Status
+from nngpt_lab.candidates.ledger import Ledger
+candidate = candidates(1)[0]
+with Ledger(sys.argv[1]) as ledger:
+    ledger.add_protocol("light", {})
+    for seed in itertools.count(len(ledger.known("light"))):
+        ledger.add_outcome(candidate, Outcome(Status.OK, 0.5, seed, "light", message="m" * 3000))
+        print(seed, flush=True)
+"""
+
+
+def start(code: str, *arguments: object, folder: Path, **options) -> subprocess.Popen:
+    """A Python process of its own session, whose temporary files, and so its sandboxes', are in ``folder``."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(folder)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, start_new_session=True, **options)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Those whose command line names the folder: the sandboxes' launchers and all that they have forked."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                found += [int(entry.name)] if str(folder).encode() in (entry / "cmdline").read_bytes() else []
+    return found
+
+
+def left_behind(folder: Path) -> tuple[list[int], list[str]]:
+    """Processes and files of a killed driver that are still there after a while."""
+    deadline = time.monotonic() + CLEAN_SECONDS
+    while True:
+        left = processes_of(folder), sorted(path.name for path in folder.iterdir())
+        if left == ([], []) or time.monotonic() > deadline:
+            return left
+        time.sleep(0.02)
+
+
+def check_file(path: Path) -> set[tuple[str, int]]:
+    """What a plain reader finds after a kill; the file must be sound."""
+    if not path.exists():
+        return set()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        if not connection.execute("SELECT name FROM sqlite_master").fetchall():
+            return set()
+        return {(code, seed) for code, seed in connection.execute("SELECT code_hash, seed FROM evaluations")}
+
+
+def rows(path: Path) -> dict[str, pd.DataFrame]:
+    with Ledger(path) as ledger:
+        names = ("protocols", "codes", "evaluations", "scores", "statuses")
+        return {name: ledger.table(name).drop(columns=TIMINGS, errors="ignore") for name in names}
+
+
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_rows(tmp_path):
+    rng = np.random.default_rng(0)
+    begin = time.monotonic()
+    (tmp_path / "tmp").mkdir()
+    assert start(DRIVER, tmp_path / "calm.sqlite", "", COUNT, folder=tmp_path / "tmp").wait(60) == 0
+    duration, expected = time.monotonic() - begin, rows(tmp_path / "calm.sqlite")
+    assert expected["evaluations"]["status"].value_counts().to_dict() == {
+        "ok": COUNT, "crash": COUNT // 3, "forbidden": COUNT // 3, "non_finite": COUNT // 3
+    }  # fmt: skip
+    kills, lives, number, orphans = 0, 0, 0, []
+    while kills < KILLS or lives:
+        path, log, temporary = tmp_path / f"{number}.sqlite", tmp_path / f"{number}-{lives}.log", tmp_path / "tmp"
+        known = check_file(path)
+        driver = start(DRIVER, path, log, COUNT, folder=temporary)
+        try:
+            driver.wait(rng.uniform(0, duration) if kills < KILLS else 60)
+        except subprocess.TimeoutExpired:
+            kills += 1
+            (os.killpg if kills % 2 else os.kill)(driver.pid, signal.SIGKILL)
+        code = driver.wait()
+        assert code in (0, -signal.SIGKILL)
+        processes, folders = left_behind(temporary)
+        assert not processes, f"after kill {kills}"
+        orphans += folders
+        for folder in folders:
+            (temporary / folder).rmdir()  # empty, or it is no such orphan
+        begun = [line.split() for line in log.read_text(encoding="ascii").splitlines()] if log.exists() else []
+        begun = [(code_hash, int(seed)) for _, code_hash, seed in begun]
+        assert len(begun) == len(set(begun)) and not known & set(begun), "evaluated what was known"
+        assert known <= check_file(path), "lost what was known"
+        lives += 1
+        if code == 0:
+            for name, table in rows(path).items():
+                pd.testing.assert_frame_equal(table, expected[name])
+            number, lives = number + 1, 0
+    assert kills == KILLS
+    assert len(orphans) <= 1  # an instant is left between making a sandbox's folder and starting who removes it
+
+
+def test_an_interrupt_writes_what_is_finished_and_leaves_nothing(tmp_path):
+    (tmp_path / "tmp").mkdir()
+    path, log = tmp_path / "ledger.sqlite", tmp_path / "log"
+    driver = start(DRIVER, path, log, 400, folder=tmp_path / "tmp", stderr=subprocess.PIPE, text=True)
+    while not log.exists() or len(log.read_text(encoding="ascii").splitlines()) < 8:
+        time.sleep(0.02)
+    begin = time.monotonic()
+    driver.send_signal(signal.SIGINT)
+    _, told = driver.communicate(timeout=60)
+    assert time.monotonic() - begin < CLEAN_SECONDS
+    assert told.endswith("KeyboardInterrupt\n") and driver.returncode != 0
+    assert (processes_of(tmp_path / "tmp"), list((tmp_path / "tmp").iterdir())) == ([], [])
+    begun = len(log.read_text(encoding="ascii").splitlines())
+    assert begun - 2 <= len(check_file(path)) <= begun < 800
+    statuses = rows(path)["statuses"].set_index("status")["evaluations"]
+    assert set(statuses.index) <= {"ok", "crash", "forbidden", "non_finite"} and statuses["ok"] > 1
+    assert statuses.get("crash", 0) <= begun / 6 + 2  # what was stopped is not filed as a crash
+
+
+def test_a_writer_that_is_killed_has_written_what_it_said(tmp_path):
+    rng = np.random.default_rng(1)
+    acknowledged = -1
+    for _ in range(10):
+        writer = start(WRITER, tmp_path / "ledger.sqlite", folder=tmp_path, stdout=subprocess.PIPE, text=True)
+        acknowledged = int(writer.stdout.readline())  # it is at work
+        time.sleep(rng.uniform(0, 0.3))
+        writer.kill()
+        acknowledged = max([acknowledged, *map(int, writer.stdout.read().split("\n")[:-1])])
+        writer.wait()
+        writer.stdout.close()
+        seeds = sorted(seed for _, seed in check_file(tmp_path / "ledger.sqlite"))
+        assert seeds == list(range(len(seeds)))
+        assert len(seeds) - 1 in (acknowledged, acknowledged + 1)  # the last may have been written and not yet said
+    assert acknowledged > 10

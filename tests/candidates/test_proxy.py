@@ -1,0 +1,285 @@
+"""The one-epoch proxy as a whole, on the digits, in confined processes: scores, seeds, and how each candidate ends.
+
+Attacks on the score are in ``test_proxy_attacks.py``, augmentations in ``test_proxy_augmentations.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nngpt_lab.candidates import proxy, training
+from nngpt_lab.candidates.ledger import Ledger
+from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome, Status
+from nngpt_lab.candidates.protocols import get_protocol
+from nngpt_lab.ground import hashing
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.sandbox import confine, parcels
+from tests.candidates import test_training
+
+if not confine.LINUX:
+    pytest.skip("the sandbox confines on Linux only", allow_module_level=True)
+
+network, one_thread = test_training.network, test_training.one_thread
+TRAIN, HOLDOUT, TEST = 1295, 143, 359
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return proxy.prepare("digits")
+
+
+@pytest.fixture(scope="module")
+def evaluator(digits):
+    with digits.evaluator() as evaluator:
+        yield evaluator
+
+
+def candidate(code: str, kind: Kind = Kind.ARCHITECTURE) -> Candidate:
+    return Candidate(code, code, kind)
+
+
+def evaluate(evaluator, code: str, seed: int = 0) -> Outcome:
+    """An outcome that also survives its way into a ledger and back."""
+    outcome = evaluator.evaluate(candidate(code), seed)
+    assert Outcome.from_dict(json.loads(json.dumps(outcome.as_dict(), allow_nan=False))) == outcome
+    assert (outcome.seed, outcome.protocol_hash) == (seed, evaluator.protocol_hash)
+    assert outcome.device == "cpu, 1 thread"
+    return outcome
+
+
+# --- scores -------------------------------------------------------------------------------------------------------
+
+
+def from_scratch(digits: proxy.Proxy, seed: int) -> float:
+    """The same epoch written down plainly, as a reader of the protocol would."""
+    first, _, order = (int(word) for word in np.random.SeedSequence(seed).generate_state(3))
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in digits.norm)
+    train, predict = (torch.from_numpy(digits.images[f"{part}_images"]) for part in ("train", "predict"))
+    labels = torch.from_numpy(digits.images["train_labels"])
+    random.seed(first)
+    torch.manual_seed(first)
+    layer = nn.Linear(3 * 64, 10)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.01, momentum=0.9)
+    shuffled = torch.randperm(TRAIN, generator=torch.Generator().manual_seed(order))
+
+    def logits(images):
+        return layer(nn.functional.avg_pool2d((images.float() / 255 - mean) / std, 4).flatten(1))
+
+    for part in shuffled.split(16):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(logits(train[part]), labels[part]).backward()
+        optimizer.step()
+    return float((logits(predict).argmax(1).numpy() == digits.labels).mean())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_score_is_the_accuracy_of_one_plain_epoch(evaluator, digits, seed):
+    outcome = evaluate(evaluator, network(), seed)
+    assert outcome.status == Status.OK and outcome.score > 0.7, outcome
+    assert outcome.score == from_scratch(digits, seed) and outcome.parameters == 1930
+    assert set(outcome.seconds) == {"load", "train", "predict", "total"}
+    assert 0 < sum(outcome.seconds[stage] for stage in proxy.STAGES) < outcome.seconds["total"] < 60
+    assert "landlock files" in outcome.isolation or "user namespace" in outcome.isolation
+
+
+def test_equal_seeds_give_equal_outcomes_and_others_do_not(evaluator):
+    code = network(init="self.fc = nn.Sequential(nn.Dropout(prm['dropout']), nn.Linear(3 * 64, 10))")
+    outcomes = [replace(evaluate(evaluator, code, seed), seconds={}) for seed in (0, 0, 1, 2, 3, 4, 5)]
+    assert outcomes[0] == outcomes[1]
+    scores = [outcome.score for outcome in outcomes[1:]]
+    assert np.std(scores) > 0 and len({outcome.seed for outcome in outcomes}) == 6
+
+
+def test_a_network_that_does_not_learn_scores_what_chance_gives(evaluator):
+    score = evaluate(evaluator, network(learn="train_data = []")).score
+    assert abs(score - 0.1) < 4 * (0.1 * 0.9 / HOLDOUT) ** 0.5
+
+
+def test_seeds_differ_by_as_much_as_a_small_holdout_lets_expect(digits):
+    """In process, as twenty children would. Binomial noise at 88 % of 143 images is 2.7 points; seeds share images."""
+    payload = {"code": network(), "network": "", "norm": digits.norm, "classes": 10, "device": "cpu"}
+    payload["protocol"] = digits.protocol.as_dict()
+    logits = [training.train_and_predict(payload | {"seed": seed}, digits.images)[1]["logits"] for seed in range(20)]
+    scores = [float((part.argmax(1) == digits.labels).mean()) for part in logits]
+    assert 0.004 < np.std(scores, ddof=1) < 0.03 and 0.8 < np.mean(scores) < 0.95, scores
+
+
+def test_chance_is_no_failure_and_no_failure_is_a_score(evaluator):
+    """All classes equal: class 0 everywhere, as torch.max has it in the authors' metric."""
+    outcome = evaluate(evaluator, network(learn="train_data = []", forward="return torch.zeros(len(x), 10)"))
+    assert outcome.score == (evaluator.proxy.labels == 0).mean()
+
+
+def test_seeds_that_are_none_are_refused(evaluator):
+    assert evaluator.evaluate(candidate(network()), np.int64(0)).score == evaluate(evaluator, network()).score
+    with pytest.raises(UsageError, match="seed"):
+        evaluator.evaluate(candidate(network()), -1)
+    with pytest.raises(UsageError, match="augmentation"):
+        evaluator.evaluate(candidate("def transform(norm): return print", Kind.AUGMENTATION), 0)
+
+
+# --- how candidates end -------------------------------------------------------------------------------------------
+
+ENDINGS = {
+    "no code": ("", Status.NO_CODE, "no code"),
+    "syntax": ("class Net(:", Status.SYNTAX, "parse"),
+    "syntax that only compiling finds": (network(top="return"), Status.SYNTAX, "outside function"),
+    "contract": (network().replace("def learn", "def study"), Status.CONTRACT, "learn"),
+    "parameters": (network(init="self.fc = nn.Linear(10**5, 10**5)"), Status.PARAMETERS, "500,000"),
+    "shape": (network(init="self.fc = nn.Linear(100, 10)"), Status.SHAPE, "mat1 and mat2"),
+    "classes": (network(init="self.fc = nn.Linear(192, 11)"), Status.SHAPE, "(16, 11)"),
+    "several outputs": (
+        network(forward="y = self.fc(x[:, :, ::4, ::4].flatten(1))\nreturn y if self.training else (y, x)"),
+        Status.SHAPE,
+        "tuple",
+    ),
+    "weights of nan": (
+        network(learn="with torch.no_grad(): self.fc.weight.fill_(float('nan'))"),
+        Status.NON_FINITE,
+        "not finite",
+    ),
+    "an attribute": (network(forward="return self.gone(x)"), Status.CRASH, "'gone'"),
+    "a missing module": (network(top="import no_such_module.layers"), Status.CRASH, "no_such_module"),
+    "hyperparameters": (network(hyperparameters="return {'lr'} | dict(momentum=1)['mom']"), Status.CRASH, "'mom'"),
+    "exit": (network(learn="raise SystemExit"), Status.CRASH, "SystemExit"),
+    "quitting": (network(learn="import os\nos._exit(0)"), Status.CRASH, ""),
+    "a signal": (network(learn="import ctypes\nctypes.string_at(0)"), Status.CRASH, "SIGSEGV"),
+    "writing": (network(learn="open('/tmp/x', 'w')"), Status.FORBIDDEN, "/tmp/x"),
+    "weights from a hub": (
+        network(init="self.f = torch.hub.load('pytorch/vision', 'resnet18', weights='DEFAULT')"),
+        Status.FORBIDDEN,
+        "",
+    ),
+    "weights from torchvision": (
+        network(top="import torchvision", init="self.f = torchvision.models.squeezenet1_1(weights='DEFAULT')"),
+        Status.FORBIDDEN,
+        "",
+    ),
+    "a tokenizer": (
+        network(top="import transformers", learn="transformers.AutoTokenizer.from_pretrained('bert-base-uncased')"),
+        Status.FORBIDDEN,
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_endings(evaluator, name):
+    code, status, text = ENDINGS[name]
+    outcome = evaluate(evaluator, code)
+    assert outcome.status == status and text in outcome.message, outcome
+    assert outcome.score is None and (status in (Status.NO_CODE, Status.SYNTAX) or outcome.message)
+    assert 'File "/' not in outcome.traceback  # nothing of this machine
+
+
+@pytest.mark.parametrize("learn", ["torch.ones(1 << 31)", "while True: self.all = [torch.ones(1 << 22), *self.all]"])
+def test_memory(evaluator, learn, monkeypatch):
+    monkeypatch.setattr(evaluator.sandbox, "limits", replace(evaluator.sandbox.limits, memory_mib=512))
+    outcome = evaluate(evaluator, network(learn=f"self.all = []\n{learn}"))
+    assert outcome.status == Status.OUT_OF_MEMORY and outcome.message, outcome
+
+
+def test_a_crash_shows_the_candidates_line(evaluator):
+    code = network(
+        learn="for inputs, labels in train_data:\n    loss = self.loss(self(inputs), labels).item().backward()"
+    )
+    outcome = evaluate(evaluator, code)
+    line = next(number for number, text in enumerate(code.splitlines(), 1) if ".item()" in text)
+    assert outcome.status == Status.CRASH and "AttributeError: 'float'" in outcome.message
+    assert f'File "candidate.py", line {line}, in learn' in outcome.traceback
+    assert "loss = self.loss(self(inputs), labels).item().backward()" in outcome.traceback
+
+
+def test_a_shape_names_the_candidates_line(evaluator):
+    code = network(init="self.fc = nn.Sequential(nn.Sequential(nn.Linear(100, 10)))")
+    line = next(number for number, text in enumerate(code.splitlines(), 1) if "self.fc(nn.f" in text)
+    assert f"candidate.py, line {line}: " in evaluate(evaluator, code).message
+
+
+@pytest.mark.parametrize("piece", ["top", "init", "learn", "forward"])
+def test_never_ending(evaluator, piece, monkeypatch):
+    monkeypatch.setattr(evaluator.sandbox, "limits", replace(evaluator.sandbox.limits, wall_seconds=1))
+    outcome = evaluate(evaluator, network(**{piece: "while True: pass" + "\nreturn x" * (piece == "forward")}))
+    assert outcome.status == Status.TIMEOUT and 1 <= outcome.seconds["total"] < 20, outcome
+
+
+def test_limits_are_the_protocols(digits):
+    short = replace(digits, protocol=replace(digits.protocol, wall_seconds=0.2, memory_mib=77))
+    limits = short.evaluator().sandbox.limits
+    assert (limits.wall_seconds, limits.memory_mib) == (0.2, 77) and limits.cpu_seconds >= 1
+
+
+def test_a_banner_is_no_failure(evaluator):
+    loud = network(top="print('=' * 60)\nimport sys, warnings\nwarnings.warn('old')\nprint('x', file=sys.stderr)")
+    assert evaluate(evaluator, loud).score == evaluate(evaluator, network()).score
+
+
+def test_endless_banners_are_forbidden(evaluator):
+    assert evaluate(evaluator, network(learn="while True: print('=' * 1000)")).status == Status.FORBIDDEN
+
+
+# --- a proxy's data -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_sent(digits):
+    shapes = {name: (array.dtype.str, array.shape) for name, array in digits.arrays().items()}
+    assert shapes == {
+        "train_images": ("|u1", (TRAIN, 3, 32, 32)),
+        "train_labels": ("<i8", (TRAIN,)),
+        "predict_images": ("|u1", (HOLDOUT, 3, 32, 32)),
+    }
+    assert len(proxy.prepare(digits.protocol.for_test()).arrays()["predict_images"]) == TEST
+    assert len(digits.norm[0]) == len(digits.norm[1]) == 3
+
+
+def test_a_ledger_holds_one_record_for_scores_that_can_be_compared(digits, tmp_path):
+    renamed = proxy.prepare(replace(digits.protocol, name="mine", source="a typo less"))
+    assert renamed.protocol_hash == digits.protocol_hash == hashing.sha256_json(digits.record)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        for some in (digits, renamed, proxy.prepare(digits.protocol.for_test())):
+            ledger.add_protocol(some.protocol_hash, some.record)
+        assert len(ledger.table("protocols")) == 2
+
+
+def test_a_limited_training_set_is_a_fixed_part_of_the_whole(digits):
+    few, same = (proxy.prepare(replace(digits.protocol, train_limit=100)) for _ in range(2))
+    assert few.protocol_hash == same.protocol_hash != digits.protocol_hash
+    whole = [image.tobytes() for image in _train(digits)[0]]
+    places = [whole.index(image.tobytes()) for image in _train(few)[0]]
+    assert places == sorted(set(places)) and np.array_equal(_train(digits)[1][places], _train(few)[1])
+    assert np.array_equal(*(_train(some)[0] for some in (few, same))) and len(_train(few)[1]) == 100
+    assert np.array_equal(few.labels, digits.labels)
+
+
+def _train(some: proxy.Proxy) -> tuple[np.ndarray, np.ndarray]:
+    return some.images["train_images"], some.images["train_labels"]
+
+
+def test_a_pickled_proxy_leaves_its_images_behind_and_works_with_a_shared_parcel(evaluator, digits):
+    pickled = pickle.dumps(digits)
+    assert len(pickled) < 20_000
+    copy = pickle.loads(pickled)
+    with pytest.raises(UsageError, match="images"):
+        copy.evaluator()
+    shared = parcels.parcel(None, digits.arrays())
+    with copy.open(shared) as other:
+        assert other.evaluate(candidate(network()), 0).score == evaluate(evaluator, network()).score
+    os.close(shared)
+
+
+def test_bad_choices_are_refused_before_anything_starts(digits):
+    for choice in ({"device": "cuda:99"}, {"device": "tpu"}, {"protocol": "digit"}):
+        with pytest.raises(UsageError):
+            proxy.prepare(**({"protocol": digits.protocol} | choice))
+    with pytest.raises(UsageError, match="holdout"):
+        proxy.prepare(replace(digits.protocol, holdout_fraction=0.0))
+    assert get_protocol("digits") == digits.protocol

@@ -1,0 +1,49 @@
+"""What a run of the loop may say of the paper's claims, and what it may not."""
+
+import numpy as np
+import pytest
+
+from nngpt_lab.papers.architecture_loop import claims as loop_claims
+from nngpt_lab.papers.architecture_loop import tables
+from nngpt_lab.statistics import claims
+from nngpt_lab.statistics.intervals import exact
+from tests.helpers.loop_candidates import runs
+
+THRESHOLDS = (0.5, 0.4, 0.3)
+
+
+def measured(published, arms=("loop", "no tuning"), cycles=22):
+    candidates = runs(arms, seeds=3, cycles=cycles)
+    pooled = tables.pooled_cycles(candidates, THRESHOLDS, np.random.default_rng(0), 50)
+    per_cycle = tables.cycle_table(candidates, THRESHOLDS, "demo", "digits")
+    return per_cycle, loop_claims.measure(pooled, per_cycle, published, np.random.default_rng(0), 50)
+
+
+def test_a_scaled_run_adds_notes_and_decides_nothing():
+    _, found = measured(published=False)
+    assert all(one.estimate is None and one.note.startswith("Our scaled loop") for one in found.values())
+    table = claims.claims_table("B", _with(found))
+    loop = table[table["claim_id"].isin(found)]
+    assert len(loop) == len(found) == 21 and set(loop["verdict"]) == {"not tested"}
+
+
+def _with(found):
+
+    return found | {"B-first-epoch-guide": claims.Measured(exact(0.5, 10))}
+
+
+def test_the_published_protocol_decides():
+    per_cycle, found = measured(published=True)
+    assert set(found) <= set(claims.load_claims())
+    table = claims.claims_table("B", _with(found)).set_index("claim_id")
+    assert set(table.loc[list(found), "verdict"]) <= {"reproduced", "not reproduced", "not tested"}
+    loop = per_cycle[per_cycle["arm"] == "loop"]
+    assert found["B-novel-total"].estimate.value == pytest.approx(loop.groupby("seed")["novel"].sum().mean())
+    assert found["B-mean-accuracy"].estimate.value == pytest.approx(100 * loop["mean"].mean())
+    assert found["B-cycle-18-valid"].estimate.n == loop[loop["cycle"] == 18]["sampled"].sum()
+    assert found["B-peak-valid"].estimate.value == pytest.approx(100 * (loop["valid"] / loop["sampled"]).max())
+
+
+def test_a_run_without_the_loop_says_nothing_and_a_short_one_less():
+    assert measured(True, arms=("no tuning",))[1] == {}
+    assert "B-cycle-10-mean" not in measured(True, cycles=5)[1]

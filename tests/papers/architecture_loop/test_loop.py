@@ -1,0 +1,275 @@
+"""Paper B's loop: selection and admission as pure functions; the whole loop with the nano coder; killed and resumed."""
+
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nngpt_lab.candidates.ledger import Ledger
+from nngpt_lab.candidates.novelty import NoveltyIndex, NoveltySettings
+from nngpt_lab.candidates.outcome import Kind
+from nngpt_lab.candidates.screening import screen
+from nngpt_lab.ground.errors import DataError, UsageError
+from nngpt_lab.llm.prompts import prompt
+from nngpt_lab.papers.architecture_loop import loop
+from nngpt_lab.papers.architecture_loop.design import ARMS, AUTHORS, DEMO, DESIGNS, PAPER, SMOKE, get_arms, get_design
+from nngpt_lab.papers.architecture_loop.lab import open_lab
+from nngpt_lab.papers.architecture_loop.loop import Pair, admit, choose, mix, number
+from nngpt_lab.study.run_state import RunState
+
+SCORES = pd.DataFrame({"position": range(6), "score": [0.9, None, 0.5, 0.1, 0.7, None]})
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+# ------------------------------------------------------------------------------------------------------------- choice
+
+
+def test_good_is_what_reaches_the_threshold():
+    assert choose(SCORES, "good", 0.5, rng()).tolist() == [True, False, True, False, True, False]
+    assert not choose(SCORES, "good", 0.95, rng()).any()
+
+
+def test_shuffled_keeps_the_number_and_only_trained_ones():
+    found = [choose(SCORES, "shuffled", 0.5, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(one.sum() == 3 and not one[[1, 5]].any() for one in found)
+    assert sum(one[3] for one in found) == pytest.approx(30, abs=9)  # the worst one passes in three of four
+
+
+def test_random_takes_as_many_as_it_is_told():
+    found = [choose(SCORES, "random", 0.5, np.random.default_rng(seed), quota=2) for seed in range(40)]
+    assert all(one.sum() == 2 and not one[[1, 5]].any() for one in found)
+    assert choose(SCORES, "random", 0.5, rng(), quota=9).sum() == 4
+
+
+def test_fallback_fills_up_with_the_best():
+    chosen = choose(SCORES, "good", 0.8, rng(), fallback=(2, 0.5))
+    assert chosen.tolist() == [True, False, False, False, True, False]
+    assert choose(SCORES, "good", 0.8, rng(), fallback=(4, 0.5)).sum() == 3  # no further than its own threshold
+    assert choose(SCORES, "good", 0.5, rng(), fallback=(2, 0.1)).sum() == 3  # not needed
+
+
+def network(width: int, extra: str = "") -> str:
+    layers = "\n".join(f"        self.layer_{i} = nn.Conv2d({width + i}, {width}, {i})" for i in range(9))
+    return f"class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n{layers}\n{extra}"
+
+
+def test_only_new_ones_are_admitted_in_the_order_of_positions():
+    codes = [network(8), network(9), network(8, "        self.pool = nn.MaxPool2d(2)\n" * 9), network(8)]
+    known = NoveltyIndex()
+    known.add_many(["known"], ["x = 1\n" * 50])
+    screened = [screen(code, Kind.ARCHITECTURE) for code in codes]
+    rows = pd.DataFrame({"position": range(4), "score": [0.9, 0.9, 0.9, 0.1], "passed": [True, True, True, False]})
+    found = admit(known, NoveltyIndex(), rows, screened, only_novel=True)
+    assert found["novel"].tolist()[:3] == [True, False, True]  # numbers do not count in paper B's form
+    assert found["novel"].isna().tolist() == [False, False, False, True]
+    assert found["accepted"].tolist() == [True, False, True, False]
+    every = admit(known, NoveltyIndex(), rows, screened, only_novel=False)
+    assert every["accepted"].tolist() == [True, True, True, False]
+
+
+def test_a_copy_of_the_corpus_is_not_new():
+    known = NoveltyIndex()
+    known.add_many(["one"], [network(4)])
+    rows = pd.DataFrame({"position": [0], "score": [0.9], "passed": [True]})
+    found = admit(known, NoveltyIndex(), rows, [screen(network(8), Kind.ARCHITECTURE)], only_novel=True)
+    assert (found["nearest"][0], found["jaccard"][0], bool(found["accepted"][0])) == ("one", 1.0, False)
+
+
+def test_mix_puts_new_pairs_first():
+    new, old = [Pair((), "new")] * 2, [Pair((), f"old {i}") for i in range(9)]
+    assert mix(new, old, None, rng())[2:] == old
+    assert [pair.code for pair in mix(new, old, 4, rng())][:2] == ["new", "new"]
+    assert len(mix(new, old, 4, rng())) == 4 and mix(new, old, 1, rng()) == new[:1]
+    assert mix([], [], 4, rng()) == [] and len(mix([], old, 4, rng())) == 4
+
+
+# ------------------------------------------------------------------------------------------------------------ designs
+
+
+@pytest.mark.parametrize("design", DESIGNS.values(), ids=lambda design: design.name)
+def test_every_design_can_ask(design):
+    messages = loop.messages(design, 0, 1, 0)
+    assert "$" not in messages[-1]["content"] and messages == loop.messages(design, 0, 1, 0)
+    if design.pair_prompt:
+        given = {*dict(design.fields), "accuracy_percent", *prompt(design.pair_prompt).choices}
+        assert prompt(design.pair_prompt).fields <= given
+    assert design.thresholds == tuple(sorted(design.thresholds, reverse=True))
+
+
+def test_published_numbers():
+    assert (PAPER.cycles, PAPER.samples, PAPER.corpus_pairs, PAPER.thresholds[0]) == (22, 208, 1698, 0.40)
+    assert (PAPER.decoding.temperature, PAPER.decoding.top_k, PAPER.decoding.top_p) == (0.2, 50, 0.9)
+    recipe = PAPER.recipe
+    assert (recipe.rank, recipe.alpha, recipe.dropout, recipe.lr, recipe.epochs) == (32, 32, 0.05, 1e-5, 5)
+    assert (PAPER.novelty.shingle, PAPER.novelty.permutations, PAPER.novelty.jaccard_threshold) == (10, 256, 0.90)
+    assert (AUTHORS.decoding.temperature, AUTHORS.samples, AUTHORS.fallback) == (0.7, 150, (15, 0.35))
+
+
+def test_the_hash_covers_what_changes_a_run_and_no_more():
+    assert dataclasses.replace(DEMO, cycles=3, name="other").hash() == DEMO.hash()
+    assert dataclasses.replace(DEMO, samples=17).hash() != DEMO.hash()
+    assert dataclasses.replace(DEMO, recipe=dataclasses.replace(DEMO.recipe, lr=0.1)).hash() != DEMO.hash()
+    assert len({design.hash() for design in DESIGNS.values()}) == len(DESIGNS)
+
+
+def test_arms_are_read_from_text():
+    assert [arm.name for arm in get_arms("no tuning, loop")] == ["loop", "no tuning"]
+    assert get_arms("all") == list(ARMS.values())
+    for wrong in ("lop", "", "random pairs"):
+        with pytest.raises(UsageError):
+            get_arms(wrong)
+    with pytest.raises(UsageError, match="did you mean 'nano'"):
+        get_design("nanno")
+
+
+def test_near_copies_are_written_again_and_hotter_each_time(monkeypatch):
+    settings = NoveltySettings("raw_tokens", 2, 64, 0.8, 0.8)
+    known = NoveltyIndex(settings)
+    known.check_and_add("known", "a b c d e f g h")
+    design = replace(SMOKE, tries=3, retry_novelty=settings)
+    lab = SimpleNamespace(design=design, retry_known=known)
+    texts = ["a b c d e f g h", "i j k l m n o p", "i j k l m n o p"]
+    answers = iter([["a b c d e f g h", "q r s t u v w x"], ["1 2 3 4 5 6 7 8"]])
+    heats = []
+
+    def write(lab, run, asked, seeds, coder, heat):
+        heats.append((run, asked, heat))
+        return enumerate(text_of(text) for text in next(answers))
+
+    def text_of(text):
+        return SimpleNamespace(candidate=SimpleNamespace(text=text))
+
+    monkeypatch.setattr(loop, "write", write)
+    written = {place: text_of(text) for place, text in enumerate(texts)}
+    found = loop._again_if_known(lab, "run", ["p", "q", "r"], [1, 2, 3], written, None)
+    assert [one.candidate.text for one in found] == ["1 2 3 4 5 6 7 8", texts[1], "q r s t u v w x"]
+    assert heats == [("run try 2", ["p", "r"], 0.1), ("run try 3", ["p"], 0.2)]
+
+
+def test_seeds_are_unrelated_and_fit_into_sqlite():
+    numbers = [number(seed, what, cycle) for seed in range(9) for what in range(5) for cycle in range(23)]
+    assert len(set(numbers)) == len(numbers) and max(numbers) < 2**63
+    assert number(1, 2) == number(1, 2)
+
+
+# ------------------------------------------------------------------------------------------------------- the whole loop
+
+EVERYTHING_IS_NEW = dataclasses.replace(PAPER.novelty, form="raw_tokens", jaccard_threshold=1.0)
+TINY = dataclasses.replace(SMOKE, samples=5, thresholds=(0.2, 0.1, 0.0), novelty=EVERYTHING_IS_NEW, batch=3)
+COLUMNS = ["position", "code_hash", "tokens", "status", "score", "parameters", "nearest", "passed", "novel", "accepted"]
+
+
+def run_all(folder: Path, design=TINY) -> pd.DataFrame:
+    with Ledger(folder / "ledger.sqlite") as ledger, open_lab(design, ledger, folder, progress=False) as lab:
+        first = loop.run(lab, ARMS["loop"], 0)
+        quotas = first.groupby("cycle")["passed"].sum().tolist()
+        return pd.concat([first, loop.run(lab, ARMS["random pairs"], 0, quotas)], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loop")
+    return folder, run_all(folder)
+
+
+def content(folder: Path) -> dict[str, list]:
+    """What must not depend on when and how often a run was interrupted."""
+    with Ledger(folder / "ledger.sqlite") as ledger:
+        samples = ledger.table("samples").drop(columns="drawn").astype(object).fillna("").to_numpy().tolist()
+        evaluations = ledger.table("evaluations")[["code_hash", "protocol_hash", "seed", "status", "score"]]
+    return {"samples": samples, "evaluations": evaluations.astype(object).fillna("").to_numpy().tolist()}
+
+
+def adapters(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))}
+
+
+def test_the_loop_runs_and_everything_is_in_the_ledger(undisturbed):
+    folder, table = undisturbed
+    assert len(table) == 2 * 2 * 5 and set(table["arm"]) == {"loop", "random pairs"}
+    first = table[table["cycle"] == 1].set_index(["arm", "position"])["code_hash"]
+    assert first["loop"].equals(first["random pairs"])  # same seeds, same model
+    assert (table["accepted"] <= table["passed"]).all()
+    assert len(content(folder)["samples"]) == TINY.base_samples + 20
+    assert table[["sampling", "evaluation", "selection", "tuning"]].notna().all(axis=None)
+
+
+def test_repeating_it_changes_nothing_and_does_nothing(undisturbed):
+    folder, table = undisturbed
+    before, weights = content(folder), adapters(folder)
+    again = run_all(folder)
+    pd.testing.assert_frame_equal(again, table)  # the seconds too: they are those of the first time
+    assert content(folder) == before and adapters(folder) == weights
+
+
+def test_more_cycles_continue_a_run(undisturbed, tmp_path):
+    longer = dataclasses.replace(TINY, cycles=3)
+    table = run_all(tmp_path, longer)
+    pd.testing.assert_frame_equal(
+        table[table["cycle"] <= 2][COLUMNS].reset_index(drop=True), undisturbed[1][COLUMNS], check_dtype=False
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
+def test_killed_at_any_moment_it_resumes_to_the_same_ledger_and_adapters(undisturbed, tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r}); from pathlib import Path\n"
+    code += (
+        "import tests.papers.architecture_loop.test_loop as t\nif __name__ == '__main__': t.run_all(Path(sys.argv[1]))"
+    )
+    script = tmp_path / "main.py"
+    script.write_text(code)
+    draws, kills = random.Random(0), 0
+    for _ in range(3):
+        child = subprocess.Popen([sys.executable, str(script), str(tmp_path)], start_new_session=True)
+        wait_for_progress(tmp_path, child, draws.uniform(0.0, 2.5))
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            kills += 1
+        child.wait()
+    table = run_all(tmp_path)
+    assert kills
+    pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
+    assert content(tmp_path) == content(undisturbed[0])
+    assert adapters(tmp_path) == adapters(undisturbed[0])
+
+
+def wait_for_progress(folder: Path, child: subprocess.Popen, seconds: float) -> None:
+    """Until the child has written more than was there, and a while longer."""
+
+    def written() -> int:
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.suffix != ".py")
+
+    before, deadline = written(), time.monotonic() + 120
+    while child.poll() is None and written() <= before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(seconds)
+
+
+def test_the_time_of_a_stage_within_a_stage_counts_once(tmp_path, monkeypatch):
+    clock = iter([0, 1, 3, 10, 14, 20, 21, 30])  # the outer begins and ends with 0 and 30; steps take 2, 4, 1
+    monkeypatch.setattr("nngpt_lab.study.run_state.time.monotonic", lambda: next(clock))
+    state = RunState(None, None, tmp_path, 0)
+    with state.timed("evaluation"):
+        assert list(state.timed_steps("sampling", (step for step in "ab"))) == ["a", "b"]
+    assert state.end_cycle(1) == {"sampling": 7, "evaluation": 23, "selection": 0, "tuning": 0}
+
+
+def test_adapters_without_their_ledger_are_refused(undisturbed, tmp_path):
+    folder, _ = undisturbed
+    for name in [path.name for path in folder.iterdir() if path.is_dir()]:
+        (tmp_path / name).symlink_to(folder / name)
+    with pytest.raises(DataError, match="samples of cycle"):
+        run_all(tmp_path)

@@ -1,0 +1,128 @@
+"""Paper C's design end to end, with a random model of some thousand weights and published data made up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from threadpoolctl import threadpool_limits
+
+from nngpt_lab.corpora.architectures import Lemur
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.papers.dataset_prediction import figures, loop
+from nngpt_lab.papers.dataset_prediction import runs as dataset_runs
+from nngpt_lab.papers.dataset_prediction.design import Cell
+from nngpt_lab.records.results import Results
+from tests.papers.dataset_prediction.test_loop import DESIGN, new_coder
+
+SOME = ("cifar-10", "imagenette", "mnist", "svhn")
+
+
+def made_up_lemur() -> Lemur:
+    rng, facts, records = np.random.default_rng(0), [], []
+    for i in range(60):
+        code = f"class Net:\n    layer{i} = nn.Conv2d({i // 2}, 64, kernel_size=3)\n"  # two are alike up to names
+        facts.append({"name": f"net-{i}", "family": f"family-{i % 3}", "nameless_hash": f"p{i // 2}", "code": code}
+                     | {"code_hash": f"c{i}", "characters": len(code), "layer_calls": i % 5})  # fmt: skip
+        for dataset in SOME:
+            row = {"task": "img-classification", "metric": "acc", "epoch": 5, "architecture": f"net-{i}"}
+            records.append(row | {"dataset": dataset, "accuracy": rng.random(), "id": f"{rng.random()}"})
+    return Lemur(pd.DataFrame(facts), pd.DataFrame(records), pd.DataFrame())
+
+
+@pytest.fixture(scope="module")
+def coder_folder(tmp_path_factory):
+    folder, coder = tmp_path_factory.mktemp("tiny-coder"), new_coder()
+    coder.model.save_pretrained(folder)
+    coder.tokenizer.save_pretrained(folder)
+    return folder
+
+
+CELLS = (Cell("architectures", "balanced"), Cell("near-duplicates", "all", ("code",)))
+SMALL = replace(DESIGN, cells=CELLS, epochs=1, networks=True, prompts=("code", "metadata"), swapped_texts=True)
+
+
+@pytest.fixture(scope="module")
+def runs(coder_folder, tmp_path_factory):
+    results = Results(tmp_path_factory.mktemp("results"), "smoke")
+    with threadpool_limits(1):
+        yield results, dataset_runs.run_design(results, SMALL, made_up_lemur(), [0, 1], 1, [str(coder_folder)])
+
+
+@pytest.fixture(scope="module")
+def tables(runs):
+    return dataset_runs.tables(runs[1], np.random.default_rng(0), 50)
+
+
+def test_every_model_prompt_cell_and_seed_is_there(runs, tables):
+    answers = runs[1].answers
+    found = set(answers.groupby(["prompt", "split", "question_set", "seed"]).groups)
+    cells = [("code", "near-duplicates", "all")] + [(p, "architectures", "balanced") for p in SMALL.prompts]
+    assert found == {(*cell, seed) for cell in cells for seed in (0, 1)}
+    assert set(tables) == {"llm_epochs", "peaks", "models_and_baselines", "against_baselines", "order_swap"} | {
+        "per_dataset", "pair_confusion", "calibration", "input_ablations", "network_comparison"}  # fmt: skip
+    assert all(len(table) for table in tables.values())
+    assert set(runs[1].altered["prompt"]) == {"code"}
+    assert set(tables["network_comparison"]["answerer"]) > {"family", "code words"}
+
+
+def test_models_and_baselines_answer_the_same_questions(runs, tables):
+    table = tables["models_and_baselines"]
+    for _, cell in table[table["readout"].isin(["both orders", ""])].groupby(["split", "question_set"]):
+        assert cell["n"].nunique() == 1
+    estimate = dataset_runs.accuracy(table, runs[1].answers["model"].iloc[0], "code", "architectures", "balanced")
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 100 and estimate.n == 12
+    names = table[(table["answerer"] == "names") & (table["question_set"] == "balanced")]
+    assert (names["accuracy"] == 50).all()  # that is what balanced means
+
+
+def test_a_repeated_call_answers_nothing_again(runs, coder_folder, monkeypatch):
+    results, first = runs
+    monkeypatch.setattr(loop, "answer", None)
+    again = dataset_runs.run_design(results, SMALL, made_up_lemur(), [0, 1], 1, [str(coder_folder)])
+    pd.testing.assert_frame_equal(again.answers, first.answers)
+    pd.testing.assert_frame_equal(again.altered, first.altered)
+    pd.testing.assert_frame_equal(again.baselines, first.baselines)
+
+
+def test_a_model_that_is_not_here_is_said_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_runs, "prepare", None)
+    with pytest.raises(UsageError, match="no model 'nano-codr'"):
+        dataset_runs.run_design(Results(tmp_path, "smoke"), SMALL, made_up_lemur(), [0], 1, ["nano-codr"])
+
+
+def test_every_figure_can_be_drawn(runs, tables, tmp_path):
+    name = runs[1].answers["model"].iloc[0]
+    drawn = [
+        figures.accuracy_per_epoch(tables["llm_epochs"]),
+        figures.models_and_baselines(tables["models_and_baselines"]),
+        figures.models_and_baselines(tables["models_and_baselines"], "all"),
+        figures.order_consistency(tables["order_swap"]),
+        figures.ablations(tables["input_ablations"]),
+        figures.per_dataset(tables["per_dataset"], "architectures", "balanced"),
+        figures.calibration(tables["calibration"]),
+        figures.model_size(tables["models_and_baselines"], {name: 10_000}),
+        figures.models_and_baselines(tables["network_comparison"]),
+    ]
+    for place, figure in enumerate(drawn):
+        figure.savefig(tmp_path / f"{place}.png")
+        assert (tmp_path / f"{place}.png").stat().st_size > 5000
+
+
+def test_how_much_of_the_code_is_shown_is_counted():
+    lemur = made_up_lemur()
+    questions, code = dataset_runs.prepare(SMALL, lemur)
+    table = dataset_runs.code_views(SMALL, questions, code).set_index("view")
+    assert table.loc["all of it", "distinct"] == 60 and table["architectures"].eq(60).all()
+    assert "near_duplicates" in questions and questions["near_duplicates"].nunique() == 30
+
+
+def test_the_rule_about_near_duplicates_is_shown_by_the_baselines():
+    questions, code = dataset_runs.prepare(replace(SMALL, cells=()), made_up_lemur())
+    with threadpool_limits(1):
+        table = dataset_runs.duplicate_rules(SMALL, questions, code, [0], np.random.default_rng(0), 50)
+    sizes = table.drop_duplicates("rule").set_index("rule")["groups"]
+    assert sizes.to_dict() == {"copies on both sides": 60, "architectures": 30, "near-duplicates": 30}
+    assert len(table) == 9 and table["n"].gt(0).all() and table["largest"].between(1, 4).all()

@@ -1,0 +1,265 @@
+"""What comes back from the sandbox, honest, broken or forged; and a sandbox's life. Attacks: ``test_parent.py``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from nngpt_lab.candidates.outcome import Status
+from nngpt_lab.sandbox import confine, parcels
+from nngpt_lab.sandbox.parent import Sandbox, SandboxError
+from tests.sandbox import test_parent
+
+LIMITS, PREDICTIONS = test_parent.LIMITS, test_parent.PREDICTIONS
+attack, box, unharmed = test_parent.attack, test_parent.box, test_parent.unharmed
+
+ENDINGS = {
+    "import os\nos._exit(0)": (Status.CRASH, "malformed answer"),
+    "import os\nos._exit(7)": (Status.CRASH, "code 7"),
+    "import sys\nsys.exit(0)": (Status.CRASH, "SystemExit"),
+    "raise KeyboardInterrupt": (Status.CRASH, "KeyboardInterrupt"),
+    "import ctypes\nctypes.string_at(0)": (Status.CRASH, "SIGSEGV"),
+    "import os\nos.abort()": (Status.CRASH, "SIGABRT"),
+    "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)": (Status.CRASH, "SIGKILL"),
+    "def f(n): return f(n + 1)\nf(0)": (Status.CRASH, "RecursionError"),
+    "raise MemoryError": (Status.OUT_OF_MEMORY, "MemoryError"),
+    "1 +": (Status.SYNTAX, "SyntaxError"),
+    "class E(Exception):\n  def __str__(self): raise SystemExit\nraise E": (Status.CRASH, "code 70"),
+    "raise ValueError('\\x1b[2J' * 9999)": (Status.CRASH, "ValueError: ?[2J"),
+}
+
+
+@pytest.mark.parametrize("code", ENDINGS)
+def test_endings(box, code):
+    report = attack(box, code)
+    status, text = ENDINGS[code]
+    assert report.status == status and text in report.message, report
+    assert "\x1b" not in str(report) and len(report.message) < 1000 and report.value is None
+
+
+# --- predictions --------------------------------------------------------------------------------------------------
+
+ARRAYS = {
+    "right": ("np.zeros((8, 3), 'f4')", Status.OK),
+    "wrong shape": ("np.zeros((3, 8), 'f4')", Status.SHAPE),
+    "wrong length": ("np.zeros((7, 3), 'f4')", Status.SHAPE),
+    "wrong type": ("np.zeros((8, 3), 'f8')", Status.SHAPE),
+    "other byte order": ("np.zeros((8, 3), '>f4')", Status.SHAPE),
+    "nan": ("np.full((8, 3), np.nan, 'f4')", Status.NON_FINITE),
+    "infinite": ("np.full((8, 3), np.inf, 'f4')", Status.NON_FINITE),
+    "too large": ("np.zeros((8000, 3000), 'f4')", Status.FORBIDDEN),
+    "objects": ("np.array([[print] * 3] * 8)", Status.CRASH),
+    "text": ("np.array([['x'] * 3] * 8)", Status.SHAPE),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_predictions(box, name):
+    array, status = ARRAYS[name]
+    code = f"import numpy as np\nout = {{'predictions': {array}}}"
+    report = box.run("execute", {"code": code}, expect=PREDICTIONS)
+    assert report.status == status, report
+    assert set(report.arrays) == ({"predictions"} if status == Status.OK else set())
+
+
+@pytest.mark.parametrize("out", ["{}", "{'other': np.zeros((8, 3), 'f4')}", "{'predictions': P, 'labels': P}"])
+def test_other_names_than_expected(box, out):
+    code = f"import numpy as np\nP = np.zeros((8, 3), 'f4')\nout = {out}"
+    assert box.run("execute", {"code": code}, expect=PREDICTIONS).status == Status.SHAPE
+
+
+# --- forged and broken answers ------------------------------------------------------------------------------------
+
+FORGED = {
+    "garbage": b"garbage" * 99,
+    "nothing": b"",
+    "half a header": b"nngp",
+    "endless header": parcels.HEADER.pack(parcels.MAGIC, 0xFFFFFFFF),
+    "no json": parcels.HEADER.pack(parcels.MAGIC, 4) + b"{{{{",
+    "deep json": parcels.HEADER.pack(parcels.MAGIC, 100_000) + b"[" * 100_000,
+    "other json": parcels.HEADER.pack(parcels.MAGIC, 2) + b"[]",
+    "unknown status": b"".join(parcels.pack({"status": "great", "value": 1.0}, {})),
+    "status of another type": b"".join(parcels.pack({"status": ["ok"]}, {})),
+    "no value": b"".join(parcels.pack({"status": "ok"}, {"predictions": np.zeros((8, 3), "f4")})),
+    "a score": b"".join(parcels.pack({"status": "ok", "value": 1, "score": 1.0}, {})) + b"!",
+    "missing bytes": b"".join(parcels.pack({"status": "ok", "value": 1}, {"predictions": np.zeros((8, 3), "f4")}))[:-9],
+    "twice": b"".join(parcels.pack({"status": "ok", "value": 1}, {"predictions": np.zeros((8, 3), "f4")})) * 2,
+    "a pickle": b"cos\nsystem\n(S'touch /tmp/canary-pickle'\ntR.",
+    "a huge number": parcels.HEADER.pack(parcels.MAGIC, 9002) + b"[" + b"9" * 9000 + b"]",
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_message_on_every_descriptor(box, name):
+    code = """if True:
+        import os
+        for number in range(256):
+            try: os.write(number, bytes.fromhex(payload["message"]))
+            except OSError: pass
+        os._exit(0)
+    """
+    report = box.run(
+        "execute",
+        {"code": code, "message": FORGED[name].hex()},
+        expect=PREDICTIONS,
+    )
+    assert report.status in (Status.CRASH, Status.SHAPE) and report.value is None and not report.arrays, report
+    assert not Path("/tmp/canary-pickle").exists()
+
+
+def test_a_forged_message_before_the_true_one_spoils_it(box):
+    forged = b"".join(parcels.pack({"status": "ok", "value": {"accuracy": 1.0}}, {}))
+    report = attack(box, "import os\nos.write(3, bytes.fromhex(payload['message']))", message=forged.hex())
+    assert (report.status, report.value) == (Status.CRASH, None), report
+
+
+def test_objects_that_execute_when_unpickled_cannot_be_returned(box):
+    code = """
+        import os
+        class Evil:
+            def __reduce__(self): return os.system, ("touch /tmp/canary-pickle",)
+        value = Evil()
+    """
+    assert attack(box, code).status == Status.CRASH
+    assert attack(box, "import numpy as np\nout = {'x': np.array([print], dtype=object)}").status == Status.CRASH
+    assert not Path("/tmp/canary-pickle").exists()
+
+
+def test_fuzzed_answers_never_raise():
+    rng = np.random.default_rng(0)
+    good = b"".join(parcels.pack({"status": "ok", "value": 1}, {"predictions": np.zeros((8, 3), "f4")}))
+    assert parcels.read_answer(good, PREDICTIONS).status == Status.OK
+    for _ in range(500):
+        bad = bytearray(good)
+        for place in rng.integers(0, len(bad), 3):
+            bad[place] = rng.integers(256)
+        try:
+            parcels.read_answer(bytes(bad), PREDICTIONS)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue  # what the sandbox turns into Status.CRASH
+
+
+def test_no_label_is_to_be_found(box):
+    labels = np.random.default_rng().integers(0, 10, 5000)  # held here for as long as the task runs
+    code = """
+        import gc, hashlib, sys
+        frames, frame = [], sys._getframe()
+        while frame:
+            frames, frame = [*frames, frame], frame.f_back
+        places = [things for f in frames for things in (f.f_locals, f.f_globals)] + gc.get_objects()
+        seen = [*places, *gc.get_referents(*places)]
+        raw = [bytes(x) if isinstance(x, (bytes, bytearray, memoryview)) else x.tobytes()
+               for x in seen if isinstance(x, (bytes, bytearray, memoryview)) or type(x).__name__ == "ndarray"]
+        value = [len(raw), sum(hashlib.sha256(x).hexdigest() == payload["hash"] for x in raw)]
+    """
+    wanted = hashlib.sha256(labels.tobytes()).hexdigest()
+    report = attack(box, code, hash=wanted)
+    assert report.value[0] > 0 and report.value[1] == 0, report
+    assert hashlib.sha256(labels.tobytes()).hexdigest() == wanted
+
+
+# --- the life of a sandbox ----------------------------------------------------------------------------------------
+
+
+def test_a_hundred_tasks_leave_nothing(box):
+    def state():
+        process = psutil.Process()
+        files = list(Path(box._folder).rglob("*"))
+        return process.num_fds(), len(process.children(recursive=True)), files, box.zygotes
+
+    endings = ("value = 1", "raise ValueError", "import os; os._exit(3)", "open('x', 'w').write('x' * 9999)")
+    attack(box, "value = 1")
+    before = state()
+    for number in range(100):
+        attack(box, endings[number % 4])
+    assert state() == before
+
+
+def test_the_zygote_is_replaced_when_it_dies(box):
+    started = box.zygotes
+    killer = threading.Timer(1.0, lambda: psutil.Process(box._process.pid).kill())
+    killer.start()
+    report = attack(box, "import time\ntime.sleep(600)")
+    killer.join()
+    assert report.status == Status.CRASH and "replaced" in report.message
+    assert attack(box, "value = 5").value == 5
+    assert box.zygotes == started + 1
+
+
+def test_an_interrupt_leaves_nothing_behind(box):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    attack(box, "value = 'started'")
+    ours = {box._process.pid, *confine.descendants(box._process.pid)}
+    others = {process.pid for process in psutil.Process().children(recursive=True)} - ours  # other tests' joblib
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            attack(box, "import time\ntime.sleep(600)\nvalue = 'stale'")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert {process.pid for process in psutil.Process().children(recursive=True)} <= others
+    assert attack(box, "value = 'new'").value == "new"
+
+
+def test_the_child_dies_with_the_parent(tmp_path):
+    script = f"""
+import sys, threading, time
+sys.path[:0] = {[str(Path(__file__).parents[2])]!r}
+from nngpt_lab.sandbox.parent import Sandbox
+assert "torch" not in sys.modules
+sandbox = Sandbox(setup="tests.sandbox.test_parent")
+sandbox.start()
+threading.Thread(target=sandbox.run, args=("execute", {{"code": "import time; time.sleep(600)"}}), daemon=True).start()
+time.sleep(1)
+print(sandbox._process.pid, flush=True)
+time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=os.environ)
+    launcher = psutil.Process(int(parent.stdout.readline()))
+    family = [launcher, *launcher.children(recursive=True)]
+    assert len(family) >= 3
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert not psutil.wait_procs(family, timeout=30)[1]
+
+
+def test_what_we_do_wrong_is_an_error_not_a_status(box):
+    with pytest.raises(SandboxError, match="not imported"):
+        box.run("os:system", {})
+    with pytest.raises(TypeError):
+        box.run("execute", {"code": object()})
+    with pytest.raises(SandboxError, match="lacks: a moat"):
+        Sandbox(setup="json", require=["a moat"]).start()
+    with pytest.raises(SandboxError, match="did not start"):
+        Sandbox(setup="no_such_module").start()
+
+
+def test_a_fresh_zygote_per_task_is_possible():
+    with Sandbox(LIMITS, "tests.sandbox.test_parent", fresh=True) as sandbox:
+        assert [attack(sandbox, f"value = {number}").value for number in range(2)] == [0, 1]
+        assert sandbox.zygotes == 2
+        sandbox.start()
+        folder = Path(sandbox._folder)
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+def test_the_report_says_what_confined_it(box):
+    report = attack(box, "print('hello')")
+    assert report.isolation == tuple(sorted(report.isolation)) == box.isolation
+    assert report.output == "hello\n" and json.dumps(report.isolation)

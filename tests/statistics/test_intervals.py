@@ -1,0 +1,264 @@
+"""Intervals and rank statistics against other implementations, enumeration, published examples and simulation."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise, permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.power import NormalIndPower
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint, proportion_effectsize
+from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
+
+from nngpt_lab.statistics import intervals as s
+
+
+@given(st.integers(1, 500), st.data(), st.sampled_from([0.8, 0.95, 0.99]))
+def test_wilson_against_statsmodels(n, data, level):
+    successes = data.draw(st.integers(0, n))
+    found = s.wilson(successes, n, level)
+    low, high = proportion_confint(successes, n, 1 - level, method="wilson")
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
+    assert found.value == successes / n and found.n == n
+
+
+def test_wilson_of_nothing():
+    empty = s.wilson(0, 0)
+    assert np.isnan(empty.value) and (empty.low, empty.high, empty.n) == (0, 1, 0)
+
+
+@pytest.mark.parametrize(("n", "p"), [(10, 0.5), (30, 0.8), (100, 0.05)])
+def test_wilson_covers(n, p):
+    """Exact coverage, by enumeration over the binomial; Wilson's wobbles around the nominal 95 %."""
+    covered = [low.low <= p <= low.high for low in (s.wilson(k, n) for k in range(n + 1))]
+    assert 0.93 <= (stats.binom.pmf(np.arange(n + 1), n, p) * covered).sum() <= 0.99
+
+
+def test_difference_of_proportions_newcombes_example():
+    """Newcombe (1998), table II, example (a), method 10: 56/70 against 48/80."""
+    found = s.difference_of_proportions(56, 70, 48, 80)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.data())
+def test_difference_of_proportions_against_statsmodels(n_a, n_b, data):
+    a, b = data.draw(st.integers(0, n_a)), data.draw(st.integers(0, n_b))
+    found, back = s.difference_of_proportions(a, n_a, b, n_b), s.difference_of_proportions(b, n_b, a, n_a)
+    assert (found.low, found.high) == pytest.approx(confint_proportions_2indep(a, n_a, b, n_b, method="newcomb"))
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+
+
+def coverage(interval, truth: float, repeats: int, seed: int) -> float:
+    inside = [(e := interval(rng)).low <= truth <= e.high for rng in np.random.default_rng(seed).spawn(repeats)]
+    return float(np.mean(inside))
+
+
+def test_bootstrap_covers():
+    def interval(rng):
+        return s.bootstrap(rng.exponential(1, 60), np.mean, rng, 200)
+
+    assert 0.88 <= coverage(interval, 1.0, 300, seed=1) <= 0.98  # a skewed mean at n = 60; SE of the simulation 1.4 %
+
+
+def test_cluster_mean_covers_where_a_plain_bootstrap_does_not():
+    clusters = np.repeat(np.arange(40), 10)
+
+    def values(rng):
+        return (rng.normal(0, 1, 40)[clusters]) + rng.normal(0, 0.5, 400)
+
+    def clustered(rng):
+        return s.cluster_mean(values(rng), clusters, rng, 400)
+
+    def naive(rng):
+        return s.bootstrap(values(rng), np.mean, rng, 200)
+
+    assert 0.89 <= coverage(clustered, 0.0, 300, seed=2) <= 0.98
+    assert coverage(naive, 0.0, 100, seed=3) < 0.7
+
+
+def test_bootstrap_with_clusters_is_the_cluster_bootstrap():
+    rng = np.random.default_rng(8)
+    clusters = rng.integers(0, 20, 200).astype(str)
+    values = rng.normal(size=200) + clusters.astype(int)
+    by_rows = s.bootstrap(values, np.mean, rng, 2000, clusters=clusters)
+    by_sums = s.cluster_mean(values, clusters, rng, 2000)
+    assert by_rows.value == pytest.approx(by_sums.value) and by_rows.n == by_sums.n == 200
+    assert (by_rows.low, by_rows.high) == pytest.approx((by_sums.low, by_sums.high), abs=0.3)
+    assert by_rows.high - by_rows.low > 2 * np.ptp(
+        [getattr(s.bootstrap(values, np.mean, rng, 500), k) for k in ("low", "high")]
+    )
+
+
+def test_difference_of_means():
+    a, b = np.random.default_rng(0).normal(1, 3, 12), np.random.default_rng(1).normal(0, 1, 40)
+    found = s.difference_of_means(a, b)
+    low, high = CompareMeans(DescrStatsW(a), DescrStatsW(b)).tconfint_diff(usevar="unequal")
+    assert (found.low, found.high, found.n) == (pytest.approx(low), pytest.approx(high), 52)
+    assert found.value == pytest.approx(a.mean() - b.mean())
+
+
+def test_cluster_mean_of_unequal_clusters():
+    values, clusters = np.array([1.0, 1, 1, 1, 0]), np.array(["a", "a", "a", "a", "b"])
+    found = s.cluster_mean(values, clusters, np.random.default_rng(0), 500)
+    assert (found.value, found.n) == (0.8, 5)  # the mean of the values, not of the clusters' means
+    assert (found.low, found.high) == (0, 1)
+    assert s.cluster_mean(np.array([]), np.array([]), np.random.default_rng(0), 10).n == 0
+
+
+def test_resample_counts_are_draws_with_replacement():
+    counts = s.resample_counts(np.random.default_rng(0), 5, 20_000)
+    assert counts.shape == (20_000, 5) and (counts.sum(axis=1) == 5).all()
+    expected = stats.binom(5, 1 / 5)
+    for k in range(4):
+        assert (counts == k).mean() == pytest.approx(expected.pmf(k), abs=0.01)
+    assert np.corrcoef(counts[:, 0], counts[:, 1])[0, 1] == pytest.approx(-1 / 4, abs=0.03)
+
+
+def test_same_seed_same_numbers():
+    values, clusters = np.random.default_rng(0).normal(size=50), np.arange(50) % 7
+    for draw in (
+        lambda rng: s.bootstrap(values, np.median, rng, 50),
+        lambda rng: s.cluster_mean(values, clusters, rng, 50),
+    ):
+        assert draw(np.random.default_rng(5)) == draw(np.random.default_rng(5)) != draw(np.random.default_rng(6))
+
+
+def test_percentile_interval_leaves_out_what_could_not_be_computed():
+    assert s.percentile_interval(np.array([0.0, np.nan, 1.0]), 0.5) == (0.25, 0.75)
+    assert np.isnan(s.percentile_interval(np.array([np.nan]))).all()
+
+
+PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=40)
+
+
+@given(PAIRS)
+def test_rank_correlations_against_scipy_with_ties(rows):
+    pairs = np.array(rows, dtype=float)
+    if (np.ptp(pairs, axis=0) == 0).any():
+        assert np.isnan(s.spearman(pairs)) and np.isnan(s.kendall(pairs))
+    else:
+        assert s.spearman(pairs) == pytest.approx(stats.spearmanr(*pairs.T).statistic)
+        assert s.kendall(pairs) == pytest.approx(stats.kendalltau(*pairs.T).statistic)
+
+
+def test_top_share_kept():
+    x = np.arange(40.0)
+    assert s.top_share_kept(np.column_stack([x, x])) == 1
+    assert s.top_share_kept(np.column_stack([x, -x])) == 0
+    half = x.copy()
+    half[[38, 39]] = -1  # two of the best four fall behind
+    assert s.top_share_kept(np.column_stack([x, half])) == 0.5
+
+
+def test_fisher_interval():
+    """Bonett & Wright's error by hand, and coverage for a rank correlation of normal data."""
+    found = s.fisher_interval(0.5, 28)
+    reach = 1.959964 * np.sqrt(1.125 / 25)
+    assert (found.low, found.high) == pytest.approx(np.tanh([np.arctanh(0.5) - reach, np.arctanh(0.5) + reach]))
+    truth = 6 / np.pi * np.arcsin(0.6 / 2)  # Spearman's rho of a normal pair with r = 0.6
+
+    def interval(rng):
+        return s.fisher_interval(s.spearman(rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 40)), 40)
+
+    assert 0.91 <= coverage(interval, truth, 500, seed=4) <= 0.98
+
+
+EDGES = np.array([0, 1, 3, 5.0])
+
+
+@given(PAIRS)
+def test_pair_agreement_against_a_double_loop(rows):
+    first, second = np.array(rows, dtype=float).T
+    found = s.pair_agreement(first, second, EDGES)
+    for b, (low, high) in enumerate(pairwise(EDGES)):
+        alike = [
+            float((second[i] > second[j]) == (first[i] > first[j])) if second[i] != second[j] else 0.5
+            for i, j in combinations(range(len(first)), 2)
+            if first[i] != first[j] and low <= abs(first[i] - first[j]) < high
+        ]
+        assert found.pairs[b] == len(alike)
+        assert found.agreement[b] == pytest.approx(np.mean(alike) if alike else np.nan, nan_ok=True)
+
+
+def agreement_of(n: int, rng: np.random.Generator) -> s.PairAgreement:
+    true = rng.normal(0, 1, n)
+    return s.pair_agreement(*(true + rng.normal(0, 1, (2, n))), np.array([0, 100.0]))
+
+
+def test_pair_agreement_interval_covers_and_shrinks():
+    rng = np.random.default_rng(5)
+    small, large = [agreement_of(40, rng) for _ in range(200)], [agreement_of(160, rng) for _ in range(20)]
+    truth = 0.5 + np.arcsin(0.5) / np.pi  # two readings that correlate at 1/2 order a pair alike
+    inside = np.mean([a.ci_low[0] <= truth <= a.ci_high[0] for a in small])
+    assert 0.88 <= inside <= 0.99
+    width = [np.mean([a.ci_high - a.ci_low for a in group]) for group in (small, large)]
+    assert width[1] == pytest.approx(width[0] / 2, rel=0.2)  # four times the units, half the width
+
+
+def test_pair_agreement_by_clusters():
+    """The jackknife over clusters, recomputed by leaving rows out; singletons are the plain jackknife."""
+    rng = np.random.default_rng(6)
+    first, second, clusters = rng.normal(size=30), rng.normal(size=30), rng.integers(0, 6, 30)
+    found = s.pair_agreement(first, second, EDGES, clusters)
+    left_out = np.array(
+        [s.pair_agreement(first[clusters != c], second[clusters != c], EDGES).agreement for c in range(6)]
+    )
+    reach = 1.959964 * np.sqrt(5 / 6 * ((left_out - left_out.mean(0)) ** 2).sum(0))
+    assert found.ci_high == pytest.approx(np.clip(found.agreement + reach, 0, 1))
+    plain, single = s.pair_agreement(first, second, EDGES), s.pair_agreement(first, second, EDGES, np.arange(30))
+    assert plain.ci_low == pytest.approx(single.ci_low) and (plain.pairs == found.pairs).all()
+
+
+@pytest.mark.parametrize(("size", "n"), [(1, 1), (6, 1), (6, 3), (6, 6), (9, 4)])
+def test_best_of_n_weights_by_enumeration(size, n):
+    best = [max(subset) for subset in combinations(range(size), n)]
+    expected = np.bincount(best, minlength=size) / len(best)
+    assert s.best_of_n_weights(size, n) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [1, 7, 300, 6000])
+def test_best_of_n_weights_sum_to_one(n):
+    assert s.best_of_n_weights(6000, n).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("size", "hits"), [(1, 1), (5, 1), (6, 2), (6, 5), (7, 7)])
+def test_draws_until_a_hit_by_enumeration(size, hits):
+    items = [True] * hits + [False] * (size - hits)
+    first = np.array([order.index(True) + 1 for order in permutations(items)])
+    assert s.expected_draws(size, hits) == pytest.approx(first.mean())
+    for probability in (0.01, 0.5, 0.8, 0.95, 1.0):
+        enough = next(n for n in range(1, size + 1) if np.mean(first <= n) >= probability - 1e-12)
+        assert s.draws_for(probability, size, hits) == enough
+
+
+def test_draws_without_any_hit():
+    assert s.expected_draws(10, 0) == np.inf
+    with pytest.raises(ValueError, match="no item"):
+        s.draws_for(0.5, 10, 0)
+
+
+def test_sample_size_for_difference():
+    assert s.sample_size_for_difference(0.8, 0.7) == s.sample_size_for_difference(0.7, 0.8) == 294  # R: 293.15
+    assert s.sample_size_for_difference(0.5, 0.6, power=0.9) == 519  # R's power.prop.test: 518.9
+    arcsine = NormalIndPower().solve_power(proportion_effectsize(0.8, 0.7), power=0.8, alpha=0.05)
+    assert s.sample_size_for_difference(0.8, 0.7) == pytest.approx(arcsine, abs=3)
+
+
+def test_estimates():
+    estimate = s.Estimate(0.5, 0.4, 0.625, 8)
+    assert estimate.scaled(100) == s.Estimate(50, 40, 62.5, 8)
+    assert str(estimate) == "0.500 [0.400, 0.625], n = 8"
+    assert s.exact(3, 9) == s.Estimate(3, 3, 3, 9)
+
+
+def test_t_interval_is_scipys_and_claims_nothing_without_spread():
+    found = s.t_interval(np.array([0.1, 0.4, 0.3]))
+    low, high = stats.t.interval(0.95, 2, loc=np.mean([0.1, 0.4, 0.3]), scale=stats.sem([0.1, 0.4, 0.3]))
+    assert (found.low, found.high) == pytest.approx((low, high)) and found.n == 3
+    assert list(found.columns("x")) == ["x", "x_low", "x_high"]
+    for values in ([], [0.5], [0.5, 0.5, 0.5]):
+        found = s.t_interval(np.array(values))
+        assert np.isnan([found.low, found.high]).all() and found.n == len(values)

@@ -1,0 +1,53 @@
+"""The bootstrap of rank statistics is the plain one, only quicker: each resample is checked on its own rows."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nngpt_lab.statistics import intervals as s
+from nngpt_lab.statistics import rank_bootstrap as r
+
+ROWS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 3)), min_size=3, max_size=40)
+
+
+@given(ROWS)
+def test_counts_give_what_the_drawn_rows_give(rows):
+    """Ties in values, rows drawn several times and rows not drawn at all."""
+    pairs, counts = np.array(rows, float)[:, :2], np.array([[row[2] for row in rows], [1] * len(rows)])
+    measures = [(r.spearmans, s.spearman), (r.kendalls, s.kendall), (r.tops_kept, s.top_share_kept)]
+    for place, drawn in enumerate(counts):
+        if not drawn.any():
+            continue
+        repeated = np.repeat(pairs, drawn, axis=0)
+        for ours, plain in measures:
+            expected = plain(repeated) if len(repeated) > 1 or plain is s.top_share_kept else np.nan
+            assert ours(pairs, counts[[place]])[0] == pytest.approx(expected, abs=1e-9, nan_ok=True)
+
+
+def test_intervals_are_those_of_the_plain_bootstrap():
+    rng = np.random.default_rng(0)
+    pairs = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 150)
+    clusters = np.arange(150) // 3
+    found = r.rank_bootstrap(pairs, np.random.default_rng(1), 2000, clusters)
+    plain = s.bootstrap(pairs, s.spearman, np.random.default_rng(2), 2000, clusters=clusters)
+    assert found["spearman"].value == plain.value and found["spearman"].n == 150
+    assert (found["spearman"].low, found["spearman"].high) == pytest.approx((plain.low, plain.high), abs=0.02)
+
+
+def test_whole_clusters_are_drawn_and_the_rest_of_a_thousand_too(monkeypatch):
+    pairs = np.repeat(np.random.default_rng(0).normal(size=(20, 2)), 10, axis=0)
+    clustered, naive = (r.rank_bootstrap(pairs, np.random.default_rng(1), 700, c) for c in (np.arange(200) // 10, None))
+    widths = [found["kendall"].high - found["kendall"].low for found in (clustered, naive)]
+    assert widths[0] > 2 * widths[1]
+    sizes = []
+    monkeypatch.setattr(r, "spearmans", lambda pairs, counts: sizes.append(len(counts)) or np.zeros(len(counts)))
+    r.rank_bootstrap(pairs, np.random.default_rng(1), 700)
+    assert sum(sizes) == 700 and max(sizes) <= r.AT_ONCE
+
+
+def test_same_seed_same_intervals_and_none_without_units():
+    pairs = np.random.default_rng(0).normal(size=(30, 2))
+    draw = [r.rank_bootstrap(pairs, np.random.default_rng(seed), 50) for seed in (5, 5, 6)]
+    assert draw[0] == draw[1] != draw[2]
+    assert np.isnan(r.rank_bootstrap(np.empty((0, 2)), np.random.default_rng(0), 50)["kendall"].low)
