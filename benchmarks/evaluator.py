@@ -39,13 +39,14 @@ from common import write_result
 from evaluator_tables import STAGES, accuracies, extrapolated, per_network, stages, throughput
 
 from nngpt_lab.candidates import training
-from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
 from nngpt_lab.candidates.pool import LocalPool
 from nngpt_lab.candidates.protocols import Protocol, get_protocol
 from nngpt_lab.candidates.proxy import Proxy, prepare
 from nngpt_lab.corpora import architectures
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError, UsageError
+from nngpt_lab.sandbox.status import Status
 
 log = logging.getLogger("evaluator")
 VERSION = "2.1.2"

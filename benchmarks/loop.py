@@ -24,8 +24,8 @@ from nngpt_lab.papers.architecture_loop import loop
 from nngpt_lab.papers.architecture_loop.design import ARMS, Design
 from nngpt_lab.papers.architecture_loop.lab import open_lab
 from nngpt_lab.papers.architecture_loop.runs import resized
-from nngpt_lab.papers.architecture_loop.tables import STAGES
 from nngpt_lab.study.proposals import score
+from nngpt_lab.study.run_state import STAGES
 
 NOTES = (
     "`waiting` is the time that nothing but training went on; `sampling` includes training at its side. Shares are of "

@@ -31,8 +31,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.llm import lora
-from nngpt_lab.llm.lora import Example, Recipe
+from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
+from nngpt_lab.llm.recipe import Recipe
 
 VOCABULARY, PROMPT, LENGTHS = 4096, 20, (300, 800)
 RECIPE = Recipe(epochs=1, warmup=0, lr=1e-4)

@@ -20,11 +20,12 @@ import pandas as pd
 from common import write_result
 
 from nngpt_lab.candidates.ledger import Ledger
-from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
 from nngpt_lab.candidates.pool import evaluate, open_pool
 from nngpt_lab.candidates.proxy import Proxy, prepare
 from nngpt_lab.corpora import architectures
 from nngpt_lab.records import manifest
+from nngpt_lab.sandbox.status import Status
 
 SECONDS = (0.5, 4.0)  # of training: long enough to matter, short enough to repeat
 

@@ -22,8 +22,9 @@ from common import write_result
 from peft import LoraConfig, get_peft_model
 
 from nngpt_lab.llm import models, prompts
+from nngpt_lab.llm.decoding import Decoding, end_tokens
 from nngpt_lab.llm.models import Coder
-from nngpt_lab.llm.sampling import Decoding, end_tokens, merged, sample
+from nngpt_lab.llm.sampling import merged, sample
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NOTES = (

@@ -18,10 +18,10 @@ import click
 import numpy as np
 
 from nngpt_lab.candidates import proxy, small_network, training
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.ground.errors import LabError
 from nngpt_lab.sandbox.parent import Sandbox
+from nngpt_lab.sandbox.status import Status
 
 GOAL_MS = 50
 IMAGES = 256  # trained on

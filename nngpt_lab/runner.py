@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nngpt_lab import doctor
+from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import BusyError, UsageError
 from nngpt_lab.ground.names import did_you_mean
@@ -288,7 +289,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def _run(job: Job, force: bool, progress: bool) -> RunOutcome:
-    mark = manifest.fingerprint(job.content, job.parameters)
+    mark = manifest.fingerprint(job.content, job.parameters, artifacts.hashes())
     if not force and manifest.is_current(job.folder, mark):
         return RunOutcome(job.notebook, job.folder, "up to date", 0.0, job.again)
     manifest.clear(job.folder)
@@ -307,7 +308,7 @@ def _run(job: Job, force: bool, progress: bool) -> RunOutcome:
         "error": error,
         "fingerprint": mark,
         "notebook_sha256": manifest.notebook_sha256(job.content),
-        **manifest.provenance(),
+        **manifest.provenance(artifacts.hashes()),
         "outputs": manifest.outputs(job.folder),
     }
     manifest.write(job.folder, record)

@@ -19,7 +19,7 @@ def test_the_command_line_imports_nothing_heavy(module):
     assert not loaded_after(f"import {module}") & set(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["corpora", "corpora.artifacts", "runner", "manifest", "doctor"])
+@pytest.mark.parametrize("module", ["corpora", "corpora.artifacts", "runner", "records.manifest", "doctor"])
 def test_no_module_below_the_notebooks_imports_torch(module):
     assert not loaded_after(f"import nngpt_lab.{module}") & {"torch", "transformers"}
 

@@ -301,14 +301,14 @@ def test_only_what_changed_is_run_again(tmp_path):
 
 def test_the_fingerprint_covers_code_and_data_but_not_place_and_outputs(tmp_path, monkeypatch):
     notebook = nbformat.read(write_notebook(tmp_path / "n.ipynb", "1"), 4)
-    first = manifest.fingerprint(notebook, {"seed": 0, "output": "here"})
+    data = {"some": "data"}
+    first = manifest.fingerprint(notebook, {"seed": 0, "output": "here"}, data)
     notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="saved in JupyterLab")]
-    assert manifest.fingerprint(notebook, {"seed": 0, "output": "there"}) == first
+    assert manifest.fingerprint(notebook, {"seed": 0, "output": "there"}, data) == first
     with monkeypatch.context() as patch:
         patch.setattr(manifest, "code_sha256", lambda: "other code")
-        assert manifest.fingerprint(notebook, {"seed": 0}) != first
-    monkeypatch.setattr(manifest, "data_sha256s", lambda: {"other": "data"})
-    assert manifest.fingerprint(notebook, {"seed": 0}) != first
+        assert manifest.fingerprint(notebook, {"seed": 0}, data) != first
+    assert manifest.fingerprint(notebook, {"seed": 0}, {"other": "data"}) != first
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "ok"}'])

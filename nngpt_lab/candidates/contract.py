@@ -25,7 +25,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nngpt_lab.candidates.outcome import Kind, Status
+from nngpt_lab.candidates.outcome import Kind
+from nngpt_lab.sandbox.status import Status
 
 MAX_CHARACTERS = 200_000  # LEMUR's longest file has 178,375; parsing a million takes seconds
 

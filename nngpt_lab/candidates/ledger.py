@@ -32,9 +32,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from nngpt_lab.candidates.outcome import Candidate, Outcome, Status
+from nngpt_lab.candidates.outcome import Candidate, Outcome
 from nngpt_lab.ground.errors import BusyError, DataError, LabError, UsageError
 from nngpt_lab.records import manifest
+from nngpt_lab.sandbox.status import Status
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,23 +11,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from nngpt_lab.corpora.code import code_hash
-
-
-class Status(StrEnum):
-    """How a candidate ended. Everything but ``OK`` is a failure, in the order in which it can happen."""
-
-    OK = "ok"
-    NO_CODE = "no_code"  # the text holds nothing that looks like code
-    SYNTAX = "syntax"  # it does not parse
-    CONTRACT = "contract"  # it lacks what the protocol asks for (class, method, signature)
-    DUPLICATE = "duplicate"  # too like the corpus, the run so far or the same batch
-    PARAMETERS = "parameters"  # more parameters than the protocol allows
-    SHAPE = "shape"  # sizes do not fit: in a layer, an operation, or the predictions
-    OUT_OF_MEMORY = "out_of_memory"
-    TIMEOUT = "timeout"
-    NON_FINITE = "non_finite"  # loss or predictions are nan or infinite
-    FORBIDDEN = "forbidden"  # it tried what the sandbox does not allow
-    CRASH = "crash"  # any other error of its own
+from nngpt_lab.sandbox.status import Status
 
 
 class Kind(StrEnum):

@@ -13,8 +13,8 @@ import os
 from concurrent.futures import Future
 from typing import Any
 
+from nngpt_lab.candidates.driver import Crew, Job, Pool, Recipe
 from nngpt_lab.candidates.outcome import Candidate, Outcome
-from nngpt_lab.candidates.pool import Crew, Job, Pool, Recipe
 from nngpt_lab.ground.errors import LabError, UsageError
 
 log = logging.getLogger(__name__)

@@ -20,12 +20,13 @@ from typing import Any, Self
 import numpy as np
 
 from nngpt_lab.candidates import contract
-from nngpt_lab.candidates.outcome import Candidate, Outcome, Status
+from nngpt_lab.candidates.outcome import Candidate, Outcome
 from nngpt_lab.candidates.protocols import Protocol, get_protocol
 from nngpt_lab.corpora.code import code_hash
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.sandbox.parcels import Report
 from nngpt_lab.sandbox.parent import Limits, Sandbox
+from nngpt_lab.sandbox.status import Status
 
 TASK = "nngpt_lab.candidates.training"
 STAGES = ("load", "train", "predict")

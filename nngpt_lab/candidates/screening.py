@@ -12,8 +12,9 @@ from pathlib import Path
 from nngpt_lab.candidates import contract
 from nngpt_lab.candidates.extract import Source, extract
 from nngpt_lab.candidates.novelty import Match, NoveltyIndex
-from nngpt_lab.candidates.outcome import Candidate, Kind, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.sandbox.status import Status
 
 EXAMPLES = Path(__file__).with_name("examples")
 

@@ -29,9 +29,10 @@ import torchvision  # noqa: F401  imported once, in the zygote: many candidates 
 
 from nngpt_lab.candidates import batched_operations as operations
 from nngpt_lab.candidates.batched_transforms import batch_pipeline, pil_pipeline
-from nngpt_lab.candidates.outcome import Kind, Status
+from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.candidates.protocols import Protocol
 from nngpt_lab.sandbox.child import Failure, status_of
+from nngpt_lab.sandbox.status import Status
 
 CANDIDATE, NETWORK = "candidate.py", "network.py"  # what tracebacks call the candidate and the pinned network
 SIZES_DO_NOT_FIT = re.compile(  # torch has some hundred sentences for that, which share these words

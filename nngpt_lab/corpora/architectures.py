@@ -268,3 +268,23 @@ def _cross_check(architectures: pa.Table, records: pa.Table, issues: Issues) -> 
     counts = records.group_by(key).aggregate([("accuracy", "count")])["accuracy_count"].to_numpy()
     if repeated := int((counts - 1).sum()):
         issues.add("record that repeats another's architecture, epoch and hyperparameters", "same uid", True, repeated)
+
+
+PROTOCOL = ["batch", "lr", "momentum", "dropout", "transform"]
+"""What a record says of how its network was trained."""
+
+
+def classification(records: pd.DataFrame) -> pd.DataFrame:
+    """Image-classification records scored by accuracy: the only ones that papers A to C use."""
+    wanted = (records["task"] == "img-classification") & (records["metric"] == "acc")
+    columns = ["dataset", "architecture", "epoch", "accuracy", *PROTOCOL, "uid", "id"]
+    return records.loc[wanted, columns].astype({"dataset": str, "architecture": str, "transform": str})
+
+
+def one_run_per_epoch(records: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of one arbitrary run per data set and architecture, by epoch: unit ``one_run``."""
+    first = records[records["epoch"] == 1].sort_values("id")
+    chosen = first.drop_duplicates(["dataset", "architecture"])[["dataset", "architecture", "uid"]]
+    runs = records.merge(chosen, on=["dataset", "architecture", "uid"]).sort_values("id")
+    runs = runs.drop_duplicates(["dataset", "architecture", "epoch"])  # 431 records repeat a run's hyperparameters
+    return runs.pivot(index=["dataset", "architecture"], columns="epoch", values="accuracy")

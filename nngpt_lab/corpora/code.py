@@ -158,3 +158,10 @@ class NameEraser(ast.NodeTransformer):
         if not (isinstance(root, ast.Name) and root.id in self.imported):
             node.attr = self.attributes.get(node.attr, node.attr)
         return self.generic_visit(node)
+
+
+def tidy(code: str) -> str:
+    """Code as ``ast.unparse`` lays it out, without comments and docstrings."""
+    tree = ast.parse(code)
+    strip_docstrings(tree)
+    return ast.unparse(tree)

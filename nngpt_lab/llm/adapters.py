@@ -19,7 +19,7 @@ from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.llm.models import Coder
 
 if TYPE_CHECKING:
-    from nngpt_lab.llm.lora import Recipe
+    from nngpt_lab.llm.recipe import Recipe
 
 log = logging.getLogger(__name__)
 

@@ -1,13 +1,18 @@
-"""How the next token is chosen from a model's scores."""
+"""How the next token is chosen from a model's scores, and when a text ends."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from nngpt_lab.ground.errors import UsageError
+
+if TYPE_CHECKING:
+    from nngpt_lab.llm.models import Coder
 
 
 @dataclass(frozen=True)
@@ -89,3 +94,35 @@ def choose(logits: torch.Tensor, decoding: Decoding, draws: Sequence[float]) -> 
         place = place.minimum(last)
         token = (place if tokens is None else tokens.gather(-1, place))[:, 0]
     return torch.where(best.isfinite(), token, -1)
+
+
+@dataclass
+class Row:
+    """A text that is being written: its prompt, its tokens so far, and its own random draws."""
+
+    index: int
+    prompt: Sequence[int]
+    seed: int
+    room: int  # new tokens that it may have
+    ids: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    def __post_init__(self):
+        # NumPy mixes all bits of a seed; torch's CPU generator drops those above the 32nd. One draw a token, so what a
+        # text has drawn does not depend on how long others are.
+        self.draws = np.random.default_rng(self.seed).random(self.room)
+
+    def append(self, token: int, ends: frozenset[int]) -> None:
+        self.ids.append(token)
+        self.ended = token in ends
+
+    @property
+    def done(self) -> bool:
+        return self.ended or len(self.ids) == self.room
+
+
+def end_tokens(coder: Coder) -> frozenset[int]:
+    """The tokens that end an answer: all those of the model's ``generation_config``, and the tokenizer's."""
+    configured = getattr(coder.model.generation_config, "eos_token_id", None)
+    configured = configured if isinstance(configured, list | tuple) else [configured]
+    return frozenset(int(token) for token in (*configured, coder.tokenizer.eos_token_id) if token is not None)

@@ -23,15 +23,14 @@ import operator
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from nngpt_lab.ground.errors import LabError, UsageError
-from nngpt_lab.llm.decoding import Decoding, choose
+from nngpt_lab.llm.decoding import Decoding, Row, choose, end_tokens
 from nngpt_lab.llm.kv_cache import open_batch
 
 if TYPE_CHECKING:
@@ -72,31 +71,6 @@ class Throughput:
     def tokens_per_second(self) -> float:
         """New tokens per second, reading the prompts included; NaN before anything was sampled."""
         return self.new_tokens / self.seconds if self.seconds else float("nan")
-
-
-@dataclass
-class Row:
-    """A text in the making: a place in the batch."""
-
-    index: int
-    prompt: Sequence[int]
-    seed: int
-    room: int  # new tokens that it may have
-    ids: list[int] = field(default_factory=list)
-    ended: bool = False
-
-    def __post_init__(self):
-        # NumPy mixes all bits of a seed; torch's CPU generator drops those above the 32nd. One draw a token, so what a
-        # text has drawn does not depend on how long others are.
-        self.draws = np.random.default_rng(self.seed).random(self.room)
-
-    def append(self, token: int, ends: frozenset[int]) -> None:
-        self.ids.append(token)
-        self.ended = token in ends
-
-    @property
-    def done(self) -> bool:
-        return self.ended or len(self.ids) == self.room
 
 
 def sample(
@@ -181,13 +155,6 @@ def merged(coder: Coder) -> Iterator[None]:
                 layer.unmerge()
             for weight, before in zip(weights, kept, strict=True):
                 weight.copy_(before)
-
-
-def end_tokens(coder: Coder) -> frozenset[int]:
-    """The tokens that end an answer: all those of the model's ``generation_config``, and the tokenizer's."""
-    configured = getattr(coder.model.generation_config, "eos_token_id", None)
-    configured = configured if isinstance(configured, list | tuple) else [configured]
-    return frozenset(int(token) for token in (*configured, coder.tokenizer.eos_token_id) if token is not None)
 
 
 def _rows(coder: Coder, prompts: Sequence, seeds: Sequence[int], decoding: Decoding, batch_size: int) -> list[Row]:

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.llm.decoding import Decoding, Row, end_tokens
 
 if TYPE_CHECKING:
     from nngpt_lab.llm.models import Coder
-    from nngpt_lab.llm.sampling import Decoding, Row
 
 MEMORY_SHARE = 0.5  # of the device, for vLLM's weights and cache; the model that is tuned lies there too
 
@@ -47,8 +47,6 @@ def check(coder: Coder) -> None:
 def write(coder: Coder, rows: list[Row], decoding: Decoding, batch_size: int) -> Iterator[Row]:
     """Yield rows as ``sampling`` does, but all at the end; vLLM itself keeps ``batch_size`` texts at work."""
     import vllm
-
-    from nngpt_lab.llm.sampling import end_tokens
 
     if not rows:
         return

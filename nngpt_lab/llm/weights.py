@@ -24,7 +24,7 @@ from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.hashing import sha256_file
 
 if TYPE_CHECKING:
-    from nngpt_lab.llm.models import ModelSpec
+    from nngpt_lab.llm.catalogue import ModelSpec
 
 log = logging.getLogger(__name__)
 

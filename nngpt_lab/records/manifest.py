@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -42,17 +42,10 @@ def code_sha256() -> str:
     return sha256_json([[path.relative_to(paths.PACKAGE).as_posix(), sha256_file(path)] for path in files])
 
 
-def data_sha256s() -> dict[str, str]:
-    """``name==version`` and SHA-256 of each published artifact the lab reads; the hash is pinned, so this is cheap."""
-    from nngpt_lab.corpora import artifacts
-
-    return {f"{item.name}=={item.version}": item.sha256 for item in artifacts.ARTIFACTS.values()}
-
-
-def fingerprint(notebook, parameters: dict[str, Any]) -> str:
-    """One hash over what determines a run: notebook, parameters (profile and seed among them), code and data."""
+def fingerprint(notebook, parameters: dict[str, Any], data: Mapping[str, str]) -> str:
+    """One hash over what determines a run: notebook, parameters (profile and seed among them), code and ``data``."""
     chosen = {name: value for name, value in parameters.items() if name != "output"}  # where is not what
-    return sha256_json([notebook_sha256(notebook), chosen, code_sha256(), data_sha256s()])
+    return sha256_json([notebook_sha256(notebook), chosen, code_sha256(), data])
 
 
 @dataclass(frozen=True)
@@ -160,12 +153,12 @@ def without_machine_paths(value: Any, folder: Path) -> Any:
     return f"<path>/{Path(value).name}" if Path(value).is_absolute() else FOLDERS.sub("<path>/", value)
 
 
-def provenance() -> dict[str, Any]:
-    """Commit, software and hardware of a run."""
+def provenance(data: Mapping[str, str]) -> dict[str, Any]:
+    """Commit, data, software and hardware of a run; ``data``: SHA-256 by name."""
     return {
         **_git_state(),
         "code_sha256": code_sha256(),
-        "data": data_sha256s(),
+        "data": dict(data),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": package_versions(),

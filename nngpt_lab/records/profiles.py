@@ -30,8 +30,8 @@ class Profile:
         protocol, augmentation_protocol: how networks and augmentations are scored, by the names of
             ``candidates/protocols.py``.
         device: what candidates are trained on.
-        design, arms, loop_seeds: paper B's loop: its numbers, by the names of ``papers/architecture_loop/design.py``; which
-            arms run, and with how many seeds.
+        design, arms, loop_seeds: paper B's loop: its numbers, by the names of ``papers/architecture_loop/design.py``;
+            which arms run, and with how many seeds.
         loop_settings: which of its settings the ablation changes.
         replay: size of paper A's replayed search, by the names of ``papers/augmentation_search/replay.py``.
         augmentation_design, live_arms, live_seeds: paper A's live loop, by the names of

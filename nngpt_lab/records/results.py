@@ -14,16 +14,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.records.profiles import Profile, get_profile
-
-if TYPE_CHECKING:
-    from nngpt_lab.candidates.ledger import Ledger
 
 PNG_DPI = 150
 SVG_SALT = "nngpt-lab"  # fixed, so that the same figure gives the same file
@@ -76,11 +72,10 @@ class Results:
         self._note("figures", name, caption)
         return figure
 
-    def ledger(self) -> Ledger:
-        """The run's ledger, which a repeated run continues: what it holds is not computed again."""
-        from nngpt_lab.candidates.ledger import Ledger
-
-        return Ledger(self.folder / "ledger.sqlite")
+    @property
+    def ledger_file(self) -> Path:
+        """Where the run's ledger lies, which a repeated run continues: what it holds is not computed again."""
+        return self.folder / "ledger.sqlite"
 
     def _note(self, part: str, name: str, caption: str) -> None:
         self._contents[part][name] = {"caption": caption}

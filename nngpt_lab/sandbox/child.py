@@ -31,9 +31,9 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.sandbox import confine
 from nngpt_lab.sandbox.parcels import open_parcel, pack
+from nngpt_lab.sandbox.status import Status
 
 ANSWER = 3  # the descriptor a task answers on
 HOME = os.environ.get("HOME") or "/"  # in a child its private folder, which has another name each time

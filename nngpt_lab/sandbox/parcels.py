@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nngpt_lab.candidates.outcome import Status
+from nngpt_lab.sandbox.status import Status
 
 if TYPE_CHECKING:
     import numpy as np

@@ -40,11 +40,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.ground.errors import LabError
 from nngpt_lab.sandbox import confine
 from nngpt_lab.sandbox.child import written
 from nngpt_lab.sandbox.parcels import ALIGNMENT, JSON_BYTES, Expected, Report, nbytes, parcel, printable, read_answer
+from nngpt_lab.sandbox.status import Status
 
 BOOT = "import json, sys; sys.path += json.loads(sys.argv[1])['path']; from nngpt_lab.sandbox import child; "
 BOOT += "child.main(sys.argv[1])"

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -78,19 +79,17 @@ class Measured:
         return Measured(self.estimate, f"{self.note} {note}".strip())
 
 
-def load_claims() -> dict[str, Claim]:
+def load_claims(package: Path = paths.PACKAGE) -> dict[str, Claim]:
     """All claims by id, paper by paper; a ValueError if a file contradicts its own rules."""
-    files = [
-        tomllib.loads(file.read_text(encoding="utf-8")) for file in sorted(paths.PACKAGE.glob("papers/*/claims.toml"))
-    ]
     claims: dict[str, Claim] = {}
-    for row in (row | {"reasons": file.get("reasons", {})} for file in files for row in file["claim"]):
-        reasons, untested = row.pop("reasons"), row.pop("untested", None)
-        reason = reasons[untested] if untested else None
-        claim = Claim(**row, reason=reason)
-        if claim.id in claims or claim.test not in TESTS or claim.grade not in GRADES:
-            raise ValueError(f"claims.toml: {claim.id} is there twice or has an unknown test or grade")
-        claims[claim.id] = claim
+    for file in sorted(package.glob("papers/*/claims.toml")):
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        for row in data["claim"]:
+            reason = data["reasons"][row.pop("untested")] if "untested" in row else None
+            claim = Claim(**row, reason=reason)
+            if claim.id in claims or claim.test not in TESTS or claim.grade not in GRADES:
+                raise ValueError(f"{file}: {claim.id} is there twice or has an unknown test or grade")
+            claims[claim.id] = claim
     return claims
 
 

@@ -16,13 +16,14 @@ import pandas as pd
 
 from nngpt_lab.candidates import pool
 from nngpt_lab.candidates.ledger import Ledger
-from nngpt_lab.candidates.outcome import Candidate, Status
+from nngpt_lab.candidates.outcome import Candidate
 from nngpt_lab.candidates.proxy import Proxy
 from nngpt_lab.candidates.screening import Screened, screen
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.llm import sampling
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import encode
+from nngpt_lab.sandbox.status import Status
 
 
 class Sampler(Protocol):

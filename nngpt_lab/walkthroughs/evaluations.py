@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nngpt_lab.candidates.outcome import Status
-from nngpt_lab.papers.architecture_loop import proxy_audit
+from nngpt_lab.corpora import architectures
+from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.style import COLOURS, MUTED, new_figure
 
@@ -41,7 +41,7 @@ def recorded_accuracy(records: pd.DataFrame, dataset: str = "cifar-10") -> pd.Se
 
     Runs differ in learning rate, batch, image size and augmentation, so this is a rank to compare with, no target.
     """
-    runs = proxy_audit.one_run_per_epoch(proxy_audit.classification(records))
+    runs = architectures.one_run_per_epoch(architectures.classification(records))
     return runs.loc[dataset, 1].dropna().rename("recorded")
 
 

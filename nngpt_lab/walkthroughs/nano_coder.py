@@ -16,7 +16,6 @@ What later experiments must not have seen stays out of ``train``, with every cop
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 import math
@@ -32,19 +31,20 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nngpt_lab.candidates import pool, proxy, small_network
 from nngpt_lab.candidates.ledger import Ledger
-from nngpt_lab.candidates.outcome import Candidate, Kind, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind
 from nngpt_lab.candidates.protocols import Protocol, get_protocol
 from nngpt_lab.candidates.screening import screen
 from nngpt_lab.corpora import architectures, augmentations
-from nngpt_lab.corpora.code import code_hash, describe, strip_docstrings
+from nngpt_lab.corpora.code import code_hash, describe, tidy
 from nngpt_lab.corpora.narrow import CARD, narrow
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import encode, encode_pair, prompt
-from nngpt_lab.llm.sampling import Decoding, sample
-from nngpt_lab.papers.architecture_loop import proxy_audit
+from nngpt_lab.llm.sampling import sample
+from nngpt_lab.sandbox.status import Status
 from nngpt_lab.walkthroughs import pretraining
 from nngpt_lab.walkthroughs.evaluations import stratified_names
 from nngpt_lab.walkthroughs.pretraining import Architecture, Schedule
@@ -82,7 +82,7 @@ def narrowed(sample: int | None = None, seed: int = 0, progress: bool = True) ->
     hidden = None if progress else True
     facts = list(tqdm(rows, "narrowed", len(table), unit=" sources", disable=hidden, leave=False))
     table = pd.concat([table, pd.DataFrame(facts)], axis=1)
-    records = proxy_audit.classification(lemur.records)
+    records = architectures.classification(lemur.records)
     first = records[(records["dataset"] == "cifar-10") & (records["epoch"] == 1)]
     table["recorded"] = table["name"].map(first.groupby("architecture", observed=True)["accuracy"].max())
     table["recorded"] = table.groupby("program")["recorded"].transform("max")
@@ -144,13 +144,6 @@ def function_parts(functions: pd.DataFrame) -> pd.Series:
     part[[reserved(code_hash(tidy(code))) for code in functions["code"]]] = "reserved"
     part[functions["score"].rank(pct=True) > 1 - BEST_SHARE] = "best"
     return part
-
-
-def tidy(code: str) -> str:
-    """Code as ``ast.unparse`` lays it out, without comments and docstrings."""
-    tree = ast.parse(code)
-    strip_docstrings(tree)
-    return ast.unparse(tree)
 
 
 def architecture_document(code: str, asked: str, tokenizer) -> Example:

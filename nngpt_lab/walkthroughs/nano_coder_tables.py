@@ -13,11 +13,11 @@ import pandas as pd
 
 from nngpt_lab.candidates.extract import extract
 from nngpt_lab.candidates.outcome import Kind
-from nngpt_lab.corpora.code import describe
+from nngpt_lab.corpora.code import describe, tidy
 from nngpt_lab.corpora.narrow import SOUND
 from nngpt_lab.statistics.intervals import wilson
 from nngpt_lab.walkthroughs import pretraining
-from nngpt_lab.walkthroughs.nano_coder import TrainingText, spread, tidy
+from nngpt_lab.walkthroughs.nano_coder import TrainingText, spread
 from nngpt_lab.walkthroughs.pretraining import LAYER, NUMBER
 
 EXAMPLE_CHARACTERS = (1500, 2500)  # an example that fits on a screen

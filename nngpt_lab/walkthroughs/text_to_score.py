@@ -15,13 +15,14 @@ from tqdm import tqdm
 from nngpt_lab.candidates import pool
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.novelty import NoveltyIndex
-from nngpt_lab.candidates.outcome import Kind, Outcome, Status
+from nngpt_lab.candidates.outcome import Kind, Outcome
 from nngpt_lab.candidates.protocols import Protocol, get_protocol
 from nngpt_lab.candidates.proxy import Evaluator, Proxy
 from nngpt_lab.candidates.screening import Screened, screen
 from nngpt_lab.corpora import architectures, augmentations
 from nngpt_lab.ground.formatting import words
 from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.sandbox.status import Status
 from nngpt_lab.walkthroughs import evaluations
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nngpt_lab.candidates.contract import MAX_CHARACTERS, Inspection, check
-from nngpt_lab.candidates.outcome import Kind, Status
+from nngpt_lab.candidates.outcome import Kind
+from nngpt_lab.sandbox.status import Status
 
 IMPORTS = "import torch\nimport torch.nn as nn\n\n"
 HYPERPARAMETERS = "def supported_hyperparameters():\n    return {'lr', 'momentum'}\n\n"

@@ -36,7 +36,8 @@ with Ledger(sys.argv[1]) as ledger:
 WRITER = """
 import itertools, sys
 from tests.helpers.light_recipe import candidates
-from nngpt_lab.candidates.outcome import Outcome, Status
+from nngpt_lab.candidates.outcome import Outcome
+from nngpt_lab.sandbox.status import Status
 from nngpt_lab.candidates.ledger import Ledger
 candidate = candidates(1)[0]
 with Ledger(sys.argv[1]) as ledger:

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from nngpt_lab.candidates import ledger as ledger_module
 from nngpt_lab.candidates.ledger import ORDERS, Ledger
-from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.sandbox.status import Status
 
 PROTOCOL = "p" * 64
 GOOD = Outcome(Status.OK, 0.5, 0, PROTOCOL, parameters=10, seconds={"train": 1.5, "total": 2.0}, isolation=("seccomp",))

@@ -16,8 +16,9 @@ import pytest
 
 from nngpt_lab.candidates import ledger as ledger_module
 from nngpt_lab.candidates.ledger import ORDERS, Ledger
-from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
 from nngpt_lab.ground.errors import BusyError, DataError
+from nngpt_lab.sandbox.status import Status
 
 PROTOCOL = "p" * 64
 ROUNDS = 4

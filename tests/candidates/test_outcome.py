@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
 from nngpt_lab.corpora.code import code_hash
+from nngpt_lab.sandbox.status import Status
 
 TEXT = st.text(st.characters(codec="utf-8"))
 CANDIDATES = st.builds(

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from nngpt_lab.candidates.ledger import Ledger
-from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
 from nngpt_lab.candidates.pool import LocalPool, evaluate, open_pool
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.sandbox.parcels import open_parcel
 from nngpt_lab.sandbox.parent import SandboxError
+from nngpt_lab.sandbox.status import Status
 
 LONG = 60.0  # seconds that a test would wait for an evaluation that is not stopped
 

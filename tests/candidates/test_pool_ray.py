@@ -15,12 +15,13 @@ import pytest
 
 from nngpt_lab.candidates import pool_ray
 from nngpt_lab.candidates.ledger import Ledger
-from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
 from nngpt_lab.candidates.pool import evaluate
 from nngpt_lab.candidates.pool_ray import RayPool
 from nngpt_lab.ground.errors import LabError, UsageError
 from nngpt_lab.sandbox import confine
 from nngpt_lab.sandbox.parent import SandboxError
+from nngpt_lab.sandbox.status import Status
 from tests.helpers import light_recipe
 
 if not confine.LINUX:

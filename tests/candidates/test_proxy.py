@@ -18,11 +18,12 @@ from torch import nn
 
 from nngpt_lab.candidates import proxy, training
 from nngpt_lab.candidates.ledger import Ledger
-from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
 from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.ground import hashing
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.sandbox import confine, parcels
+from nngpt_lab.sandbox.status import Status
 from tests.candidates import test_training
 
 if not confine.LINUX:

@@ -14,8 +14,8 @@ import pytest
 
 from nngpt_lab.candidates import proxy
 from nngpt_lab.candidates.ledger import Ledger
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.sandbox import parcels
+from nngpt_lab.sandbox.status import Status
 from tests.candidates import test_proxy
 from tests.candidates.test_training import network
 

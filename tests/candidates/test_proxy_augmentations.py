@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from nngpt_lab.candidates import proxy, training
-from nngpt_lab.candidates.outcome import Kind, Status
+from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.candidates.protocols import CIFAR_10_NORM, get_protocol
 from nngpt_lab.ground.errors import DataError
+from nngpt_lab.sandbox.status import Status
 from tests.candidates import test_training
 from tests.candidates.test_proxy import candidate
 

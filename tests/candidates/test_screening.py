@@ -4,9 +4,10 @@ import pytest
 
 from nngpt_lab.candidates.extract import Source
 from nngpt_lab.candidates.novelty import NoveltyIndex
-from nngpt_lab.candidates.outcome import Kind, Status
+from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.candidates.screening import example, screen
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.sandbox.status import Status
 
 GOOD = example("good")
 

@@ -16,10 +16,10 @@ from PIL import Image
 from torchvision import transforms
 
 from nngpt_lab.candidates import training
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.candidates.protocols import CIFAR_10_NORM, get_protocol
 from nngpt_lab.candidates.training import CANDIDATE, Batches, fixed, hyperparameters
 from nngpt_lab.sandbox.child import Failure
+from nngpt_lab.sandbox.status import Status
 from tests.helpers.single_thread import one_thread  # noqa: F401
 
 PROTOCOL = replace(get_protocol("digits"), max_parameters=None)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from nngpt_lab.candidates import contract
-from nngpt_lab.candidates.outcome import Kind, Status
+from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.candidates.small_network import __file__ as SMALL_NETWORK
 from nngpt_lab.corpora.code import describe
 from nngpt_lab.corpora.narrow import narrow
+from nngpt_lab.sandbox.status import Status
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
 from nngpt_lab.sandbox.parent import Limits, Sandbox, SandboxError
+from nngpt_lab.sandbox.status import Status
 
 BROKEN = Candidate("", "what the lab cannot handle", Kind.ARCHITECTURE)
 LIMITS = Limits(wall_seconds=30, cpu_seconds=30, memory_mib=512, processes=16)

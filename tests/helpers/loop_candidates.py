@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from nngpt_lab.candidates.outcome import Status
+from nngpt_lab.sandbox.status import Status
 
 FAILURES = [Status.NO_CODE.value, Status.SYNTAX.value, Status.CONTRACT.value, Status.SHAPE.value, Status.CRASH.value]
 ALL_ARMS = ("loop", "no tuning", "shuffled scores", "no novelty filter", "random pairs", "random search")

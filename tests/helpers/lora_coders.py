@@ -9,8 +9,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nngpt_lab.llm import lora
-from nngpt_lab.llm.lora import Example, Recipe
+from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
+from nngpt_lab.llm.recipe import Recipe
 from tests.helpers.single_thread import one_thread  # noqa: F401
 
 CPU = torch.device("cpu")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nngpt_lab.papers.architecture_loop import lab
+from nngpt_lab.llm import models
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    with lab.one_thread():
+    with models.one_thread():
         yield

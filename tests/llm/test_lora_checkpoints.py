@@ -13,7 +13,8 @@ from peft import PeftModel
 
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
 from nngpt_lab.llm import lora
-from nngpt_lab.llm.lora import Example, Recipe
+from nngpt_lab.llm.lora import Example
+from nngpt_lab.llm.recipe import Recipe
 from tests.helpers.lora_coders import (  # noqa: F401
     CPU,
     EXAMPLES,

@@ -12,7 +12,8 @@ import pytest
 from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.llm import models, weights
-from nngpt_lab.llm.models import MODELS, check, load
+from nngpt_lab.llm.catalogue import MODELS
+from nngpt_lab.llm.models import check, load
 from nngpt_lab.records.profiles import PROFILES
 from tests.helpers.tiny_model import SIZES, save_tiny
 
@@ -71,7 +72,7 @@ def test_a_model_wheel_is_not_part_of_what_every_demo_downloads():
 
 
 def test_the_table_needs_neither_torch_nor_transformers():
-    code = "import sys; from nngpt_lab.llm.models import MODELS; print(*sys.modules)"
+    code = "import sys; from nngpt_lab.llm.catalogue import MODELS; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "huggingface_hub"} & set(loaded)
 

@@ -28,8 +28,9 @@ from transformers import (
 
 from nngpt_lab.ground.errors import LabError, UsageError
 from nngpt_lab.llm import kv_cache, vllm_engine
+from nngpt_lab.llm.decoding import Decoding, end_tokens
 from nngpt_lab.llm.models import Coder
-from nngpt_lab.llm.sampling import Decoding, Sample, Throughput, end_tokens, merged, sample, stream
+from nngpt_lab.llm.sampling import Sample, Throughput, merged, sample, stream
 from tests.helpers.single_thread import one_thread  # noqa: F401
 
 VOCABULARY, END = 256, 3

@@ -14,7 +14,8 @@ from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError
 from nngpt_lab.llm import models, weights
-from nngpt_lab.llm.models import MODELS, check, load
+from nngpt_lab.llm.catalogue import MODELS
+from nngpt_lab.llm.models import check, load
 from tests.helpers.tiny_model import save_tiny
 
 SMOL, QWEN = MODELS["SmolLM2-135M"], MODELS["Qwen2.5-Coder-0.5B"]

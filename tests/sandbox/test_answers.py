@@ -15,9 +15,9 @@ import numpy as np
 import psutil
 import pytest
 
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.sandbox import confine, parcels
 from nngpt_lab.sandbox.parent import Sandbox, SandboxError
+from nngpt_lab.sandbox.status import Status
 from tests.sandbox import test_parent
 
 LIMITS, PREDICTIONS = test_parent.LIMITS, test_parent.PREDICTIONS

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.sandbox import child, confine
 from nngpt_lab.sandbox.parent import Sandbox
+from nngpt_lab.sandbox.status import Status
 from tests.sandbox import test_parent
 
 if not confine.LINUX:

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from joblib.externals.loky import get_reusable_executor
 
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.sandbox import confine
 from nngpt_lab.sandbox.parent import Limits, Report, Sandbox
+from nngpt_lab.sandbox.status import Status
 
 if not confine.LINUX:
     pytest.skip("the sandbox confines on Linux only", allow_module_level=True)

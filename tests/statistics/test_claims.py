@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 
@@ -48,12 +47,11 @@ def test_every_claim_is_complete(claim):
     assert claim.reason is None or len(claim.reason) > 20
 
 
-def read_claims(monkeypatch, *extra: str):
-    text = '[reasons]\nloop = "Needs the loop."\n' + "".join(extra)
-    fake = SimpleNamespace(read_text=lambda encoding: text)
-    package = SimpleNamespace(joinpath=lambda name: fake)
-    monkeypatch.setattr(claims.resources, "files", lambda name: package)
-    return load_claims()
+def read_claims(package, *extra: str):
+    room = package / "papers" / "some_paper"
+    room.mkdir(parents=True)
+    (room / "claims.toml").write_text('[reasons]\nloop = "Needs the loop."\n' + "".join(extra))
+    return load_claims(package)
 
 
 ROW = '[[claim]]\nid = "{}"\npaper = "A"\nclaim = "c"\nvalue = 1\nunit = ""\ngrade = "{}"\nsource = "s"\ntest = "{}"\n'
@@ -67,20 +65,18 @@ ROW = '[[claim]]\nid = "{}"\npaper = "A"\nclaim = "c"\nvalue = 1\nunit = ""\ngra
         [ROW.format("a", "P", "about")],
     ],
 )
-def test_a_file_that_breaks_its_rules_is_refused(monkeypatch, rows):
+def test_a_file_that_breaks_its_rules_is_refused(tmp_path, rows):
     with pytest.raises(ValueError, match="a is there twice or has"):
-        read_claims(monkeypatch, *rows)
+        read_claims(tmp_path, *rows)
 
 
-def test_an_unknown_reason_is_refused(monkeypatch):
+def test_an_unknown_reason_is_refused(tmp_path):
     with pytest.raises(KeyError, match="loup"):
-        read_claims(monkeypatch, ROW.format("a", "P", "equal"), 'untested = "loup"\n')
+        read_claims(tmp_path, ROW.format("a", "P", "equal"), 'untested = "loup"\n')
 
 
-def test_reasons_are_resolved(monkeypatch):
-    assert (
-        read_claims(monkeypatch, ROW.format("a", "P", "equal"), 'untested = "loop"\n')["a"].reason == "Needs the loop."
-    )
+def test_reasons_are_resolved(tmp_path):
+    assert read_claims(tmp_path, ROW.format("a", "P", "equal"), 'untested = "loop"\n')["a"].reason == "Needs the loop."
 
 
 def everything_measured(paper: str, estimate: Estimate) -> dict[str, Measured]:

@@ -11,19 +11,20 @@ import torch
 from safetensors import safe_open
 
 from nngpt_lab.candidates import pool, small_network
-from nngpt_lab.candidates.outcome import Outcome, Status
+from nngpt_lab.candidates.outcome import Outcome
 from nngpt_lab.candidates.screening import example
 from nngpt_lab.corpora import architectures
-from nngpt_lab.corpora.code import code_hash, describe
+from nngpt_lab.corpora.code import code_hash, describe, tidy
 from nngpt_lab.corpora.narrow import CARD, SOUND
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.llm import models
 from nngpt_lab.records.profiles import PROFILES
+from nngpt_lab.sandbox.status import Status
 from nngpt_lab.walkthroughs import nano_coder, nano_coder_tables, pretraining
 from nngpt_lab.walkthroughs import nano_coder_figures as figures
 from nngpt_lab.walkthroughs.pretraining import Architecture, Schedule
 
-CODE = nano_coder.tidy(Path(small_network.__file__).read_text(encoding="utf-8"))
+CODE = tidy(Path(small_network.__file__).read_text(encoding="utf-8"))
 FUNCTION = "def transform(norm):\n    return transforms.Compose([transforms.RandomCrop({}), norm])"
 TINY = Architecture(vocabulary=400, width=16, layers=1, heads=2, kv_heads=2, feed_forward=24)
 
@@ -150,7 +151,7 @@ def tokenizer():
 
 
 def test_tidy_leaves_the_program_without_comments_and_docstrings():
-    assert nano_coder.tidy('"""Text."""\nx = 1  # one\ndef f():\n    "Text."') == "x = 1\n\ndef f():\n    pass"
+    assert tidy('"""Text."""\nx = 1  # one\ndef f():\n    "Text."') == "x = 1\n\ndef f():\n    pass"
 
 
 def test_a_network_answers_its_prompt(tokenizer):

@@ -12,8 +12,8 @@ from nngpt_lab.candidates.novelty import PAPER_B, STRUCTURE, NoveltySettings
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import all_named, named
-from nngpt_lab.llm.lora import Recipe
-from nngpt_lab.llm.sampling import Decoding
+from nngpt_lab.llm.decoding import Decoding
+from nngpt_lab.llm.recipe import Recipe
 
 
 @dataclass(frozen=True)

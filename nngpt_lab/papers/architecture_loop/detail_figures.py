@@ -17,8 +17,9 @@ from matplotlib.patches import Rectangle
 from nngpt_lab.papers.architecture_loop.figures import HOLLOW, PAPER_LABEL, cycle_axis, legend_below, look, say
 from nngpt_lab.papers.architecture_loop.lemur_overview import CYCLES
 from nngpt_lab.papers.architecture_loop.novelty_figures import COLOUR_OF, MARKER_OF
-from nngpt_lab.papers.architecture_loop.tables import LOOP, STAGES, arms
+from nngpt_lab.papers.architecture_loop.tables import LOOP, arms
 from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER, error_bars, new_figure, reference_line
+from nngpt_lab.study.run_state import STAGES
 
 STATUSES = {
     "ok": ("trained", "#dce9f3", ""),

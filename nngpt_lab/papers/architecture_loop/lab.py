@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from nngpt_lab.candidates import contract
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.novelty import NoveltyIndex, NoveltySettings
-from nngpt_lab.candidates.outcome import Kind, Status
+from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.candidates.pool import open_pool
 from nngpt_lab.candidates.proxy import prepare
 from nngpt_lab.corpora import architectures, narrow
@@ -20,8 +19,10 @@ from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.llm import models
+from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.architecture_loop.design import Design
 from nngpt_lab.papers.architecture_loop.loop import Lab
+from nngpt_lab.sandbox.status import Status
 
 
 @contextlib.contextmanager
@@ -56,18 +57,6 @@ def open_lab(
     coder = coder or models.load(design.coder, device)
     with open_pool(proxy, workers) as pool, one_thread():
         yield Lab(design, coder, proxy, pool, ledger, corpus, known, Path(folder), progress, retry_known)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """For a small model on a CPU a second thread gains little on an idle machine and costs much on a busy one; and the
-    number of threads moves the last digits, so that texts would depend on the machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def known_networks(corpus: str) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import encode_pair, prompt
 from nngpt_lab.papers.architecture_loop.design import Arm, Design
-from nngpt_lab.papers.architecture_loop.tables import VALID
+from nngpt_lab.sandbox.status import VALID
 from nngpt_lab.study.proposals import file_text, number, score, write
 from nngpt_lab.study.run_state import RunState
 

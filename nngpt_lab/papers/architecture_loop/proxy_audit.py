@@ -23,35 +23,19 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
+from nngpt_lab.corpora.architectures import PROTOCOL, one_run_per_epoch
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.rank_bootstrap import rank_bootstrap
 
 UNITS = ("best_of_trials", "one_run", "fixed_protocol")
-PROTOCOL = ["batch", "lr", "momentum", "dropout", "transform"]
 LONG = 50  # most longer runs in LEMUR stop here
 LEAST = 30  # architectures below which a correlation is not reported
 GAP_EDGES = np.array([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0])
 
 
-def classification(records: pd.DataFrame) -> pd.DataFrame:
-    """Image-classification records scored by accuracy: the only ones that papers A to C use."""
-    wanted = (records["task"] == "img-classification") & (records["metric"] == "acc")
-    columns = ["dataset", "architecture", "epoch", "accuracy", *PROTOCOL, "uid", "id"]
-    return records.loc[wanted, columns].astype({"dataset": str, "architecture": str, "transform": str})
-
-
 def best_per_epoch(records: pd.DataFrame) -> pd.DataFrame:
     """Best accuracy per data set and architecture (rows) and epoch (columns): unit ``best_of_trials``."""
     return records.pivot_table(index=["dataset", "architecture"], columns="epoch", values="accuracy", aggfunc="max")
-
-
-def one_run_per_epoch(records: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of one arbitrary run per data set and architecture, by epoch: unit ``one_run``."""
-    first = records[records["epoch"] == 1].sort_values("id")
-    chosen = first.drop_duplicates(["dataset", "architecture"])[["dataset", "architecture", "uid"]]
-    runs = records.merge(chosen, on=["dataset", "architecture", "uid"]).sort_values("id")
-    runs = runs.drop_duplicates(["dataset", "architecture", "epoch"])  # 431 records repeat a run's hyperparameters
-    return runs.pivot(index=["dataset", "architecture"], columns="epoch", values="accuracy")
 
 
 def fixed_protocol_per_epoch(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

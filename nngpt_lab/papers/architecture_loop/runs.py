@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
+from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.corpora import images
 from nngpt_lab.ground.formatting import words
@@ -29,7 +30,7 @@ class LoopRuns:
     """What came of the runs.
 
     Attributes:
-        candidates: a row per sample of every arm and seed, as :func:`architecture_design.run` returns them.
+        candidates: a row per sample of every arm and seed, as :func:`loop.run` returns them.
         base: the samples of the untuned model that set the thresholds; empty where thresholds are accuracies.
         thresholds: three accuracies; the first one selects.
         transfer: networks on other data sets: columns as of :func:`transfer`, and dataset; empty if none was here.
@@ -58,7 +59,7 @@ def run_arms(
     """Run every arm with every seed, or read back what was run; and the transfer: ``transfer_to`` samples a model, but
     no more than a cycle has."""
     with (
-        results.ledger() as ledger,
+        Ledger(results.ledger_file) as ledger,
         open_lab(design, ledger, results.folder / "loops", device=results.profile.device, workers=workers) as lab,
     ):
         tables, quotas = [], {}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pandas as pd
 from tqdm import tqdm
 
+from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.novelty import PAPER_B
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.names import did_you_mean
@@ -78,7 +79,7 @@ def run_settings(
     """
     found, tables = list(variations(design, axes)), []
     with (
-        results.ledger() as ledger,
+        Ledger(results.ledger_file) as ledger,
         open_lab(design, ledger, results.folder / "loops", device=results.profile.device, workers=workers) as lab,
     ):
         for name, changed in tqdm(found, "settings", leave=False, disable=None):

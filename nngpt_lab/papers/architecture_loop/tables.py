@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.sandbox.status import VALID, Status
 from nngpt_lab.statistics import intervals
+from nngpt_lab.study.run_state import STAGES
 
-VALID = [Status.OK.value, Status.NON_FINITE.value]
-STAGES = ("sampling", "evaluation", "selection", "tuning")
 SHARES = ("share_40", "share_35", "share_30")
 """Columns of the shares over the three thresholds; the paper's thresholds name them, whatever the thresholds are."""
 LOOP = "loop"

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import all_named, named
-from nngpt_lab.llm.lora import Recipe
-from nngpt_lab.llm.sampling import Decoding
+from nngpt_lab.llm.decoding import Decoding
+from nngpt_lab.llm.recipe import Recipe
 from nngpt_lab.papers.augmentation_search.rationales import check_style
 
 

@@ -28,24 +28,23 @@ from tqdm import tqdm
 
 from nngpt_lab.candidates import pool
 from nngpt_lab.candidates.ledger import Ledger
-from nngpt_lab.candidates.outcome import Candidate, Kind, Status
+from nngpt_lab.candidates.outcome import Candidate, Kind
 from nngpt_lab.candidates.proxy import Proxy
 from nngpt_lab.candidates.screening import Screened
 from nngpt_lab.corpora.augmentations import parse_pipeline
-from nngpt_lab.corpora.code import code_hash
+from nngpt_lab.corpora.code import code_hash, tidy
 from nngpt_lab.ground.errors import LabError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import encode_pair, prompt
-from nngpt_lab.papers.architecture_loop.tables import VALID
 from nngpt_lab.papers.augmentation_search.design import Arm, AugmentationDesign
 from nngpt_lab.papers.augmentation_search.generator import SIDE, generate
 from nngpt_lab.papers.augmentation_search.pairs import draw_pairs
 from nngpt_lab.papers.augmentation_search.rationales import answer
+from nngpt_lab.sandbox.status import VALID, Status
 from nngpt_lab.study.proposals import file_text, number, score, write
 from nngpt_lab.study.run_state import RunState
-from nngpt_lab.walkthroughs.nano_coder import tidy
 
 START, REFERENCES, SAMPLING, PAIRS, TUNING, GENERATOR = range(6)  # what a random number is for
 FEWEST = 4  # scored functions without which there is nothing to refer to

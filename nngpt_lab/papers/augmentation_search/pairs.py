@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from nngpt_lab.corpora.code import tidy
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.names import named
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.prompts import encode_pair, prompt
 from nngpt_lab.papers.augmentation_search.scores import Noise, flip_probability, scored
-from nngpt_lab.walkthroughs.nano_coder import tidy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

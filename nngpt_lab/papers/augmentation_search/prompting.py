@@ -20,18 +20,19 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.corpora import augmentations
+from nngpt_lab.corpora.code import tidy
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
 from nngpt_lab.ground.names import did_you_mean
 from nngpt_lab.llm import models
-from nngpt_lab.llm.lora import PROJECTIONS
+from nngpt_lab.llm.recipe import PROJECTIONS
 from nngpt_lab.papers.augmentation_search import loop
 from nngpt_lab.papers.augmentation_search.design import ARMS, DEMO, GPU, PAPER, SMOKE, AugmentationDesign
 from nngpt_lab.papers.augmentation_search.prompting_tables import STYLES, setting
 from nngpt_lab.papers.augmentation_search.rationales import answer
 from nngpt_lab.papers.augmentation_search.runs import open_lab
 from nngpt_lab.records.results import Results
-from nngpt_lab.walkthroughs.nano_coder import tidy
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +196,7 @@ def run_study(
     folder, device = results.folder / "loops", results.profile.device
     todo = [(*arm, seed) for arm in arms(study) for seed in seeds]
     with (
-        results.ledger() as ledger,
+        Ledger(results.ledger_file) as ledger,
         open_lab(study.design, ledger, folder, device=device, workers=workers, coder=coder) as lab,
     ):
         tables = []

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.augmentation_search.answer_forms import TYPES, answer_type, form, found_by_authors, reasons
+from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 
 STYLES = ("direct", "cot")

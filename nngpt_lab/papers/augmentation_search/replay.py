@@ -28,7 +28,7 @@ from nngpt_lab.corpora.augmentations import OPERATIONS
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import named
-from nngpt_lab.papers.architecture_loop.lab import one_thread
+from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.augmentation_search import replay_tables
 from nngpt_lab.papers.augmentation_search import scores as augmentation_scores
 from nngpt_lab.papers.augmentation_search.pairs import distinct, rename_operations, split

@@ -14,14 +14,13 @@ from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.outcome import Candidate, Kind
 from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.corpora import augmentations
-from nngpt_lab.corpora.code import code_hash
+from nngpt_lab.corpora.code import code_hash, tidy
 from nngpt_lab.llm import models
-from nngpt_lab.papers.architecture_loop.lab import one_thread
+from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.augmentation_search import loop
 from nngpt_lab.papers.augmentation_search.design import Arm, AugmentationDesign, get_design
 from nngpt_lab.papers.augmentation_search.generator import POLICIES
 from nngpt_lab.records.results import Results
-from nngpt_lab.walkthroughs.nano_coder import tidy
 
 FRESH = 1000  # seeds from here on score what was selected with smaller ones
 BEST = "best of {}"
@@ -32,8 +31,8 @@ class LiveRuns:
     """What came of the runs.
 
     Attributes:
-        candidates: a row per sample of every arm and seed, as :func:`augmentation_design.run` returns them.
-        start: the functions that each seed's runs start with, as :func:`augmentation_design.start_archive` returns
+        candidates: a row per sample of every arm and seed, as :func:`loop.run` returns them.
+        start: the functions that each seed's runs start with, as :func:`loop.start_archive` returns
             them, and seed.
         thresholds: by seed, the accuracy from which a function joined the archive.
         policies: as :func:`policy_scores` returns them; empty if no seeds were asked for.
@@ -89,7 +88,7 @@ def open_lab(
 
 
 def known_functions() -> pd.DataFrame:
-    """Paper A's 6,000 functions, tidied, one row per program, as ``augmentation_design.Lab.corpus`` holds them."""
+    """Paper A's 6,000 functions, tidied, one row per program, as ``loop.Lab.corpus`` holds them."""
     table = augmentations.load().brute_force.sort_values("name")
     table = table.assign(code=[tidy(code) for code in table["code"]], operations=table["operations"].map(tuple))
     table = table.assign(code_hash=table["code"].map(code_hash)).drop_duplicates("code_hash")
@@ -109,7 +108,7 @@ def run_arms(
     none), and the best function of every arm and of the start, trained for each of ``policy_epochs``."""
     device = results.profile.device
     with (
-        results.ledger() as ledger,
+        Ledger(results.ledger_file) as ledger,
         open_lab(design, ledger, results.folder / "live", device=device, workers=workers) as lab,
     ):
         tables = [loop.run(lab, arm, seed) for arm in arms for seed in seeds]

@@ -18,12 +18,13 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.corpora.augmentations import OPERATIONS
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.papers.architecture_loop.tables import LOOP, SEEDS, STAGES, arms, pooled_cycles
+from nngpt_lab.papers.architecture_loop.tables import LOOP, SEEDS, arms, pooled_cycles
+from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
+from nngpt_lab.study.run_state import STAGES
 
 FIRST, LAST, START, BEST_START = "first third", "last third", "start", "best of the start"
 NO_POLICY = "no augmentation"

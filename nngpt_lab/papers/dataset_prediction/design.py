@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import named
-from nngpt_lab.llm.lora import Recipe
-from nngpt_lab.llm.sampling import Decoding
+from nngpt_lab.llm.decoding import Decoding
+from nngpt_lab.llm.recipe import Recipe
 from nngpt_lab.papers.dataset_prediction.inputs import View
 
 PROMPTS = ("scores", "metadata", "code", "code_metadata")

@@ -345,7 +345,7 @@ def _keep_best(state: RunState, epoch: int, held: pd.DataFrame, validation: pd.D
 
 
 def _right(held: pd.DataFrame, validation: pd.DataFrame) -> float:
-    """Share of right answers over both orders, as :func:`dataset_answers.decisions` counts them."""
+    """Share of right answers over both orders, as :func:`answers.decisions` counts them."""
     side = (np.sign(held.groupby("question")["log_odds"].mean()) + 1) / 2
     return float((1 - (side - validation["first_wins"].astype(float)).abs()).mean())
 

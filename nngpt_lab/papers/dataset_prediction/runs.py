@@ -18,7 +18,7 @@ from tqdm import tqdm
 from nngpt_lab.candidates.novelty import NoveltySettings
 from nngpt_lab.corpora.architectures import Lemur
 from nngpt_lab.llm import models
-from nngpt_lab.papers.architecture_loop.lab import one_thread
+from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.dataset_prediction import answers as dataset_answers
 from nngpt_lab.papers.dataset_prediction import baselines as dataset_baselines
 from nngpt_lab.papers.dataset_prediction import loop, network_questions

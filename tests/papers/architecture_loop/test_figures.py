@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.papers.architecture_loop import detail_figures, figures, layer_diagram, tables
 from nngpt_lab.papers.architecture_loop.lemur_overview import CYCLES
+from nngpt_lab.sandbox.status import Status
 from tests.helpers.loop_candidates import ALL_ARMS, frame, row, runs
 
 THRESHOLDS = (0.5, 0.4, 0.3)

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nngpt_lab.candidates.outcome import Status
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.architecture_loop import tables as loop_cycles
+from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 from tests.helpers.loop_candidates import ALL_ARMS, frame, row, runs
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from nngpt_lab.candidates.contract import check
-from nngpt_lab.candidates.outcome import Kind, Status
+from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.corpora.augmentations import OPERATIONS, parse_pipeline
 from nngpt_lab.papers.augmentation_search import generator
 from nngpt_lab.papers.augmentation_search.generator import FRAME, POLICIES, RANGES, SIDE, function, generate
+from nngpt_lab.sandbox.status import Status
 
 NORM = ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 BOUNDS = {  # papers.md, A.2

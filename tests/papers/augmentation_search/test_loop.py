@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from nngpt_lab.candidates.ledger import Ledger
-from nngpt_lab.candidates.outcome import Kind, Status
+from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.candidates.screening import Screened, screen
 from nngpt_lab.corpora.augmentations import parse_pipeline
 from nngpt_lab.corpora.code import code_hash
@@ -34,6 +34,7 @@ from nngpt_lab.papers.augmentation_search.design import (
     get_design,
 )
 from nngpt_lab.papers.augmentation_search.generator import function, generate
+from nngpt_lab.sandbox.status import Status
 
 HALF = function("RandomInvert(p=0.5)")
 SAME = HALF.replace("RandomInvert(p=0.5)", "RandomInvert(p = 0.5)") + "\n# the same\n"

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
 from nngpt_lab.llm import models
 from nngpt_lab.llm.prompts import prompt
@@ -135,7 +136,7 @@ def test_every_arm_answers(ran):
 
 def test_both_styles_draw_with_the_same_seeds(ran):
     results, answers = ran
-    with results.ledger() as ledger:
+    with Ledger(results.ledger_file) as ledger:
         samples = ledger.table("samples")
     epochs = samples.groupby("run")["sampling_seed"].apply(tuple)
     assert len(epochs) == 8 and set(epochs.value_counts()) <= {
