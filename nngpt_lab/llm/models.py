@@ -88,7 +88,7 @@ def check(
     else:
         counts = _count(found)
         needed, spare = memory_gib(*counts, name, four_bit), memory_gib(*counts, name, True)
-    free = freememory_gib(str(device))
+    free = free_memory_gib(str(device))
     if needed > free:
         smaller = f"load it with four_bit=True ({spare:.1f} GiB, on CUDA), " if not four_bit else ""
         raise UsageError(
@@ -168,7 +168,7 @@ def dtype_name(dtype: str | torch.dtype | None, device: str) -> str:
     return name
 
 
-def freememory_gib(device: str) -> float:
+def free_memory_gib(device: str) -> float:
     """Memory that a model could take on the device now, GiB."""
     if device.startswith("cuda"):
         import torch

@@ -334,6 +334,9 @@ def save_model(folder: Path, model, tokenizer) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"  # transformers 5 writes a class name that transformers 4 does not know
+    settings = json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def save_card(folder: Path, corpus: pd.DataFrame, curve: pd.DataFrame, facts: dict) -> None:
