@@ -11,7 +11,7 @@ import pytest
 
 from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground.errors import DataError, UsageError
-from nngpt_lab.llm import models, weights
+from nngpt_lab.llm import catalogue, models, weights
 from nngpt_lab.llm.catalogue import MODELS
 from nngpt_lab.llm.models import check, load
 from nngpt_lab.records.profiles import PROFILES
@@ -111,7 +111,7 @@ class TestBeforeAnyWork:
         folder = save_tiny(tmp_path)
         total, embeddings = models._count(folder)
         assert embeddings == 2 * SIZES["vocab_size"] * SIZES["hidden_size"]
-        monkeypatch.setattr(models, "free_memory_gib", lambda device: models.HEADROOM * total * 4 / 2**30 - 1e-9)
+        monkeypatch.setattr(models, "free_memory_gib", lambda device: catalogue.HEADROOM * total * 4 / 2**30 - 1e-9)
         with pytest.raises(UsageError, match="of memory in float32"):
             load(folder)
         assert check(folder, dtype="bfloat16") == folder
