@@ -1,4 +1,4 @@
-"""The notebooks' form, and one of them through the command line; nbval runs all of them in their smoke defaults."""
+"""The notebooks' form, and one of them through the command line; nbval runs the others in their smoke defaults."""
 
 import json
 
@@ -13,6 +13,7 @@ from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError
 from nngpt_lab.statistics.claims import COLUMNS, VERDICTS
+from tests.helpers.executed import warnings_in
 
 NOTEBOOKS = sorted(paths.notebooks_folder().rglob("*.ipynb"))
 PROMISED = {  # tables that later work and the report rely on
@@ -113,6 +114,11 @@ def test_run_leaves_tables_figures_and_a_manifest_that_vouches_for_them(smoke_ru
     assert {path.stem for path in (smoke_run / "figures").glob("*.png")} == set(contents["figures"])
 
 
+def test_a_run_shows_no_warning(smoke_run):
+    cells = nbformat.read(smoke_run / "executed.ipynb", as_version=4).cells
+    assert not [text for cell in cells for text in warnings_in(cell.get("outputs", ()))]
+
+
 def test_claims_of_a_run(smoke_run):
     claims = pd.read_csv(smoke_run / "tables" / "claims.csv").set_index("claim_id")
     assert list(claims.reset_index().columns) == COLUMNS
@@ -123,6 +129,7 @@ def test_claims_of_a_run(smoke_run):
     assert untested["our_value"].isna().all() and untested["note"].str.len().gt(20).all()
 
 
+@pytest.mark.slow  # runs the notebook a second time, about a minute; the loops' own tests repeat runs as well
 def test_same_seed_same_tables(smoke_run, tmp_path):
     done = CliRunner().invoke(cli, ["run", "02", "--profile", "smoke", "--output", str(tmp_path)])
     assert done.exit_code == 0, done.output

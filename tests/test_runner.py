@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -16,6 +15,7 @@ import pytest
 from nngpt_lab import runner
 from nngpt_lab.ground.errors import BusyError, UsageError
 from nngpt_lab.records import manifest
+from tests.helpers.waiting import LIMIT, wait_for
 
 HEADER = 'profile = "smoke"\nseed = 0\noutput = ""\n'
 LAB = [sys.executable, "-m", "nngpt_lab"]
@@ -267,7 +267,7 @@ def test_a_failed_notebook_is_kept_and_the_others_run(tmp_path):
 def test_plain_papermill_runs_the_same_notebook(tmp_path):
     notebook = write_notebook(tmp_path / "n.ipynb", WRITES_A_TABLE)
     command = [sys.executable, "-m", "papermill", "n.ipynb", "out.ipynb", "-p", "profile", "demo", "-p", "output", "."]
-    subprocess.run(command, cwd=notebook.parent, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=notebook.parent, check=True, capture_output=True, timeout=LIMIT)
     assert (tmp_path / "tables" / "t.csv").read_text() == "demo,0"
 
 
@@ -317,13 +317,6 @@ def test_a_damaged_manifest_counts_as_none(tmp_path, text):
     assert not manifest.is_current(tmp_path, "anything")
 
 
-def wait_for(condition, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_interrupted_busy_and_continued(tmp_path):
     """Ctrl-C in mid-notebook leaves no manifest and no kernel; meanwhile a second run is refused; a third continues."""
@@ -340,21 +333,21 @@ def test_interrupted_busy_and_continued(tmp_path):
         with pytest.raises(BusyError) as error:  # even the notebook that has already run: its call is not over
             runner.run_notebook(first, output=tmp_path / "out", progress=False)
         assert f"process {running.pid} on " in error.value.cause
-        busy = subprocess.run([*command[:4], str(second), *command[-2:]], capture_output=True, text=True, timeout=20)
+        busy = subprocess.run([*command[:4], str(second), *command[-2:]], capture_output=True, text=True, timeout=LIMIT)
         assert (busy.returncode, times(counter)) == (4, 1)
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=20)
+        _, said = running.communicate(timeout=LIMIT)
     finally:
         running.kill()
     assert running.returncode == 130
     assert "the same command continues" in said
     assert "Traceback" not in said
-    wait_for(lambda: not psutil.pid_exists(int(begun.read_text())), 5)
+    wait_for(lambda: not psutil.pid_exists(int(begun.read_text())))
     assert (tmp_path / "out" / "second" / "executed.ipynb").exists()
     assert not (tmp_path / "out" / "second" / "manifest.json").exists()
 
     go_on.touch()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0
     assert "first  up to date" in done.stdout
     assert times(counter) == 1

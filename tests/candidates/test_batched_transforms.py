@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 
 from nngpt_lab.candidates.batched_transforms import batch_pipeline, pil_pipeline
 from nngpt_lab.corpora import augmentations
-from nngpt_lab.ground.errors import DataError, UsageError
+from nngpt_lab.ground.errors import UsageError
 from tests.helpers.batches import generator, pictures
 
 NORM = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -62,12 +62,9 @@ def test_a_crop_larger_than_its_image_fails_in_torchvisions_words(size):
     assert augmentations.status_of(str(found.value)) == "shape"
 
 
-def test_the_published_functions_are_all_batched():
+def test_the_published_functions_are_all_batched(augmentation_corpus):
     """All 6,043, from their parsed parameters."""
-    try:
-        functions = augmentations.load().functions
-    except DataError as error:
-        pytest.skip(f"the published data cannot be had: {error.cause}")
+    functions = augmentation_corpus.functions
     tail = [T.Resize((64, 64)), T.ToTensor(), T.Normalize(*NORM)]
     for names, parameters in zip(functions["operations"], functions["parameters"], strict=True):
         made = [getattr(T, name)(**given) for name, given in zip(names, json.loads(parameters), strict=True)]

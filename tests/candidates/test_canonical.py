@@ -19,8 +19,6 @@ from hypothesis import strategies as st
 
 from nngpt_lab.candidates.canonical import FORMS, LEXEME, raw_tokens
 from nngpt_lab.candidates.novelty import AUTHORS_LOOP, PAPER_B, jaccard, shingle_hashes
-from nngpt_lab.corpora import architectures
-from nngpt_lab.ground.errors import DataError
 
 SHINGLE = {"raw_tokens": AUTHORS_LOOP.shingle, "nn_dup": PAPER_B.shingle, "ast_nameless": 10, "structure": 1}
 
@@ -373,12 +371,8 @@ def tokenized(text: str):
             yield token.string
 
 
-def test_renamed_classes_of_published_networks_are_the_same_without_names():
-    try:
-        table = architectures.load_arrow()["architectures"]
-    except DataError as error:
-        pytest.skip(f"the published data cannot be had: {error.cause}")
-    for code in table["code"].to_pylist()[::400]:
+def test_renamed_classes_of_published_networks_are_the_same_without_names(lemur):
+    for code in lemur.architectures["code"][::400]:
         for name in ("ast_nameless", "structure"):
             assert FORMS[name].tokens(code) == FORMS[name].tokens(with_renamed_classes(code)), name
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nngpt_lab.candidates.extract import Extraction, Source, extract
 from nngpt_lab.candidates.outcome import Kind
-from nngpt_lab.corpora import architectures, augmentations
-from nngpt_lab.ground.errors import DataError
+from tests.helpers.work import growth
 
 NET = "import torch.nn as nn\n\n\nclass Net(nn.Module):\n    def forward(self, x):\n        return x\n"
 TRANSFORM = "import torchvision\n\ndef transform(norm):\n    return norm"
@@ -264,7 +261,7 @@ def test_a_fence_in_a_docstring_ends_the_block_as_in_markdown():
     assert of(f"````python\n{code}\n````")[0] == of(f"~~~\n{code}\n~~~")[0] == code
 
 
-# ---- time ------------------------------------------------------------------------------------------------------------
+# ---- work ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -274,24 +271,15 @@ def test_a_fence_in_a_docstring_ends_the_block_as_in_markdown():
      "import a\n" + "b, " * 10**5, "\n" + " " * 10**6 + "~~~"],
     ids=lambda unit: repr(unit[:12]),
 )  # fmt: skip
-def test_a_megabyte_takes_seconds_at_most(unit):
-    text = (unit * (10**6 // len(unit) + 1))[: 10**6] + "x"
-    begin = time.perf_counter()
-    extract(text, Kind.ARCHITECTURE)
-    assert time.perf_counter() - begin < 5  # 0.1 to 0.8 on an idle core; what is quadratic takes an hour
+def test_work_grows_no_faster_than_the_text(unit):
+    def work(size: int) -> None:
+        extract((unit * (size // len(unit) + 1))[:size] + "x", Kind.ARCHITECTURE)
+
+    assert growth(work, 10**4, 10**5) < 30  # linear: 10; quadratic: 100
+    work(10**6)
 
 
 # ---- the published code ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def published():
-    try:
-        lemur, functions = architectures.load_arrow()["architectures"], augmentations.load().functions
-    except DataError as error:
-        pytest.skip(f"the published data cannot be had: {error.cause}")
-    nets = dict(zip(lemur["name"].to_pylist(), lemur["code"].to_pylist(), strict=True))
-    return nets, dict(zip(functions["name"], functions["code"], strict=True))
 
 
 FENCED = {  # a docstring of theirs, copied from transformers, holds a fenced example
@@ -308,8 +296,8 @@ def lost(codes: dict[str, str], wrapper: str, kind: Kind) -> set[str]:
     return {name for name, code in codes.items() if extract(wrapper.format(code), kind).code != code}
 
 
-def test_lemur_comes_back_from_every_wrapper(published):
-    nets = published[0]
+def test_lemur_comes_back_from_every_wrapper(lemur):
+    nets = lemur.architectures.set_index("name")["code"].to_dict()
     some = {name: nets[name] for name in sorted({*list(nets)[::8], *FENCED, *UNLIKE_CODE})}  # all 10,482 take 4 s each
     assert lost(some, "{}", Kind.ARCHITECTURE) == FENCED | UNLIKE_CODE
     assert lost(some, "```python\n{}\n```", Kind.ARCHITECTURE) == FENCED
@@ -317,6 +305,7 @@ def test_lemur_comes_back_from_every_wrapper(published):
     assert lost(some, "~~~\n{}\n~~~", Kind.ARCHITECTURE) == set()
 
 
-def test_augmentations_come_back_from_every_wrapper(published):
+def test_augmentations_come_back_from_every_wrapper(augmentation_corpus):
+    codes = augmentation_corpus.functions.set_index("name")["code"].to_dict()
     for wrapper in ("{}", "<tr>{}</tr>", "Sure:\n```python\n{}\n```"):
-        assert lost(published[1], wrapper, Kind.AUGMENTATION) == set()
+        assert lost(codes, wrapper, Kind.AUGMENTATION) == set()

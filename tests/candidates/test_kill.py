@@ -1,4 +1,4 @@
-"""``kill -9`` at random moments: whatever is killed, repeating the run ends in the rows of one that was left alone."""
+"""``kill -9`` at many moments: whatever is killed, repeating the run ends in the rows of one that was left alone."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ import sqlite3
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.sandbox import confine
+from tests.helpers.waiting import LIMIT, wait_for
 
 if not confine.LINUX:
     pytest.skip("looks for processes in /proc", allow_module_level=True)
 
-KILLS, COUNT = 25, 24
-CLEAN_SECONDS = 15.0  # for what belonged to a killed driver to be gone; as a rule it takes a tenth of one
+COUNT = 24
+CLEAN_SECONDS = 60.0  # after which what belonged to a killed driver counts as left behind; as a rule it takes a tenth
+KILLS = [[9, 3, 17, 5], [30, 4, 3]]  # of each run: how many of its 48 evaluations a driver has begun when it is killed
 TIMINGS = ["added", "finished", "seconds", "total_seconds"]
 DRIVER = """
 import signal, sys
@@ -65,14 +67,21 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def left_behind(folder: Path) -> tuple[list[int], list[str]]:
-    """Processes and files of a killed driver that are still there after a while."""
+def left_behind(folder: Path) -> tuple[list[int], list[Path]]:
+    """Processes and files of a killed driver that do not go away by themselves."""
     deadline = time.monotonic() + CLEAN_SECONDS
-    while True:
-        left = processes_of(folder), sorted(path.name for path in folder.iterdir())
-        if left == ([], []) or time.monotonic() > deadline:
-            return left
+    while any(left := (processes_of(folder), sorted(folder.iterdir()))) and time.monotonic() < deadline:
         time.sleep(0.02)
+    return left
+
+
+def lines(log: Path) -> list[list[str]]:
+    """Process, code hash and seed of each evaluation that began, as far as they are written."""
+    return [line.split() for line in log.read_text(encoding="ascii").splitlines()] if log.exists() else []
+
+
+def has_begun(count: int, log: Path, driver: subprocess.Popen) -> bool:
+    return driver.poll() is not None or len(lines(log)) >= count
 
 
 def check_file(path: Path) -> set[tuple[str, int]]:
@@ -94,41 +103,32 @@ def rows(path: Path) -> dict[str, pd.DataFrame]:
 
 
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_rows(tmp_path):
-    rng = np.random.default_rng(0)
-    begin = time.monotonic()
     (tmp_path / "tmp").mkdir()
-    assert start(DRIVER, tmp_path / "calm.sqlite", "", COUNT, folder=tmp_path / "tmp").wait(60) == 0
-    duration, expected = time.monotonic() - begin, rows(tmp_path / "calm.sqlite")
+    assert start(DRIVER, tmp_path / "calm.sqlite", "", COUNT, folder=tmp_path / "tmp").wait(LIMIT) == 0
+    expected = rows(tmp_path / "calm.sqlite")
     assert expected["evaluations"]["status"].value_counts().to_dict() == {
         "ok": COUNT, "crash": COUNT // 3, "forbidden": COUNT // 3, "non_finite": COUNT // 3
     }  # fmt: skip
-    kills, lives, number, orphans = 0, 0, 0, []
-    while kills < KILLS or lives:
-        path, log, temporary = tmp_path / f"{number}.sqlite", tmp_path / f"{number}-{lives}.log", tmp_path / "tmp"
-        known = check_file(path)
-        driver = start(DRIVER, path, log, COUNT, folder=temporary)
-        try:
-            driver.wait(rng.uniform(0, duration) if kills < KILLS else 60)
-        except subprocess.TimeoutExpired:
-            kills += 1
-            (os.killpg if kills % 2 else os.kill)(driver.pid, signal.SIGKILL)
-        code = driver.wait()
-        assert code in (0, -signal.SIGKILL)
-        processes, folders = left_behind(temporary)
-        assert not processes, f"after kill {kills}"
-        orphans += folders
-        for folder in folders:
-            (temporary / folder).rmdir()  # empty, or it is no such orphan
-        begun = [line.split() for line in log.read_text(encoding="ascii").splitlines()] if log.exists() else []
-        begun = [(code_hash, int(seed)) for _, code_hash, seed in begun]
-        assert len(begun) == len(set(begun)) and not known & set(begun), "evaluated what was known"
-        assert known <= check_file(path), "lost what was known"
-        lives += 1
-        if code == 0:
-            for name, table in rows(path).items():
-                pd.testing.assert_frame_equal(table, expected[name])
-            number, lives = number + 1, 0
-    assert kills == KILLS
+    temporary, orphans = tmp_path / "tmp", []
+    for number, moments in enumerate(KILLS):
+        path = tmp_path / f"{number}.sqlite"
+        for life, moment in enumerate([*moments, None]):
+            log, known = tmp_path / f"{number}-{life}.log", check_file(path)
+            driver = start(DRIVER, path, log, COUNT, folder=temporary)
+            if moment is not None:
+                wait_for(partial(has_begun, moment, log, driver))
+                (os.killpg if life % 2 else os.kill)(driver.pid, signal.SIGKILL)
+            assert driver.wait(LIMIT) == (0 if moment is None else -signal.SIGKILL)
+            processes, folders = left_behind(temporary)
+            assert not processes, f"after kill {life} of run {number}"
+            orphans += folders
+            for folder in folders:
+                folder.rmdir()  # empty, or it is no such orphan
+            begun = [(code_hash, int(seed)) for _, code_hash, seed in lines(log)]
+            assert len(begun) == len(set(begun)) and not known & set(begun), "evaluated what was known"
+            assert known <= check_file(path), "lost what was known"
+        for name, table in rows(path).items():
+            pd.testing.assert_frame_equal(table, expected[name])
     assert len(orphans) <= 1  # an instant is left between making a sandbox's folder and starting who removes it
 
 
@@ -136,15 +136,12 @@ def test_an_interrupt_writes_what_is_finished_and_leaves_nothing(tmp_path):
     (tmp_path / "tmp").mkdir()
     path, log = tmp_path / "ledger.sqlite", tmp_path / "log"
     driver = start(DRIVER, path, log, 400, folder=tmp_path / "tmp", stderr=subprocess.PIPE, text=True)
-    while not log.exists() or len(log.read_text(encoding="ascii").splitlines()) < 8:
-        time.sleep(0.02)
-    begin = time.monotonic()
+    wait_for(lambda: len(lines(log)) >= 8)
     driver.send_signal(signal.SIGINT)
-    _, told = driver.communicate(timeout=60)
-    assert time.monotonic() - begin < CLEAN_SECONDS
+    _, told = driver.communicate(timeout=LIMIT)
     assert told.endswith("KeyboardInterrupt\n") and driver.returncode != 0
     assert (processes_of(tmp_path / "tmp"), list((tmp_path / "tmp").iterdir())) == ([], [])
-    begun = len(log.read_text(encoding="ascii").splitlines())
+    begun = len(lines(log))
     assert begun - 2 <= len(check_file(path)) <= begun < 800
     statuses = rows(path)["statuses"].set_index("status")["evaluations"]
     assert set(statuses.index) <= {"ok", "crash", "forbidden", "non_finite"} and statuses["ok"] > 1
@@ -152,12 +149,11 @@ def test_an_interrupt_writes_what_is_finished_and_leaves_nothing(tmp_path):
 
 
 def test_a_writer_that_is_killed_has_written_what_it_said(tmp_path):
-    rng = np.random.default_rng(1)
     acknowledged = -1
-    for _ in range(10):
+    for said in (1, 2, 5, 30, 80):
         writer = start(WRITER, tmp_path / "ledger.sqlite", folder=tmp_path, stdout=subprocess.PIPE, text=True)
-        acknowledged = int(writer.stdout.readline())  # it is at work
-        time.sleep(rng.uniform(0, 0.3))
+        for _ in range(said):
+            acknowledged = int(writer.stdout.readline())
         writer.kill()
         acknowledged = max([acknowledged, *map(int, writer.stdout.read().split("\n")[:-1])])
         writer.wait()

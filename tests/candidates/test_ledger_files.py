@@ -105,7 +105,7 @@ def test_opening_creates_a_ledger_that_a_kill_left_empty(path):
 def drive(folder: Path, worker: int, together, wins) -> None:
     """One of several drivers: the same codes as all the others, samples of its own; they meet at each creation, too."""
     for round_ in range(ROUNDS):
-        together.wait(60)
+        together.wait(300)
         with Ledger(folder / f"{round_}.sqlite") as ledger:
             ledger.add_protocol(PROTOCOL, {})
             for position in range(15):
@@ -120,7 +120,7 @@ def test_several_drivers_share_a_ledger(tmp_path):
     drivers = [context.Process(target=drive, args=(tmp_path, worker, together, wins)) for worker in range(4)]
     for driver in drivers:
         driver.start()
-    answers = [wins.get(timeout=60) for _ in range(4 * ROUNDS)]
+    answers = [wins.get(timeout=300) for _ in range(4 * ROUNDS)]
     for driver in drivers:
         driver.join(60)
     assert [driver.exitcode for driver in drivers] == [0] * 4
@@ -175,5 +175,5 @@ def test_it_is_durable_and_needs_no_torch(path):
         assert ledger._connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
         assert ledger._connection.execute("PRAGMA foreign_keys").fetchone()[0] == 1
     code = "import sys, nngpt_lab.candidates.ledger; print('torch' in sys.modules, 'pandas' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.split() == ["False", "False"]

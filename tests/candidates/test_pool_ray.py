@@ -6,8 +6,6 @@ import logging
 import os
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from nngpt_lab.sandbox import confine
 from nngpt_lab.sandbox.parent import SandboxError
 from nngpt_lab.sandbox.status import Status
 from tests.helpers import light_recipe
+from tests.helpers.waiting import when
 
 if not confine.LINUX:
     pytest.skip("the sandboxes of its nodes need Linux", allow_module_level=True)
@@ -47,8 +46,18 @@ def cluster():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # the nodes need this module and light_recipe
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        cluster.workers = [cluster.add_node(num_cpus=2) for _ in range(2)]
+        for attempt in range(3):
+            cluster = Cluster()
+            try:
+                cluster.add_node(num_cpus=0, include_dashboard=False)
+                cluster.workers = [cluster.add_node(num_cpus=2) for _ in range(2)]
+                break
+            except Exception as error:  # Ray raises nothing more special
+                cluster.shutdown()
+                if "timed out during startup" not in str(error):
+                    raise
+                if attempt == 2:
+                    pytest.skip("the machine is too busy for Ray, which gives its agents 15 seconds to start")
         yield cluster
         cluster.shutdown()
 
@@ -111,32 +120,27 @@ def test_an_interrupt_keeps_what_is_finished(pool, recipe, ledger):
     slow = [Candidate("", f"import time; time.sleep({60 + i})", Kind.ARCHITECTURE) for i in range(4)]
     quick = light_recipe.candidates(4)
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    watcher = threading.Thread(target=interrupt_when, args=(lambda: len(begun(recipe)) == 8,))
-    watcher.start()
-    begin = time.monotonic()
+    written = {(candidate.code_hash, 0) for candidate in quick}
+
+    def all_slow_ones_run() -> bool:
+        with Ledger(ledger.path) as other:  # a connection is its thread's own
+            return len(begun(recipe)) == 8 and other.known("light") == written
+
+    interrupt = when(all_slow_ones_run, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         evaluate(quick + slow, recipe, ledger, pool=pool)
-    watcher.join()
+    interrupt.join()
     signal.signal(signal.SIGINT, previous)
-    assert time.monotonic() - begin < 30
-    assert ledger.known("light") == {(candidate.code_hash, 0) for candidate in quick}
+    assert ledger.known("light") == written  # the slow ones were stopped: their time limit would be an outcome
     assert [outcome.status for outcome in evaluate(quick, recipe, ledger, pool=pool)] == [Status.OK] * 3 + [
         Status.CRASH
     ]
 
 
-def interrupt_when(ready) -> None:
-    while not ready():
-        time.sleep(0.05)
-    time.sleep(0.5)  # what began and can end has ended
-    os.kill(os.getpid(), signal.SIGINT)
-
-
 def test_a_node_that_dies_costs_nothing_and_counts_nothing_twice(cluster, pool, recipe, ledger, caplog):
     """One node is killed in the middle of the run, and with the second one nobody is left."""
     candidates = light_recipe.candidates(40, seconds=0.2)
-    killer = threading.Thread(target=kill_when, args=(cluster, lambda: len(begun(recipe)) > 10))
-    killer.start()
+    killer = when(lambda: len(begun(recipe)) > 10, lambda: kill_a_node(cluster))
     counted = CountedLedger(ledger)
     with caplog.at_level(logging.WARNING):
         outcomes = evaluate(candidates, recipe, counted, pool=pool, progress=False)
@@ -151,8 +155,7 @@ def test_a_node_that_dies_costs_nothing_and_counts_nothing_twice(cluster, pool, 
     assert len(survivors) == 1 and begun(recipe)[-1][0] == survivors[0]
 
     more = light_recipe.candidates(50, seconds=0.25)
-    killer = threading.Thread(target=kill_when, args=(cluster, lambda: len(begun(recipe)) > 50))
-    killer.start()
+    killer = when(lambda: len(begun(recipe)) > 50, lambda: kill_a_node(cluster))
     with pytest.raises(LabError, match="no node is left"):
         evaluate(more, recipe, ledger, pool=pool, progress=False)
     killer.join()
@@ -173,9 +176,7 @@ class CountedLedger:
         return self.ledger.add_outcome(candidate, outcome)
 
 
-def kill_when(cluster, ready) -> None:
-    while not ready():
-        time.sleep(0.02)
+def kill_a_node(cluster) -> None:
     cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
 
 

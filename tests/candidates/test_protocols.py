@@ -13,7 +13,7 @@ import pytest
 from nngpt_lab.candidates import protocols
 from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.candidates.protocols import LEMUR_RESNET, PROTOCOLS, Protocol, get_protocol
-from nngpt_lab.ground.errors import DataError, UsageError
+from nngpt_lab.ground.errors import UsageError
 
 PROTOCOL = replace(get_protocol("paper-b"), train_limit=1000)
 CHANGES = {
@@ -129,13 +129,8 @@ def test_nonsense_is_refused(name, change):
     assert caught.value.cure
 
 
-def test_the_pinned_network_is_lemurs_resnet():
-    from nngpt_lab.corpora import architectures
-
-    try:
-        table = architectures.load().architectures
-    except DataError as error:
-        pytest.skip(f"the published data cannot be had: {error.cause}")
+def test_the_pinned_network_is_lemurs_resnet(lemur):
+    table = lemur.architectures
     found = table[table["code_hash"] == LEMUR_RESNET]
     assert "ResNet" in set(found["name"])
     assert "class Net" in found["code"].iloc[0]

@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +27,7 @@ import pytest
 from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError
+from tests.helpers.waiting import LIMIT, wait_for
 
 STAND_IN = """
 import os, pathlib, shutil, sys, time
@@ -39,12 +39,11 @@ assert line.startswith("tiny-lab==1.0 --hash=sha256:"), line
 assert os.environ["TMPDIR"] == folder, "pip's temporary files would be out of sight"
 target = pathlib.Path(folder, pathlib.Path(published).name)
 data = pathlib.Path(published).read_bytes()
-if mode in ("halves", "hangs", "waits"):
+if mode in ("hangs", "waits"):
     target.write_bytes(data[: len(data) // 2])
-    time.sleep({"halves": 0.7, "hangs": 60, "waits": 0}[mode])
-    while mode == "waits" and not pathlib.Path(calls + ".go").exists():
+    while mode == "hangs" or not pathlib.Path(calls + ".go").exists():
         time.sleep(0.02)
-if mode in ("works", "halves", "waits"):
+if mode in ("works", "waits"):
     target.write_bytes(data)
 elif mode == "lies":
     target.write_bytes(b"something else")
@@ -133,14 +132,6 @@ def visible_leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix not in (".lock", ".whl", ".verified"))
 
 
-def wait_for(condition, seconds: float = 20.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return found
-
-
 # ------------------------------------------------------------------------------------------------------ it works
 
 
@@ -185,9 +176,11 @@ def test_the_bar_shows_bytes_while_they_arrive(lab, monkeypatch):
         def update(self, n=1):
             super().update(n)
             seen.append(self.n)
+            if self.n == len(lab.data) // 2:
+                Path(f"{lab.calls}.go").touch()
 
     monkeypatch.setattr(artifacts, "tqdm", Recorder)
-    lab.pip("halves")
+    lab.pip("waits")
     artifacts.fetch(lab.artifact, progress=True)
     assert len(lab.data) // 2 in seen  # in the middle of the download, not only after it
     assert seen[-1] == len(lab.data)
@@ -252,7 +245,7 @@ def test_two_processes_at_once_download_once(lab):
     second = lab.start("waits")
     assert "waiting" in second.stderr.readline()  # it found the lock held
     Path(f"{lab.calls}.go").touch()
-    first.communicate(timeout=20), second.communicate(timeout=20)
+    first.communicate(timeout=LIMIT), second.communicate(timeout=LIMIT)
     assert (first.returncode, second.returncode) == (0, 0)
     assert lab.downloads() == 1
     assert lab.wheel.read_bytes() == lab.data
@@ -265,7 +258,7 @@ def test_an_interrupted_download_leaves_no_half_file_and_a_rerun_succeeds(lab, n
     wait_for(lambda: list(lab.folder.glob(f".*/**/{lab.wheel.name}")))  # half of it is there
     pip = int(lab.calls.read_text())
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=LIMIT)
     assert process.returncode != 0
     assert not lab.wheel.exists()
     if number == signal.SIGINT:

@@ -8,29 +8,9 @@ from __future__ import annotations
 import json
 import re
 
-import pytest
-
-from nngpt_lab.corpora import architectures, artifacts, augmentations
-from nngpt_lab.ground.errors import DataError
+from nngpt_lab.corpora import artifacts, augmentations
 from nngpt_lab.papers.augmentation_search.scores import scored
 from nngpt_lab.papers.dataset_prediction import questions as dataset_questions
-
-
-def load_or_skip(module):
-    try:
-        return module.load()
-    except DataError as error:
-        pytest.skip(f"the published data cannot be had: {error.cause}")
-
-
-@pytest.fixture(scope="module")
-def lemur():
-    return load_or_skip(architectures)
-
-
-@pytest.fixture(scope="module")
-def published():
-    return load_or_skip(augmentations)
 
 
 def test_lemur_sizes(lemur):
@@ -68,27 +48,27 @@ def test_lemur_records_are_those_of_the_wheel(lemur):
     assert sorted(rows["uid"]) == sorted(trial["uid"] for trial in trials)
 
 
-def test_augmentation_counts(published):
-    functions = published.functions
+def test_augmentation_counts(augmentation_corpus):
+    functions = augmentation_corpus.functions
     assert functions.groupby(["source", "status"]).size().to_dict() == {
         ("brute_force", "ok"): 5_982,
         ("brute_force", "shape"): 18,
         ("llm", "unscored"): 43,
     }
-    assert published.brute_force["code_hash"].nunique() == 5_337
-    assert len(published.five_epochs) == 1_807
+    assert augmentation_corpus.brute_force["code_hash"].nunique() == 5_337
+    assert len(augmentation_corpus.five_epochs) == 1_807
     assert functions["score"].isna().sum() == 18 + 43 and scored(functions)["score"].gt(0).all()
 
 
-def test_nineteen_operations(published):
-    used = {operation for operations in published.brute_force["operations"] for operation in operations}
+def test_nineteen_operations(augmentation_corpus):
+    used = {operation for operations in augmentation_corpus.brute_force["operations"] for operation in operations}
     assert used == set(augmentations.OPERATIONS) and len(used) == 19
 
 
-def test_operations_agree_with_a_regular_expression(published):
+def test_operations_agree_with_a_regular_expression(augmentation_corpus):
     """The syntax tree and a regular expression that knows nothing of it read the same operations."""
     constructor = re.compile(r"(?<!\w)(?:transforms\.)(\w+)\s*\(")
-    for row in published.functions.itertuples():
+    for row in augmentation_corpus.functions.itertuples():
         body = row.code[row.code.index("def transform") :]
         found = [name for name in constructor.findall(body) if name != "Compose"]
         tail = list(augmentations.TAIL) if row.has_tail else []

@@ -13,6 +13,7 @@ from peft import PeftModel
 
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
 from nngpt_lab.llm import lora
+from nngpt_lab.llm.adapters import quiet
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.recipe import Recipe
 from tests.helpers.lora_coders import (  # noqa: F401
@@ -145,7 +146,8 @@ def test_saved_in_pefts_format_and_read_by_peft_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 8, "tiny")
-    theirs = PeftModel.from_pretrained(new_coder().model, tmp_path / "adapter").eval()
+    with quiet():
+        theirs = PeftModel.from_pretrained(new_coder().model, tmp_path / "adapter").eval()
     ids = torch.tensor([EXAMPLES[1].ids])
     assert torch.equal(theirs(ids).logits, coder.model(ids).logits)
 

@@ -28,6 +28,7 @@ from transformers import (
 
 from nngpt_lab.ground.errors import LabError, UsageError
 from nngpt_lab.llm import kv_cache, vllm_engine
+from nngpt_lab.llm.adapters import quiet
 from nngpt_lab.llm.decoding import Decoding, end_tokens
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.sampling import Sample, Throughput, merged, sample, stream
@@ -74,7 +75,9 @@ def made(name: str = "llama", lora: bool = False) -> Coder:
                 parameter.normal_(std=0.3)
     if lora:
         targets = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "gate_proj"]
-        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.5, target_modules=targets)).eval()
+        with quiet():
+            model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.5, target_modules=targets))
+        model.eval()
         with torch.no_grad():
             for key, parameter in model.named_parameters():
                 if "lora_B" in key:

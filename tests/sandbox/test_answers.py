@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import pytest
 from nngpt_lab.sandbox import confine, parcels
 from nngpt_lab.sandbox.parent import Sandbox, SandboxError
 from nngpt_lab.sandbox.status import Status
+from tests.helpers.waiting import LIMIT, when
 from tests.sandbox import test_parent
 
 LIMITS, PREDICTIONS = test_parent.LIMITS, test_parent.PREDICTIONS
@@ -185,10 +185,17 @@ def test_a_hundred_tasks_leave_nothing(box):
     assert state() == before
 
 
+def task_runs(box):
+    """A condition: the sandbox, at rest now, has forked a task."""
+    launcher = psutil.Process(box._process.pid)
+    resting = len(launcher.children(recursive=True))
+    return lambda: len(launcher.children(recursive=True)) > resting
+
+
 def test_the_zygote_is_replaced_when_it_dies(box):
     started = box.zygotes
-    killer = threading.Timer(1.0, lambda: psutil.Process(box._process.pid).kill())
-    killer.start()
+    attack(box, "value = 'started'")
+    killer = when(task_runs(box), psutil.Process(box._process.pid).kill)
     report = attack(box, "import time\ntime.sleep(600)")
     killer.join()
     assert report.status == Status.CRASH and "replaced" in report.message
@@ -204,12 +211,12 @@ def test_an_interrupt_leaves_nothing_behind(box):
     ours = {box._process.pid, *confine.descendants(box._process.pid)}
     others = {process.pid for process in psutil.Process().children(recursive=True)} - ours  # other tests' joblib
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.alarm(1)
+    alarm = when(task_runs(box), lambda: os.kill(os.getpid(), signal.SIGALRM))
     try:
         with pytest.raises(KeyboardInterrupt):
             attack(box, "import time\ntime.sleep(600)\nvalue = 'stale'")
     finally:
-        signal.alarm(0)
+        alarm.join()
         signal.signal(signal.SIGALRM, before)
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= others
     assert attack(box, "value = 'new'").value == "new"
@@ -217,14 +224,17 @@ def test_an_interrupt_leaves_nothing_behind(box):
 
 def test_the_child_dies_with_the_parent(tmp_path):
     script = f"""
-import sys, threading, time
+import psutil, sys, threading, time
 sys.path[:0] = {[str(Path(__file__).parents[2])]!r}
 from nngpt_lab.sandbox.parent import Sandbox
 assert "torch" not in sys.modules
 sandbox = Sandbox(setup="tests.sandbox.test_parent")
 sandbox.start()
+launcher = psutil.Process(sandbox._process.pid)
+resting = len(launcher.children(recursive=True))
 threading.Thread(target=sandbox.run, args=("execute", {{"code": "import time; time.sleep(600)"}}), daemon=True).start()
-time.sleep(1)
+while len(launcher.children(recursive=True)) < resting + 2:
+    time.sleep(0.01)
 print(sandbox._process.pid, flush=True)
 time.sleep(600)
 """
@@ -235,7 +245,7 @@ time.sleep(600)
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    assert not psutil.wait_procs(family, timeout=30)[1]
+    assert not psutil.wait_procs(family, timeout=LIMIT)[1]
 
 
 def test_what_we_do_wrong_is_an_error_not_a_status(box):

@@ -27,8 +27,8 @@ attack, SHORT = test_parent.attack, test_parent.SHORT
 
 def confined(code: str) -> str:
     """What a fresh process prints that confines itself and is then asked something."""
-    head = "import os, sys, json, ctypes\nfrom nngpt_lab.candidates import confine\n"
-    done = subprocess.run([sys.executable, "-c", head + code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    head = "import os, sys, json, ctypes\nfrom nngpt_lab.sandbox import confine\n"
+    done = subprocess.run([sys.executable, "-c", head + code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -262,12 +262,12 @@ def check_unprivileged(command: list[str]) -> None:
     paths = json.dumps([str(ROOT)])
     nested = "import subprocess, sys, torch, pytest; subprocess.run([sys.executable, '-c', ''], check=True)"
     try:
-        subprocess.run([*command, "-c", nested], check=True, capture_output=True, timeout=120, cwd="/")
+        subprocess.run([*command, "-c", nested], check=True, capture_output=True, timeout=300, cwd="/")
     except (OSError, subprocess.SubprocessError):
         pytest.skip(f"{command[0]} cannot run this Python here")
     environment = {"PATH": os.environ["PATH"]}
     call = [*command, "-c", UNPRIVILEGED, paths]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=120, cwd="/", env=environment)
+    done = subprocess.run(call, capture_output=True, text=True, timeout=300, cwd="/", env=environment)
     assert done.returncode == 0, done.stderr
     isolation, statuses = json.loads(done.stdout)
     assert statuses == ["ok", "forbidden", "forbidden", "forbidden", "forbidden", "ok"], isolation

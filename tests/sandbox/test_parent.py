@@ -115,7 +115,6 @@ ENDLESS = {
 def test_endless(box, name):
     report = attack(box, ENDLESS[name], SHORT)
     assert (report.status, report.killed) == (Status.TIMEOUT, True), report
-    assert report.seconds < 30
 
 
 def test_cpu_time_is_limited_even_if_the_warning_is_ignored(box):

@@ -2,11 +2,6 @@
 
 import dataclasses
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +21,7 @@ from nngpt_lab.papers.architecture_loop.design import ARMS, AUTHORS, DEMO, DESIG
 from nngpt_lab.papers.architecture_loop.lab import open_lab
 from nngpt_lab.papers.architecture_loop.loop import Pair, admit, choose, mix, number
 from nngpt_lab.study.run_state import RunState
+from tests.helpers.killed import adapters, content, run_until, samples
 
 SCORES = pd.DataFrame({"position": range(6), "score": [0.9, None, 0.5, 0.1, 0.7, None]})
 
@@ -185,18 +181,6 @@ def undisturbed(tmp_path_factory):
     return folder, run_all(folder)
 
 
-def content(folder: Path) -> dict[str, list]:
-    """What must not depend on when and how often a run was interrupted."""
-    with Ledger(folder / "ledger.sqlite") as ledger:
-        samples = ledger.table("samples").drop(columns="drawn").astype(object).fillna("").to_numpy().tolist()
-        evaluations = ledger.table("evaluations")[["code_hash", "protocol_hash", "seed", "status", "score"]]
-    return {"samples": samples, "evaluations": evaluations.astype(object).fillna("").to_numpy().tolist()}
-
-
-def adapters(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))}
-
-
 def test_the_loop_runs_and_everything_is_in_the_ledger(undisturbed):
     folder, table = undisturbed
     assert len(table) == 2 * 2 * 5 and set(table["arm"]) == {"loop", "random pairs"}
@@ -216,46 +200,20 @@ def test_repeating_it_changes_nothing_and_does_nothing(undisturbed):
 
 
 def test_more_cycles_continue_a_run(undisturbed, tmp_path):
-    longer = dataclasses.replace(TINY, cycles=3)
-    table = run_all(tmp_path, longer)
-    pd.testing.assert_frame_equal(
-        table[table["cycle"] <= 2][COLUMNS].reset_index(drop=True), undisturbed[1][COLUMNS], check_dtype=False
-    )
-
-
-@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
-def test_killed_at_any_moment_it_resumes_to_the_same_ledger_and_adapters(undisturbed, tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r}); from pathlib import Path\n"
-    code += (
-        "import tests.papers.architecture_loop.test_loop as t\nif __name__ == '__main__': t.run_all(Path(sys.argv[1]))"
-    )
-    script = tmp_path / "main.py"
-    script.write_text(code)
-    draws, kills = random.Random(0), 0
-    for _ in range(3):
-        child = subprocess.Popen([sys.executable, str(script), str(tmp_path)], start_new_session=True)
-        wait_for_progress(tmp_path, child, draws.uniform(0.0, 2.5))
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            kills += 1
-        child.wait()
+    run_all(tmp_path, dataclasses.replace(TINY, cycles=1))
     table = run_all(tmp_path)
-    assert kills
     pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
-    assert content(tmp_path) == content(undisturbed[0])
     assert adapters(tmp_path) == adapters(undisturbed[0])
 
 
-def wait_for_progress(folder: Path, child: subprocess.Popen, seconds: float) -> None:
-    """Until the child has written more than was there, and a while longer."""
-
-    def written() -> int:
-        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.suffix != ".py")
-
-    before, deadline = written(), time.monotonic() + 120
-    while child.poll() is None and written() <= before and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(seconds)
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
+def test_killed_it_resumes_to_the_same_ledger_and_adapters(undisturbed, tmp_path):
+    # In the first cycle, while the rest of its samples are written and evaluated
+    run_until(lambda: samples(tmp_path) > TINY.base_samples + 1, __name__, tmp_path)
+    table = run_all(tmp_path)
+    pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
+    assert content(tmp_path) == content(undisturbed[0])
+    assert adapters(tmp_path) == adapters(undisturbed[0])
 
 
 def test_the_time_of_a_stage_within_a_stage_counts_once(tmp_path, monkeypatch):

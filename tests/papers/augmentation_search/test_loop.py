@@ -2,10 +2,6 @@
 
 import dataclasses
 import os
-import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -35,6 +31,7 @@ from nngpt_lab.papers.augmentation_search.design import (
 )
 from nngpt_lab.papers.augmentation_search.generator import function, generate
 from nngpt_lab.sandbox.status import Status
+from tests.helpers.killed import adapters, content, run_until, samples
 
 HALF = function("RandomInvert(p=0.5)")
 SAME = HALF.replace("RandomInvert(p=0.5)", "RandomInvert(p = 0.5)") + "\n# the same\n"
@@ -247,18 +244,6 @@ def undisturbed(tmp_path_factory):
     return folder, run_all(folder)
 
 
-def content(folder: Path) -> dict[str, list]:
-    """What must not depend on when and how often a run was interrupted."""
-    with Ledger(folder / "ledger.sqlite") as ledger:
-        samples = ledger.table("samples").drop(columns="drawn").astype(object).fillna("").to_numpy().tolist()
-        evaluations = ledger.table("evaluations")[["code_hash", "protocol_hash", "seed", "status", "score"]]
-    return {"samples": samples, "evaluations": evaluations.astype(object).fillna("").to_numpy().tolist()}
-
-
-def adapters(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))}
-
-
 def test_the_loop_runs_and_everything_is_in_the_ledger(undisturbed):
     folder, table = undisturbed
     assert len(table) == 8 and len(content(folder)["samples"]) == 8 and adapters(folder)
@@ -290,24 +275,9 @@ def test_more_epochs_continue_a_run(undisturbed, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
-def test_killed_at_any_moment_it_resumes_to_the_same_ledger_and_adapters(undisturbed, tmp_path):
-    from tests.papers.architecture_loop.test_loop import wait_for_progress
-
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r}); from pathlib import Path\n"
-    code += "import tests.papers.augmentation_search.test_loop as t\n"
-    code += "if __name__ == '__main__': t.run_all(Path(sys.argv[1]))"
-    script = tmp_path / "main.py"
-    script.write_text(code)
-    draws, kills = random.Random(0), 0
-    for _ in range(2):
-        child = subprocess.Popen([sys.executable, str(script), str(tmp_path)], start_new_session=True)
-        wait_for_progress(tmp_path, child, draws.uniform(0.0, 2.0))
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            kills += 1
-        child.wait()
+def test_killed_it_resumes_to_the_same_ledger_and_adapters(undisturbed, tmp_path):
+    run_until(lambda: samples(tmp_path) > TINY.samples, __name__, tmp_path)  # in the second epoch, after tuning
     table = run_all(tmp_path)
-    assert kills
     pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
     assert content(tmp_path) == content(undisturbed[0])
     assert adapters(tmp_path) == adapters(undisturbed[0])

@@ -1,0 +1,27 @@
+"""For tests and notebooks alike: one thread a worker, and no executed notebook holds a warning."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.helpers.executed import warnings_in
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: before torch is imported, here and in all children
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Notebook 02 runs through the command line, in tests/test_notebooks.py, and here only if it is asked for."""
+    is_02 = collection_path.name == "02_brute_force_to_semantic_insight.ipynb"
+    return True if is_02 and not any(collection_path.name in argument for argument in config.args) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Fails a notebook's cell whose outputs, which nbval keeps in ``test_outputs``, hold a warning."""
+    result = yield
+    if warnings := list(warnings_in(getattr(item, "test_outputs", None) or ())):
+        item.raise_cell_error("The cell's outputs hold a warning", "\n".join(warnings))
+    return result

@@ -1,0 +1,25 @@
+"""Waiting for what must happen, however busy the machine is: for conditions, never for a time to pass."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+LIMIT = 300  # seconds after which a test gives up: a hundred times what an idle machine needs
+
+
+def wait_for(condition: Callable[[], object]) -> object:
+    """The condition's first true value."""
+    end = time.monotonic() + LIMIT
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not in {LIMIT} seconds"
+        time.sleep(0.01)
+    return value
+
+
+def when(condition: Callable[[], object], action: Callable[[], object]) -> threading.Thread:
+    """A thread, started, that acts once the condition is true; join it."""
+    thread = threading.Thread(target=lambda: wait_for(condition) and action())
+    thread.start()
+    return thread
