@@ -17,6 +17,7 @@ from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import named
+from nngpt_lab.ground.seeds import SCHEME
 
 PARTS = ("holdout", "test")
 DESCRIPTIVE = ("name", "source")
@@ -111,6 +112,8 @@ class Protocol:
         if self.epochs == 1:  # what was scored before there was such a field keeps its hash
             del values["epochs"]
         values |= {"data": content_hash, "evaluator": EVALUATOR}
+        if self.train_limit is not None:  # which images are trained on is drawn
+            values["seeds"] = SCHEME
         return json.loads(json.dumps(values), parse_int=float)  # 60 and 60.0 are the same number of seconds
 
     def hash(self, content_hash: str) -> str:

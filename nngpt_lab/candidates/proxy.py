@@ -24,6 +24,7 @@ from nngpt_lab.candidates.outcome import Candidate, Outcome
 from nngpt_lab.candidates.protocols import Protocol, get_protocol
 from nngpt_lab.corpora.code import code_hash
 from nngpt_lab.ground.errors import DataError, UsageError
+from nngpt_lab.ground.seeds import generator
 from nngpt_lab.sandbox.parcels import Report
 from nngpt_lab.sandbox.parent import Limits, Sandbox
 from nngpt_lab.sandbox.status import Status
@@ -211,7 +212,7 @@ def _limited(images: np.ndarray, labels: np.ndarray, protocol: Protocol) -> tupl
     """The protocol's share of the training images: a fixed draw, in order."""
     if protocol.train_limit is None or protocol.train_limit >= len(labels):
         return images, labels
-    chosen = np.random.default_rng(protocol.split_seed).choice(len(labels), protocol.train_limit, replace=False)
+    chosen = generator("training images", protocol.split_seed).choice(len(labels), protocol.train_limit, replace=False)
     chosen.sort()
     return images[chosen], labels[chosen]
 

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from nngpt_lab.ground.errors import DataError, UsageError
+from nngpt_lab.ground.seeds import derive
 from nngpt_lab.llm.models import Coder
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def add_adapter(coder: Coder, recipe: Recipe, seed: int) -> Coder:
         layers_to_transform=_layers(coder, recipe),
         task_type="CAUSAL_LM",
     )
-    with quiet(), seeded(coder.device, seed):  # torch's initialisers draw from the global generator
+    with quiet(), seeded(coder.device, "adapter", seed):  # torch's initialisers draw from the global generator
         model = get_peft_model(coder.model, config)
     return replace(coder, model=model.eval())
 
@@ -65,7 +65,7 @@ def load_adapter(coder: Coder, folder: str | Path, trainable: bool = True) -> Co
         )
     with (
         quiet(),
-        seeded(coder.device, 0),
+        seeded(coder.device, "adapter that is read"),
     ):  # it is initialised before it is read; the caller's generator stays untouched
         model = PeftModel.from_pretrained(coder.model, str(folder), is_trainable=trainable)
     return replace(coder, model=model.eval())
@@ -117,10 +117,10 @@ def _check_adapted(coder: Coder) -> None:
 
 
 @contextlib.contextmanager
-def seeded(device: torch.device, *seed: int) -> Iterator[None]:
-    """Torch's global generators seeded within, and afterwards as before."""
+def seeded(device: torch.device, *key: int | str) -> Iterator[None]:
+    """Torch's global generators seeded by a key within, and afterwards as before."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
+        torch.manual_seed(derive(*key))
         yield
 
 

@@ -40,6 +40,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
+from nngpt_lab.ground.seeds import SCHEME, generator
 from nngpt_lab.llm.adapters import add_adapter, load_adapter, quiet, remove_adapter, save_adapter, seeded  # noqa: F401
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.recipe import Recipe
@@ -50,7 +51,6 @@ COLUMNS = ("step", "epoch", "lr", "loss", "tokens", "response_tokens", "seconds"
 RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # configs whose logits are not head(hidden)
 CHECKPOINT = "checkpoint.pt"
 CACHE_TOKENS = 1024  # on a CPU a pass over about so many is fastest: little is padded, activations stay in the cache
-ORDER, DROPOUT = 0, 1  # what a seed is drawn for
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def tune(
         for number in range(len(rows), len(steps)):
             began = time.perf_counter()
             lr = learning_rate(number, len(steps), recipe)
-            with seeded(coder.device, seed, DROPOUT, number):  # nn.Dropout only knows the global generator
+            with seeded(coder.device, "dropout", seed, number):  # nn.Dropout only knows the global generator
                 loss = _accumulate_gradient(head, steps[number], recipe, coder.device)
             norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.max_grad_norm))
             if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -180,7 +180,7 @@ def plan(examples: Sequence[Example], recipe: Recipe, seed: int, epoch: int) -> 
     tenth, so that an example meets others in every epoch); cut into micro-batches, which are shuffled again, so that
     steps do not run from short to long.
     """
-    rng = np.random.default_rng([seed, ORDER, epoch])
+    rng = generator("order of examples", seed, epoch)
     keys = rng.uniform(0.9, 1.1, len(examples)) * [len(example.ids) for example in examples]
     batches: list[np.ndarray] = []
     for pool in _cut(rng.permutation(len(examples)), recipe.pool * recipe.batch):
@@ -298,7 +298,7 @@ def _autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
 
 def _key(coder: Coder, examples: Sequence[Example], recipe: Recipe, seed: int) -> str:
     """What a checkpoint belongs to."""
-    digest = hashlib.sha256(json.dumps([coder.name, asdict(recipe), seed]).encode())
+    digest = hashlib.sha256(json.dumps([coder.name, asdict(recipe), seed, SCHEME]).encode())
     for example in examples:
         digest.update(np.array([example.prompt_length, *example.ids, -1], dtype=np.int64).tobytes())
     return digest.hexdigest()

@@ -16,10 +16,10 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.seeds import derive
 from nngpt_lab.llm.decoding import Decoding, Row, end_tokens
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def write(coder: Coder, rows: list[Row], decoding: Decoding, batch_size: int) ->
             top_k=decoding.top_k or -1,
             top_p=decoding.top_p,
             max_tokens=row.room,
-            seed=_seed(row.seed),
+            seed=derive("vllm", row.seed),
             stop_token_ids=sorted(ends),
             detokenize=False,
         )
@@ -110,8 +110,3 @@ def _weights(coder: Coder) -> str:
     """The folder or the hub's name of the base weights; empty if they have neither."""
     model = coder.model.get_base_model() if hasattr(coder.model, "get_base_model") else coder.model
     return model.config.name_or_path or ""
-
-
-def _seed(seed: int) -> int:
-    """63 bits that depend on all bits of a seed of any size."""
-    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -115,8 +115,3 @@ def score(bench: Bench, proposed: Generator[tuple[int, Screened]], seed: int) ->
             row["parameters"] = pd.NA if outcome.parameters is None else outcome.parameters
         rows.append(row)
     return screened, pd.DataFrame(rows).astype({"parameters": "Int64", "score": float})
-
-
-def number(*key: int) -> int:
-    """A seed that follows from a key; distinct keys give unrelated seeds. Below 2**63, as SQLite's integers."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nngpt_lab.corpora import architectures
+from nngpt_lab.ground.seeds import generator
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.style import COLOURS, MUTED, new_figure
@@ -97,7 +98,7 @@ def agreement(frame: pd.DataFrame, seed: int, resamples: int) -> pd.DataFrame:
     rows = []
     for place, (group, part) in enumerate(parts):
         if len(part) >= LEAST:
-            rng = np.random.default_rng([seed, place])
+            rng = generator("agreement", seed, place)
             pairs = part[["score", "recorded"]].to_numpy(float)
             rows.append({"group": group} | asdict(intervals.bootstrap(pairs, intervals.spearman, rng, resamples)))
     table = pd.DataFrame(rows, columns=["group", "n", "value", "low", "high"])

@@ -12,6 +12,7 @@ from nngpt_lab.candidates.novelty import PAPER_B, STRUCTURE, NoveltySettings
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import all_named, named
+from nngpt_lab.ground.seeds import SCHEME
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.recipe import Recipe
 
@@ -68,7 +69,8 @@ class Design:
     def hash(self) -> str:
         """SHA-256 over what can change a sample or a choice. More cycles continue a run; they do not make another."""
         left_out = ("name", "source", "cycles")
-        return sha256_json({key: _plain(value) for key, value in vars(self).items() if key not in left_out})
+        values = {key: _plain(value) for key, value in vars(self).items() if key not in left_out}
+        return sha256_json(values | {"seeds": SCHEME})
 
 
 def _plain(value):

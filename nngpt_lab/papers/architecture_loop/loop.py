@@ -25,16 +25,16 @@ from nngpt_lab.candidates.proxy import Proxy
 from nngpt_lab.candidates.screening import Screened
 from nngpt_lab.ground.errors import LabError
 from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.seeds import SCHEME, derive, generator
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import encode_pair, prompt
 from nngpt_lab.papers.architecture_loop.design import Arm, Design
 from nngpt_lab.sandbox.status import VALID
-from nngpt_lab.study.proposals import file_text, number, score, write
+from nngpt_lab.study.proposals import file_text, score, write
 from nngpt_lab.study.run_state import RunState
 
-BASE_SEED = 2**31  # of the samples that set the thresholds; no run's own seed
-SAMPLING, CORPUS, CHOICE, MIX, TUNING = range(5)  # what a random number is for
+PAPER = "paper B"  # what the keys of all seeds begin with
 
 
 @dataclass(frozen=True)
@@ -87,21 +87,21 @@ def run(lab: Lab, arm: Arm, seed: int, quotas: Sequence[int] = ()) -> pd.DataFra
     with RunState(lab.coder, design.recipe, lab.folder / run_name(lab, arm, seed), seed) as state:
         if arm.tuned and design.corpus_pairs:
             pairs = corpus_pairs(lab, seed)
-            state.tune(0, [example(lab, pair) for pair in pairs], number(seed, TUNING))
+            state.tune(0, [example(lab, pair) for pair in pairs], derive(PAPER, "tuning", seed, 0))
         cycles = tqdm(range(1, design.cycles + 1), f"{arm.name}, seed {seed}", leave=False, disable=_hidden(lab))
         for cycle in cycles:
             proposed = state.timed_steps("sampling", propose(lab, arm, seed, cycle, state))
             with state.timed("evaluation"):
                 screened, rows = score(lab, proposed, seed)
             with state.timed("selection"):
-                rng, quota = np.random.default_rng([seed, cycle, CHOICE]), quotas[cycle - 1] if quotas else 0
+                rng, quota = generator(PAPER, "choice", seed, cycle), quotas[cycle - 1] if quotas else 0
                 rows["passed"] = choose(rows, arm.choice, threshold, rng, quota, design.fallback)
                 rows = admit(lab.known, accepted, rows, screened, arm.novel)
                 new = [pair_of(lab, seed, cycle, row, screened) for row in rows[rows["accepted"]].itertuples()]
             with state.timed("tuning"):
                 if arm.tuned and cycle < design.cycles:
-                    chosen = mix(new, pairs, design.pairs_per_cycle, np.random.default_rng([seed, cycle, MIX]))
-                    state.tune(cycle, [example(lab, pair) for pair in chosen], number(seed, TUNING, cycle))
+                    chosen = mix(new, pairs, design.pairs_per_cycle, generator(PAPER, "mix", seed, cycle))
+                    state.tune(cycle, [example(lab, pair) for pair in chosen], derive(PAPER, "tuning", seed, cycle))
             pairs = pairs + new
             tables.append(rows.assign(arm=arm.name, seed=seed, cycle=cycle, **state.end_cycle(cycle)))
             cycles.set_postfix(_summary(tables), refresh=False)
@@ -116,12 +116,12 @@ def propose(lab: Lab, arm: Arm, seed: int, cycle: int, state: RunState) -> Itera
     ledger."""
     design, run = lab.design, f"{run_name(lab, arm, seed)} cycle {cycle:02d}"
     if arm.proposer == "corpus":
-        order = np.random.default_rng([seed, CORPUS]).permutation(len(lab.corpus))
+        order = generator(PAPER, "random search", seed).permutation(len(lab.corpus))
         chosen = order.take(range((cycle - 1) * design.samples, cycle * design.samples), mode="wrap")
         yield from ((i, file_text(lab, run, i, lab.corpus["code"].iloc[row], None)) for i, row in enumerate(chosen))
         return
-    asked = [messages(lab.design, seed, cycle, i) for i in range(design.samples)]
-    seeds = [number(seed, SAMPLING, cycle, i) for i in range(design.samples)]
+    asked = [messages(design, seed, cycle, i) for i in range(design.samples)]
+    seeds = [derive(PAPER, "sampling", seed, cycle, i) for i in range(design.samples)]
     found = write(lab, run, asked, seeds, lambda: state.coder(cycle))
     if design.retry_novelty:
         found = enumerate(_again_if_known(lab, run, asked, seeds, dict(found), lambda: state.coder(cycle)))
@@ -142,7 +142,7 @@ def _again_if_known(
         waiting = [i for i in waiting if near_copy(f"{i} {attempt}", found[i].candidate.text)]
         if not waiting:
             break
-        drawn = [number(seeds[i], attempt) for i in waiting]
+        drawn = [derive(PAPER, "another try", seeds[i], attempt) for i in waiting]
         again = write(lab, f"{run} try {attempt + 1}", [asked[i] for i in waiting], drawn, coder, heat=0.1 * attempt)
         for place, one in again:
             found[waiting[place]] = one
@@ -211,10 +211,10 @@ def admit(
 # ------------------------------------------------------------------------------------------------------ training pairs
 
 
-def messages(design: Design, seed: int, cycle: int, position: int) -> tuple[dict[str, str], ...]:
-    """The prompt of one sample; what it leaves to chance is drawn for this place."""
+def messages(design: Design, *place: int | str) -> tuple[dict[str, str], ...]:
+    """The prompt of one sample; what it leaves to chance is drawn for this place (seed, cycle and position)."""
     asked = prompt(design.prompt)
-    drawn = asked.draw(np.random.default_rng([seed, cycle, position]))
+    drawn = asked.draw(generator(PAPER, "prompt", *place))
     return tuple(asked.messages(**dict(design.fields), **drawn))
 
 
@@ -224,16 +224,16 @@ def pair_of(lab: Lab, seed: int, cycle: int, row, screened: Sequence[Screened]) 
     if design.pair_prompt is None:
         return Pair(messages(design, seed, cycle, row.position), code)
     asked = prompt(design.pair_prompt)
-    fields = dict(design.fields) | asked.draw(np.random.default_rng([seed, cycle, row.position]))
+    fields = dict(design.fields) | asked.draw(generator(PAPER, "prompt", seed, cycle, row.position))
     fields |= {"accuracy_percent": round(100 * row.score), "max_parameters": int(1.5 * row.parameters)}
     return Pair(tuple(asked.messages(**{name: fields[name] for name in asked.fields})), code)
 
 
 def corpus_pairs(lab: Lab, seed: int) -> list[Pair]:
     """The pairs that the adapter is tuned on before the first cycle: corpus networks drawn at random."""
-    rng = np.random.default_rng([seed, CORPUS, 0])
+    rng = generator(PAPER, "corpus pairs", seed)
     rows = np.sort(rng.choice(len(lab.corpus), min(lab.design.corpus_pairs, len(lab.corpus)), replace=False))
-    return [Pair(messages(lab.design, seed, 0, int(row)), lab.corpus["code"].iloc[row]) for row in rows]
+    return [Pair(messages(lab.design, seed, "corpus", int(row)), lab.corpus["code"].iloc[row]) for row in rows]
 
 
 def mix(new: list[Pair], earlier: list[Pair], most: int | None, rng: np.random.Generator) -> list[Pair]:
@@ -270,10 +270,11 @@ def thresholds(lab: Lab) -> tuple[float, ...]:
 
 def base_rows(lab: Lab) -> pd.DataFrame:
     """The samples of the untuned model that set the thresholds: the table that :func:`score` returns."""
-    asked = [messages(lab.design, BASE_SEED, 0, i) for i in range(lab.design.base_samples)]
-    seeds = [number(BASE_SEED, SAMPLING, i) for i in range(lab.design.base_samples)]
+    asked = [messages(lab.design, "base model", i) for i in range(lab.design.base_samples)]
+    seeds = [derive(PAPER, "sampling", "base model", i) for i in range(lab.design.base_samples)]
     design = lab.design
     key = [lab.coder.identity, design.prompt, design.fields, vars(design.decoding), design.batch, design.base_samples]
+    key.append(SCHEME)
     return score(lab, write(lab, f"{sha256_json(key)[:10]} base model", asked, seeds, lambda: lab.coder), seed=0)[1]
 
 

@@ -24,6 +24,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from nngpt_lab.corpora.architectures import PROTOCOL, one_run_per_epoch
+from nngpt_lab.ground.seeds import generator
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.rank_bootstrap import rank_bootstrap
 
@@ -86,7 +87,8 @@ def audit(wides: dict[str, pd.DataFrame], clusters: pd.Series, seed: int, resamp
     mean_later.
     """
     cells = [(unit, horizon) for unit, wide in wides.items() for horizon in horizons(wide, clusters)]
-    streams = np.random.default_rng(seed).spawn(len(cells))  # one stream per cell: the result ignores the core count
+    rng = generator("paper B", "proxy audit", seed)
+    streams = rng.spawn(len(cells))  # one stream per cell: the result ignores the core count
     jobs = (delayed(_audit_cell)(*cell, rng, resamples) for cell, rng in zip(cells, streams, strict=True))
     return pd.DataFrame(Parallel(n_jobs=-1)(jobs))
 

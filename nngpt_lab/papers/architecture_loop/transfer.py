@@ -10,12 +10,11 @@ import pandas as pd
 from nngpt_lab.candidates.pool import open_pool
 from nngpt_lab.candidates.protocols import Protocol
 from nngpt_lab.candidates.proxy import prepare
+from nngpt_lab.ground.seeds import derive
 from nngpt_lab.papers.architecture_loop.design import ARMS
-from nngpt_lab.papers.architecture_loop.loop import SAMPLING, Lab, messages, run_name
-from nngpt_lab.study.proposals import number, score, write
+from nngpt_lab.papers.architecture_loop.loop import PAPER, Lab, messages, run_name
+from nngpt_lab.study.proposals import score, write
 from nngpt_lab.study.run_state import RunState
-
-TRANSFER_SEED = 2**31 + 1  # of the prompts and samples: the same for all models
 
 
 def transfer(lab: Lab, seeds: Sequence[int], protocol: Protocol, samples: int, workers: int = 2) -> pd.DataFrame:
@@ -33,8 +32,9 @@ def transfer(lab: Lab, seeds: Sequence[int], protocol: Protocol, samples: int, w
     fields |= {"dataset": protocol.images} if "dataset" in fields else {}
     design = replace(lab.design, fields=tuple(fields.items()))
     proxy = prepare(protocol, device=lab.proxy.device)
-    asked = [messages(design, TRANSFER_SEED, 0, i) for i in range(samples)]
-    drawn = [number(TRANSFER_SEED, SAMPLING, i) for i in range(samples)]
+    # The same prompts and seeds for all models
+    asked = [messages(design, "transfer", i) for i in range(samples)]
+    drawn = [derive(PAPER, "sampling", "transfer", i) for i in range(samples)]
     tables = []
     with open_pool(proxy, workers) as pool:
         there = replace(lab, design=design, proxy=proxy, pool=pool)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import all_named, named
+from nngpt_lab.ground.seeds import SCHEME
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.recipe import Recipe
 from nngpt_lab.papers.augmentation_search.rationales import check_style
@@ -64,7 +65,8 @@ class AugmentationDesign:
 
     def hash(self) -> str:
         """SHA-256 over what can change a sample or a choice. More epochs continue a run; they do not make another."""
-        return sha256_json({key: value for key, value in asdict(self).items() if key not in LEFT_OUT})
+        values = {key: value for key, value in asdict(self).items() if key not in LEFT_OUT}
+        return sha256_json(values | {"seeds": SCHEME})
 
 
 LEFT_OUT = ("name", "source", "epochs")

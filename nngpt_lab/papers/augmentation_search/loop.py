@@ -35,6 +35,7 @@ from nngpt_lab.corpora.augmentations import parse_pipeline
 from nngpt_lab.corpora.code import code_hash, tidy
 from nngpt_lab.ground.errors import LabError
 from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.seeds import derive, generator
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import encode_pair, prompt
@@ -43,10 +44,10 @@ from nngpt_lab.papers.augmentation_search.generator import SIDE, generate
 from nngpt_lab.papers.augmentation_search.pairs import draw_pairs
 from nngpt_lab.papers.augmentation_search.rationales import answer
 from nngpt_lab.sandbox.status import VALID, Status
-from nngpt_lab.study.proposals import file_text, number, score, write
+from nngpt_lab.study.proposals import file_text, score, write
 from nngpt_lab.study.run_state import RunState
 
-START, REFERENCES, SAMPLING, PAIRS, TUNING, GENERATOR = range(6)  # what a random number is for
+PAPER = "paper A"  # what the keys of all seeds begin with
 FEWEST = 4  # scored functions without which there is nothing to refer to
 NO_TAIL = "the pipeline does not end with Resize(({0}, {0})), ToTensor, Normalize: close Compose's list with them"
 
@@ -95,11 +96,11 @@ def run(lab: Lab, arm: Arm, seed: int) -> pd.DataFrame:
             with state.timed("selection"):
                 rows = judge(rows, screened, seen, lab.corpus, limit)
                 archive = pd.concat([archive, joining(rows, screened)], ignore_index=True)
-                pairs = draw_pairs(archive, np.random.default_rng([seed, epoch, PAIRS]), shuffled=arm.shuffled)
+                pairs = draw_pairs(archive, generator(PAPER, "pairs", seed, epoch), shuffled=arm.shuffled)
             with state.timed("tuning"):
                 if arm.tuned and epoch < design.epochs:
                     examples = [example(lab, pair) for pair in pairs.head(design.pairs_per_epoch).itertuples()]
-                    state.tune(epoch, examples, number(seed, TUNING, epoch))
+                    state.tune(epoch, examples, derive(PAPER, "tuning", seed, epoch))
             if arm.proposer == "generator":
                 rows["tokens"] = 0
             tables.append(rows.assign(arm=arm.name, seed=seed, epoch=epoch, **state.end_cycle(epoch)))
@@ -116,7 +117,7 @@ def start_archive(lab: Lab, seed: int) -> pd.DataFrame:
     Columns name, code, code_hash, operations, recorded (the authors' accuracy), status, score (null unless ok).
     """
     scored = lab.corpus.dropna(subset="score")
-    drawn = stratified(scored, lab.design.start, np.random.default_rng([seed, START]))
+    drawn = stratified(scored, lab.design.start, generator(PAPER, "start", seed))
     candidates = [Candidate("", code, Kind.AUGMENTATION) for code in drawn["code"]]
     outcomes = pool.evaluate(candidates, lab.proxy, lab.ledger, seeds=(seed,), pool=lab.pool, progress=lab.progress)
     drawn = drawn[["name", "code", "code_hash", "operations", "score"]].rename(columns={"score": "recorded"})
@@ -163,11 +164,11 @@ def propose(
     design, name = lab.design, epoch_name(lab, arm, seed, epoch)
     if arm.proposer == "generator":
         for place in range(design.samples):
-            code = generate(np.random.default_rng([seed, epoch, place, GENERATOR]))
+            code = generate(generator(PAPER, "random generator", seed, epoch, place))
             yield place, file_text(lab, name, place, code, None)
         return
-    asked = questions(design, archive, np.random.default_rng([seed, epoch, REFERENCES]))
-    seeds = [number(seed, SAMPLING, epoch, place) for place in range(design.samples)]
+    asked = questions(design, archive, generator(PAPER, "references", seed, epoch))
+    seeds = [derive(PAPER, "sampling", seed, epoch, place) for place in range(design.samples)]
     yield from write(lab, name, asked, seeds, lambda: state.coder(epoch))
 
 

@@ -16,7 +16,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from nngpt_lab.corpora import augmentations
 from nngpt_lab.corpora.code import tidy
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
 from nngpt_lab.ground.names import did_you_mean
+from nngpt_lab.ground.seeds import generator
 from nngpt_lab.llm import models
 from nngpt_lab.llm.recipe import PROJECTIONS
 from nngpt_lab.papers.augmentation_search import loop
@@ -157,7 +157,7 @@ def example(design: AugmentationDesign) -> dict[str, tuple[str, str]]:
     found = {}
     for style in STYLES:
         own = replace(styled(design, style), samples=1)
-        (asked,) = loop.questions(own, archive, np.random.default_rng(0))
+        (asked,) = loop.questions(own, archive, generator("paper A", "example"))
         found[style] = asked[-1]["content"], answer(style, references[:1], better)
     return found
 

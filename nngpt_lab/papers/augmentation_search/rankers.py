@@ -30,6 +30,7 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from nngpt_lab.corpora.augmentations import TAIL
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.seeds import derive, generator
 from nngpt_lab.llm import lora, models, sampling
 from nngpt_lab.llm.likelihood import log_likelihoods, without_common_end
 from nngpt_lab.llm.prompts import encode, encode_pair
@@ -39,7 +40,6 @@ ALPHAS = np.logspace(-3, 3, 13)
 NEIGHBOURS = (1, 3, 5, 10, 20)
 TOKEN = r"[A-Za-z_]\w*|\d+(?:\.\d+)?"
 SLOTS, NOTHING = 3, "none"  # operations in a function, at most; a slot that stays empty
-PAIRS, TUNING, PARZEN = 1, 2, 3  # what a seed is drawn for
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def tpe(task: Task) -> np.ndarray:
     as in Bergstra et al. 2011: the sampler's multivariate variant was slower here and found less.
     """
     space = _Space(task.functions)
-    sampler = optuna.samplers.TPESampler(seed=_seed(task.seed, PARZEN), multivariate=False)
+    sampler = optuna.samplers.TPESampler(seed=derive("paper A", "TPE", task.seed) % 2**32, multivariate=False)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=sampler, direction="maximize")
     scores = task.functions["score"].to_numpy()
@@ -248,10 +248,10 @@ class Writer:
         texts = self._texts(task)
         if kind == "base":
             return log_likelihoods(self._coder, texts)
-        rng = np.random.default_rng([task.seed, PAIRS])
+        rng = generator("paper A", "replay pairs", task.seed)
         pairs = draw_pairs(task.known, rng, self._llm.pairs, shuffled=kind == "shuffled")
         examples = pair_examples(self._coder.tokenizer, pairs, self._llm.style)
-        seed = _seed(task.seed, TUNING)
+        seed = derive("paper A", "replay tuning", task.seed)
         tuned = lora.add_adapter(self._coder, self._llm.recipe, seed)
         try:
             lora.tune(tuned, examples, self._llm.recipe, seed, progress=False)
@@ -286,10 +286,6 @@ class Writer:
 def writer(llm: LanguageModel) -> Writer:
     """The writer of this process: a model is loaded once."""
     return Writer(llm)
-
-
-def _seed(seed: int, purpose: int) -> int:
-    return int(np.random.default_rng([seed, purpose]).integers(2**31))
 
 
 RANKERS: dict[str, Callable[[Task, LanguageModel], np.ndarray]] = {

@@ -28,6 +28,7 @@ from nngpt_lab.corpora.augmentations import OPERATIONS
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import named
+from nngpt_lab.ground.seeds import SCHEME, generator
 from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.augmentation_search import replay_tables
 from nngpt_lab.papers.augmentation_search import scores as augmentation_scores
@@ -142,7 +143,7 @@ def search(
 
 
 def _task(table: pd.DataFrame, size: int, n0: int, seed: int, tpe_evaluations: int) -> Task:
-    drawn = np.random.default_rng([seed, len(table)]).permutation(len(table))[:size]
+    drawn = generator("paper A", "universe", seed, len(table)).permutation(len(table))[:size]
     return Task(table.iloc[drawn].reset_index(drop=True), np.arange(n0), seed, tpe_evaluations)
 
 
@@ -187,7 +188,7 @@ def ordering(
         One row per test, method and seed: columns of ``replay.ordering``. Arguments are those of :func:`search`;
         ``rng`` and ``resamples`` are for the intervals.
     """
-    within_sd = augmentation_scores.noise(functions, np.random.default_rng(0), resamples=2).within_sd.value
+    within_sd = augmentation_scores.noise(functions, generator("paper A", "spread"), resamples=2).within_sd.value
     table = augmentation_scores.scored(distinct(functions))
     kept = _folder(folder, settings, table, "ordering", settings.ordering_start, settings.ordering_tests)
     settings = replace(settings, methods=tuple(m for m in settings.methods if "tpe" not in METHODS[m]))
@@ -215,7 +216,7 @@ def ordering(
 
 def _ordering_task(table: pd.DataFrame, settings: Replay, seed: int) -> Task:
     """Functions to learn from, functions to test, and these once more with their operations' names exchanged."""
-    rng = np.random.default_rng([seed, len(table)])
+    rng = generator("paper A", "ordering", seed, len(table))
     learnt, tested = (part.iloc[rng.permutation(len(part))] for part in split(table, 0.25, rng))
     learnt, tested = learnt.head(settings.ordering_start), tested.head(settings.ordering_tests)
     cycle = rng.permutation(OPERATIONS).tolist()  # each name becomes the next one, so none keeps its own
@@ -239,7 +240,7 @@ def _folder(folder: Path, settings: Replay, table: pd.DataFrame, *decided_by) ->
     """A folder named after all that decides a ranker's numbers, besides what its files are named after."""
     codes = sha256_json([table["code_hash"].tolist(), table["score"].astype(str).tolist()])
     llm = vars(settings.llm) | {"recipe": vars(settings.llm.recipe)}
-    return Path(folder) / sha256_json([codes, llm, *decided_by])[:12]
+    return Path(folder) / sha256_json([codes, llm, SCHEME, *decided_by])[:12]
 
 
 def _rank_all(

@@ -33,6 +33,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
+from nngpt_lab.ground.seeds import derive, generator
 from nngpt_lab.papers.dataset_prediction.questions import CODE_CHARACTERS, DATASETS, SPLITS, Split, balanced
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
@@ -43,7 +44,7 @@ TOKEN = r"[A-Za-z_]\w*|\d+"  # identifiers and numbers: widths and kernel sizes 
 
 def chance(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
     """A fair coin per question."""
-    return np.random.default_rng(seed).integers(0, 2, len(test)).astype(float)
+    return generator("paper C", "chance", seed).integers(0, 2, len(test)).astype(float)
 
 
 def frequent_winner(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
@@ -123,7 +124,7 @@ def answer_all(
     for split, question_set in product(SPLITS, ("all", "balanced")):
         is_random = split == "architectures" or question_set == "balanced"
         for s in range(seeds if is_random else 1):
-            rng = np.random.default_rng([seed, s])
+            rng = generator("paper C", "baselines' folds", seed, s)
             for part in SPLITS[split](questions, rng):
                 if question_set == "balanced":
                     part = Split(part.part, balanced(part.train, rng), balanced(part.test, rng))
@@ -138,9 +139,9 @@ def answer_all(
 def _answer(split: str, question_set: str, s: int, part: Split, code: CodeFeatures, seed: int) -> pd.DataFrame:
     """All baselines' answers to one fold: together, so that its questions are sent to a process once."""
     facts = {"question": part.test.index, "group": part.test["group"].to_numpy(), "pair": part.test["pair"].to_numpy()}
-    tables = []
+    tables, own_seed = [], derive("paper C", "baselines", seed, s) % 2**32  # scikit-learn takes 32 bits
     for name, baseline in BASELINES.items():
-        correct = graded(baseline(part.train, part.test, code, seed + s), part.test)
+        correct = graded(baseline(part.train, part.test, code, own_seed), part.test)
         key = {"split": split, "part": part.part, "question_set": question_set, "seed": s, "baseline": name}
         tables.append(pd.DataFrame({**key, **facts, "correct": correct}))
     return pd.concat(tables, ignore_index=True)

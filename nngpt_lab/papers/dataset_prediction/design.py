@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import named
+from nngpt_lab.ground.seeds import SCHEME
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.recipe import Recipe
 from nngpt_lab.papers.dataset_prediction.inputs import View
@@ -91,7 +92,8 @@ class Design:
             "swapped_texts",
         )
         values = {name: getattr(self, name) for name in kept}
-        return sha256_json({name: vars(v) if hasattr(v, "__dict__") else v for name, v in values.items()})
+        values = {name: vars(v) if hasattr(v, "__dict__") else v for name, v in values.items()}
+        return sha256_json(values | {"seeds": SCHEME})
 
 
 PAPER = Design(

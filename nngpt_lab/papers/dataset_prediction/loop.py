@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.seeds import derive, generator
 from nngpt_lab.llm import adapters, sampling
 from nngpt_lab.llm.likelihood import log_likelihoods
 from nngpt_lab.llm.lora import Example
@@ -35,10 +35,9 @@ from nngpt_lab.papers.dataset_prediction.answers import FIRST
 from nngpt_lab.papers.dataset_prediction.design import Design
 from nngpt_lab.papers.dataset_prediction.inputs import Alteration, Shown
 from nngpt_lab.papers.dataset_prediction.questions import DATASETS, EPOCH, SPLITS, Split, held_out_architectures
-from nngpt_lab.study.proposals import number
 from nngpt_lab.study.run_state import RunState
 
-SPLITTING, DRAWING, TUNING, ALTERING = range(4)  # what a random number is for
+PAPER = "paper C"  # what the keys of all seeds begin with
 VALIDATION_SHARE = 0.15  # of the training part's programs
 FACTS = ["group", "pair", "dataset_1", "dataset_2", "first_wins", "first", "sampled"]
 
@@ -87,7 +86,7 @@ def run(lab: Lab, this: Run, parts: Parts) -> pd.DataFrame:
                 asked = asked or {"validation": ask(lab, this, parts.validation), "test": ask(lab, this, parts.test)}
                 if epoch:
                     examples = examples or [example(one) for one in ask(lab, this, parts.train, swapped=(False,))]
-                    state.tune(epoch, examples, number(this.seed, TUNING, epoch))
+                    state.tune(epoch, examples, derive(PAPER, "tuning", this.seed, epoch))
                 coder = state.coder(epoch + 1)
                 held = answer(coder, asked["validation"], design, texts=False)
                 tested = answer(coder, asked["test"], design, texts=True)
@@ -102,7 +101,8 @@ def run_altered(lab: Lab, this: Run, parts: Parts, alterations: Mapping[str, Alt
     """The tuned model of the picked epoch asked again with altered inputs (column condition), and as it was asked."""
     folder, tables = folder_of(lab, this), []
     tested = parts.test[parts.test["sampled"]]
-    tested = draw(tested, lab.design.altered, _rng(this.seed, ALTERING), this.question_set == "balanced")
+    rng = generator(PAPER, "altered questions", this.seed)
+    tested = draw(tested, lab.design.altered, rng, this.question_set == "balanced")
     missing = [name for name in ("as asked", *alterations) if not (folder / _altered_file(name, len(tested))).exists()]
     if missing:
         coder = adapters.load_adapter(lab.coder, folder / "best", trainable=False)
@@ -138,13 +138,13 @@ def folds(design: Design, questions: pd.DataFrame, split: str, seed: int) -> lis
     """Names of a split's folds, those with most test questions first, as many as the design runs."""
     if split not in ALL_SPLITS:
         raise UsageError(f"there is no split {split!r}", f"use one of {', '.join(ALL_SPLITS)}")
-    found = sorted(ALL_SPLITS[split](questions, _rng(seed, SPLITTING)), key=lambda fold: -len(fold.test))
+    found = sorted(ALL_SPLITS[split](questions, generator(PAPER, "split", seed)), key=lambda fold: -len(fold.test))
     return [fold.part for fold in found][: design.parts]
 
 
 def fold_of(questions: pd.DataFrame, this: Run) -> Split:
     """The whole fold that a run draws its questions from."""
-    folds_of_split = ALL_SPLITS[this.split](questions, _rng(this.seed, SPLITTING))
+    folds_of_split = ALL_SPLITS[this.split](questions, generator(PAPER, "split", this.seed))
     return next(fold for fold in folds_of_split if fold.part == this.part)
 
 
@@ -156,7 +156,7 @@ def divide(design: Design, questions: pd.DataFrame, this: Run) -> Parts:
     each of the three parts. Without a hold-out ("published") the tested questions are among those trained on.
     """
     fold = fold_of(questions, this)
-    rng = _rng(this.seed, DRAWING, crc32(f"{this.split} {this.part} {this.question_set}".encode()))
+    rng = generator(PAPER, "questions", this.seed, this.split, this.part, this.question_set)
     balanced, train = this.question_set == "balanced", fold.train
     sampled = draw(fold.test, design.test, rng, balanced)
     first = (sampled if balanced else fold.test).head(FIRST)
@@ -225,7 +225,7 @@ def ask(
     for question in questions.itertuples():
         shown = show(lab, question)
         if alteration is not None:
-            rng = _rng(this.seed, ALTERING, int(question.Index))
+            rng = generator(PAPER, "alteration", this.seed, question.Index)
             shown = alteration(question.architecture, shown, lab.code, lab.design.view, rng)
         reads_code = any(field.startswith("nn_code") for field in form.fields)
         codes = tuple(_fitting(lab.coder, code, len(shown.codes)) for code in shown.codes)
@@ -380,7 +380,3 @@ def _with_facts(lab: Lab, this: Run, table: pd.DataFrame, parts: Parts) -> pd.Da
 
 def _bar(lab: Lab, items: Sequence, title: str) -> tqdm:
     return tqdm(items, title, leave=False, disable=None if lab.progress else True)
-
-
-def _rng(*seed: int) -> np.random.Generator:
-    return np.random.default_rng(seed)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from nngpt_lab.candidates.novelty import NoveltySettings
 from nngpt_lab.corpora.architectures import Lemur
+from nngpt_lab.ground.seeds import generator
 from nngpt_lab.llm import models
 from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.dataset_prediction import answers as dataset_answers
@@ -24,7 +25,7 @@ from nngpt_lab.papers.dataset_prediction import baselines as dataset_baselines
 from nngpt_lab.papers.dataset_prediction import loop, network_questions
 from nngpt_lab.papers.dataset_prediction.design import Design
 from nngpt_lab.papers.dataset_prediction.inputs import View, alterations, distinct_views, near_duplicates
-from nngpt_lab.papers.dataset_prediction.loop import DRAWING, Lab, Parts, Run, divide, draw, fold_of, folds
+from nngpt_lab.papers.dataset_prediction.loop import PAPER, Lab, Parts, Run, divide, draw, fold_of, folds
 from nngpt_lab.papers.dataset_prediction.questions import best_records, build_questions
 from nngpt_lab.records.results import Results
 from nngpt_lab.statistics.intervals import Estimate, cluster_mean
@@ -169,7 +170,7 @@ def _answer_baselines(
     this = Run("", split, part, question_set, seed)
     parts = divide(design, questions, this)
     features = dataset_baselines.CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
-    rng = np.random.default_rng([seed, DRAWING])
+    rng = generator(PAPER, "whole training part", seed)
     whole = draw(fold_of(questions, this).train, None, rng, question_set == "balanced")
     test, tables = parts.test[parts.test["sampled"]], []
     with threadpool_limits(1):
@@ -183,7 +184,7 @@ def _answer_baselines(
 
 
 def _network_parts(design: Design, lemur: Lemur, seed: int) -> dict[str, pd.DataFrame]:
-    rng, most = np.random.default_rng([seed, DRAWING]), 10_000
+    rng, most = generator(PAPER, "networks", seed), 10_000
     counts = (design.train or most, design.validation, design.test or most)
     return network_questions.build_parts(lemur.records, lemur.architectures, rng, *counts)
 

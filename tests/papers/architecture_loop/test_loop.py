@@ -19,7 +19,7 @@ from nngpt_lab.llm.prompts import prompt
 from nngpt_lab.papers.architecture_loop import loop
 from nngpt_lab.papers.architecture_loop.design import ARMS, AUTHORS, DEMO, DESIGNS, PAPER, SMOKE, get_arms, get_design
 from nngpt_lab.papers.architecture_loop.lab import open_lab
-from nngpt_lab.papers.architecture_loop.loop import Pair, admit, choose, mix, number
+from nngpt_lab.papers.architecture_loop.loop import Pair, admit, choose, mix
 from nngpt_lab.study.run_state import RunState
 from tests.helpers.killed import adapters, content, run_until, samples
 
@@ -153,12 +153,6 @@ def test_near_copies_are_written_again_and_hotter_each_time(monkeypatch):
     found = loop._again_if_known(lab, "run", ["p", "q", "r"], [1, 2, 3], written, None)
     assert [one.candidate.text for one in found] == ["1 2 3 4 5 6 7 8", texts[1], "q r s t u v w x"]
     assert heats == [("run try 2", ["p", "r"], 0.1), ("run try 3", ["p"], 0.2)]
-
-
-def test_seeds_are_unrelated_and_fit_into_sqlite():
-    numbers = [number(seed, what, cycle) for seed in range(9) for what in range(5) for cycle in range(23)]
-    assert len(set(numbers)) == len(numbers) and max(numbers) < 2**63
-    assert number(1, 2) == number(1, 2)
 
 
 # ------------------------------------------------------------------------------------------------------- the whole loop
