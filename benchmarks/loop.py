@@ -21,9 +21,10 @@ from common import write_result
 
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.papers.architecture_loop import loop
-from nngpt_lab.papers.architecture_loop.design import ARMS, Design
+from nngpt_lab.papers.architecture_loop.base_model import sample_base_model, thresholds
+from nngpt_lab.papers.architecture_loop.design import ARMS, DESIGNS, Design
 from nngpt_lab.papers.architecture_loop.lab import open_lab
-from nngpt_lab.papers.architecture_loop.runs import resized
+from nngpt_lab.study.design import resized
 from nngpt_lab.study.proposals import score
 from nngpt_lab.study.run_state import STAGES
 
@@ -51,9 +52,9 @@ def measured(design: Design, seed: int, workers: int, way: Callable) -> tuple[di
         Ledger(Path(folder, "ledger.sqlite")) as ledger,
         open_lab(design, ledger, Path(folder), workers=workers, progress=False) as lab,
     ):
-        loop.thresholds(lab)
+        limits = thresholds(design, sample_base_model(lab))
         start = time.perf_counter()
-        rows = loop.run(lab, ARMS["loop"], seed)
+        rows = loop.run(lab, ARMS["loop"], seed, limits[0])
         seconds = {"in all": time.perf_counter() - start}
     return seconds | rows.groupby("cycle")[list(STAGES)].first().sum().to_dict(), rows
 
@@ -94,7 +95,7 @@ def _row(name: str, seconds: dict[str, float], first: float) -> dict[str, str]:
 @click.option("--repetitions", default=3, show_default=True)
 def main(cycles: int, samples: int, seed: int, workers: int, repetitions: int) -> None:
     """Seconds of the loop by stage."""
-    design = resized("nano", cycles, samples)
+    design = resized(DESIGNS["nano"], cycles=cycles, samples=samples)
     tables = {"Time by stage": compared(design, seed, workers, repetitions)}
     setting = f"Design `{design.name}`, {cycles} cycles of {samples} samples, seed {seed}, {workers} workers."
     write_result(

@@ -18,6 +18,17 @@ def named(kind: str, name: str, table: Mapping[str, T]) -> T:
     raise UsageError(f"there is no {kind} {name!r}", f"{did_you_mean(name, table)}use one of {', '.join(table)}")
 
 
+class Named(dict[str, T]):
+    """Things by their ``name``. Asked for one that is not there, it raises the UsageError of :func:`named`."""
+
+    def __init__(self, kind: str, *things: T):
+        super().__init__({thing.name: thing for thing in things})
+        self.kind = kind
+
+    def __missing__(self, name: str) -> T:
+        return named(self.kind, name, self)
+
+
 def all_named(kind: str, names: str, table: Mapping[str, T]) -> list[T]:
     """Those that ``names`` lists, separated by commas, or ``all``; in the order of ``table``. UsageError if none."""
     wanted = list(table) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]

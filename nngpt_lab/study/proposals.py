@@ -9,38 +9,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from nngpt_lab.candidates import pool
-from nngpt_lab.candidates.ledger import Ledger
-from nngpt_lab.candidates.outcome import Candidate
-from nngpt_lab.candidates.proxy import Proxy
+from nngpt_lab.candidates.outcome import Candidate, Outcome
 from nngpt_lab.candidates.screening import Screened, screen
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.llm import sampling
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import encode
 from nngpt_lab.sandbox.status import Status
-
-
-class Sampler(Protocol):
-    """The part of a design that sampling needs: how tokens are chosen, and how many texts are written at a time."""
-
-    decoding: sampling.Decoding
-    batch: int
-
-
-class Bench(Protocol):
-    """The part of a loop's lab that is needed here."""
-
-    design: Sampler
-    coder: Coder
-    proxy: Proxy
-    pool: pool.Pool
-    ledger: Ledger
+from nngpt_lab.study.lab import Bench
 
 
 def write(
@@ -77,41 +58,44 @@ def _sampled(
 
 def file_text(bench: Bench, run: str, place: int, text: str, seed: int | None, prompt_hash: str = "") -> Screened:
     """Extract a text's code, hold it against the contract, and file it; ``seed`` is None for what was not sampled."""
-    one = screen(text, bench.proxy.protocol.kind, prompt_hash=prompt_hash, sampling_seed=seed)
-    bench.ledger.add_sample(run, place, one.candidate, one.status, one.message, one.source.value)
-    return one
+    sample = screen(text, bench.proxy.protocol.kind, prompt_hash=prompt_hash, sampling_seed=seed)
+    bench.ledger.add_sample(run, place, sample.candidate, sample.status, sample.message, sample.source.value)
+    return sample
 
 
 def score(bench: Bench, proposed: Generator[tuple[int, Screened]], seed: int) -> tuple[list[Screened], pd.DataFrame]:
     """Train what keeps the contract, each code once, while the next is being written; one row per sample.
 
     Returns:
-        What was proposed, and a table of what came of it, both in the order of the positions.
+        What was proposed, and a table of what came of it, both in the order of the positions: position, code_hash,
+        status, score (null unless ok), parameters, tokens.
     """
-    found: dict[int, Screened] = {}
+    samples: dict[int, Screened] = {}
 
     def sound() -> Iterator[Candidate]:
-        for place, one in proposed:
-            found[place] = one
-            if one.status == Status.OK:
-                yield one.candidate
+        for place, sample in proposed:
+            samples[place] = sample
+            if sample.status == Status.OK:
+                yield sample.candidate
 
     with contextlib.closing(proposed):
         outcomes = pool.evaluate(sound(), bench.proxy, bench.ledger, seeds=(seed,), pool=bench.pool, progress=False)
-    trained = (one.candidate.code_hash for one in found.values() if one.status == Status.OK)
+    trained = (sample.candidate.code_hash for sample in samples.values() if sample.status == Status.OK)
     by_hash = dict(zip(trained, outcomes, strict=True))
-    screened, rows = [found[place] for place in sorted(found)], []
-    for position, one in enumerate(screened):
-        outcome = by_hash.get(one.candidate.code_hash) if one.status == Status.OK else None
-        row = {"position": position, "code_hash": one.candidate.code_hash, "status": one.status.value}
-        row |= {
-            "score": np.nan,
-            "parameters": pd.NA,
-            "tokens": len(bench.coder.tokenizer(one.candidate.text)["input_ids"]),
-        }
-        if outcome is not None:
-            row["status"] = outcome.status.value
-            row["score"] = np.nan if outcome.score is None else outcome.score
-            row["parameters"] = pd.NA if outcome.parameters is None else outcome.parameters
-        rows.append(row)
+    screened, rows = [samples[place] for place in sorted(samples)], []
+    for position, sample in enumerate(screened):
+        outcome = by_hash[sample.candidate.code_hash] if sample.status == Status.OK else None
+        tokens = len(bench.coder.tokenizer(sample.candidate.text)["input_ids"])
+        rows.append({"position": position, **_row(sample, outcome), "tokens": tokens})
     return screened, pd.DataFrame(rows).astype({"parameters": "Int64", "score": float})
+
+
+def _row(sample: Screened, outcome: Outcome | None) -> dict:
+    """What came of one sample; without an outcome it was not trained."""
+    row = {"code_hash": sample.candidate.code_hash, "status": sample.status.value, "score": np.nan}
+    row["parameters"] = pd.NA
+    if outcome is not None:
+        row["status"] = outcome.status.value
+        row["score"] = np.nan if outcome.score is None else outcome.score
+        row["parameters"] = pd.NA if outcome.parameters is None else outcome.parameters
+    return row

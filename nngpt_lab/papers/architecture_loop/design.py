@@ -9,25 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nngpt_lab.candidates.novelty import PAPER_B, STRUCTURE, NoveltySettings
-from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.ground.hashing import sha256_json
-from nngpt_lab.ground.names import all_named, named
-from nngpt_lab.ground.seeds import SCHEME
+from nngpt_lab.ground.names import Named
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.recipe import Recipe
+from nngpt_lab.study import design as study
+
+KEY = "paper B"  # what the keys of all seeds begin with
 
 
-@dataclass(frozen=True)
-class Design:
-    """One loop. Two runs can be compared if they differ in the arm or the seed alone.
+@dataclass(frozen=True, kw_only=True)
+class Design(study.Design):
+    """One loop of paper B.
 
     Attributes:
-        name, source: for people; not part of the hash.
         coder: which model, by its name in ``llm/models.py``.
         prompt, fields: which prompt, and the values of its fields; fields that the prompt draws are drawn per sample.
         pair_prompt: the prompt that a network becomes the answer to; None: the one it was sampled with. It may have
             the fields accuracy_percent and max_parameters (1.5 times the network's own) [C].
-        decoding: how tokens are chosen.
         protocol: how a network is scored (``candidates/protocols.py``).
         cycles, samples: cycles of so many samples each.
         thresholds: what an accuracy must reach to become a training pair, then two lower ones that are only reported;
@@ -36,20 +34,17 @@ class Design:
         fallback: (how many, from which accuracy): if fewer pass, the best from this accuracy up fill the number.
         novelty: when an accepted network counts as new, against the corpus and all accepted before it.
         tries, retry_novelty: sample again, 0.1 hotter each time up to 1.0, while the text is a near copy.
-        recipe: the LoRA of one cycle.
         corpus: what is known before the first cycle: ``lemur`` or ``narrow`` (LEMUR at reduced width).
         corpus_pairs: pairs of the corpus on which the adapter is tuned before the first cycle, and again in each.
         pairs_per_cycle: at most so many pairs are trained on in a cycle: this cycle's first, then earlier ones drawn at
             random; None: all, as published.
-        batch: samples written at a time.
     """
 
-    name: str
-    source: str
+    NOT_HASHED = ("cycles",)  # more cycles continue a run
+
     coder: str
     prompt: str
     fields: tuple[tuple[str, str | int], ...]
-    decoding: Decoding
     protocol: str
     cycles: int
     samples: int
@@ -60,56 +55,35 @@ class Design:
     novelty: NoveltySettings = PAPER_B
     tries: int = 1
     retry_novelty: NoveltySettings | None = None
-    recipe: Recipe = Recipe()  # noqa: RUF009 (frozen)
     corpus: str = "lemur"
     corpus_pairs: int = 1698
     pairs_per_cycle: int | None = None
-    batch: int = 32
-
-    def hash(self) -> str:
-        """SHA-256 over what can change a sample or a choice. More cycles continue a run; they do not make another."""
-        left_out = ("name", "source", "cycles")
-        values = {key: _plain(value) for key, value in vars(self).items() if key not in left_out}
-        return sha256_json(values | {"seeds": SCHEME})
-
-
-def _plain(value):
-    return {key: _plain(one) for key, one in vars(value).items()} if hasattr(value, "__dataclass_fields__") else value
 
 
 @dataclass(frozen=True)
-class Arm:
-    """The loop, or a control that differs from it in one thing.
+class Arm(study.Arm):
+    """An arm of paper B's loop.
+
+    Its ``proposer`` is ``coder``, or ``corpus``: networks drawn at random from the corpus. Its ``choice`` says which of
+    a cycle's valid networks become pairs: ``good`` (over the threshold), ``shuffled`` (over the threshold by another
+    one's score) or ``random`` (as many as passed in the loop's same cycle and seed).
 
     Attributes:
-        name: for tables and figures.
-        differs: in what, in a few words.
-        proposer: ``coder``, or ``corpus``: networks drawn at random from the corpus.
-        tuned: whether the adapter is tuned at all.
-        choice: which of a cycle's valid networks become pairs: ``good`` (over the threshold), ``shuffled`` (over the
-            threshold by another one's score) or ``random`` (as many as passed in the loop's same cycle and seed).
         novel: whether pairs must be new.
     """
 
-    name: str
-    differs: str
-    proposer: str = "coder"
-    tuned: bool = True
-    choice: str = "good"
     novel: bool = True
 
 
-ARMS = {
-    arm.name: arm
-    for arm in (
-        Arm("loop", "the paper's loop"),
-        Arm("no tuning", "samples of the base model in every cycle", tuned=False),
-        Arm("shuffled scores", "scores change places within the cycle before selection", choice="shuffled"),
-        Arm("no novelty filter", "near copies become pairs, too", novel=False),
-        Arm("random pairs", "valid networks drawn at random, as many as passed in the loop", choice="random"),
-        Arm("random search", "networks drawn at random from the corpus", proposer="corpus", tuned=False),
-    )
-}
+ARMS = Named(
+    "arm",
+    Arm("loop", "the paper's loop"),
+    Arm("no tuning", "samples of the base model in every cycle", tuned=False),
+    Arm("shuffled scores", "scores change places within the cycle before selection", choice="shuffled"),
+    Arm("no novelty filter", "near copies become pairs, too", novel=False),
+    Arm("random pairs", "valid networks drawn at random, as many as passed in the loop", choice="random"),
+    Arm("random search", "networks drawn at random from the corpus", proposer="corpus", tuned=False),
+)
 
 PAPER = Design(
     "paper-b",
@@ -179,17 +153,4 @@ GPU = replace(
     batch=64,
 )
 
-DESIGNS = {design.name: design for design in (PAPER, AUTHORS, DEMO, SMOKE, GPU)}
-
-
-def get_design(name: str) -> Design:
-    """The design of that name; a UsageError that names the nearest one if there is none."""
-    return named("design", name, DESIGNS)
-
-
-def get_arms(names: str) -> list[Arm]:
-    """Arms by their names, separated by commas, or ``all``; the loop first, because a control refers to it."""
-    arms = all_named("arm", names, ARMS)
-    if any(arm.choice == "random" for arm in arms) and ARMS["loop"] not in arms:
-        raise UsageError("'random pairs' takes as many pairs as the loop", "name the arm 'loop', too")
-    return arms
+DESIGNS = Named("design", PAPER, AUTHORS, DEMO, SMOKE, GPU)

@@ -1,9 +1,11 @@
-"""What the loop needs, opened together: model, corpus, novelty index, evaluator pool."""
+"""What paper B's loop needs, opened together: model, corpus, novelty indices, evaluator pool."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -12,51 +14,37 @@ from nngpt_lab.candidates import contract
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.novelty import NoveltyIndex, NoveltySettings
 from nngpt_lab.candidates.outcome import Kind
-from nngpt_lab.candidates.pool import open_pool
-from nngpt_lab.candidates.proxy import prepare
 from nngpt_lab.corpora import architectures, narrow
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.hashing import sha256_json
-from nngpt_lab.llm import models
-from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.architecture_loop.design import Design
-from nngpt_lab.papers.architecture_loop.loop import Lab
 from nngpt_lab.sandbox.status import Status
+from nngpt_lab.study.lab import Bench, open_bench
+
+
+@dataclass(frozen=True)
+class Lab(Bench[Design]):
+    """What all runs of a design share.
+
+    Attributes:
+        corpus: columns name, family and code: what is known before the first cycle.
+        known: the novelty index of the corpus.
+        retry_known: its index under the design's ``retry_novelty``, if it has one.
+    """
+
+    known: NoveltyIndex
+    retry_known: NoveltyIndex | None
 
 
 @contextlib.contextmanager
-def open_lab(
-    design: Design,
-    ledger: Ledger,
-    folder: Path,
-    *,
-    device: str = "cpu",
-    workers: int = 2,
-    progress: bool = True,
-    coder: models.Coder | None = None,
-) -> Iterator[Lab]:
-    """Everything that the runs of a design share.
-
-    Args:
-        ledger: where samples and outcomes are filed.
-        folder: where adapters are kept.
-        device: of the language model and of the candidates.
-        workers: candidates trained at a time.
-        coder: a model that is loaded already, instead of the design's own.
-
-    Raises:
-        UsageError, DataError: model, device, memory or data are missing; before any work.
-    """
-    if coder is None:
-        models.check(design.coder, device)  # before the corpus and the images are read
-    proxy = prepare(design.protocol, device=device)
-    corpus = known_networks(design.corpus)
-    known = known_index(design.corpus, corpus, design.novelty)
-    retry_known = known_index(design.corpus, corpus, design.retry_novelty) if design.retry_novelty else None
-    coder = coder or models.load(design.coder, device)
-    with open_pool(proxy, workers) as pool, one_thread():
-        yield Lab(design, coder, proxy, pool, ledger, corpus, known, Path(folder), progress, retry_known)
+def open_lab(design: Design, ledger: Ledger, folder: Path, **options) -> Iterator[Lab]:
+    """Everything that the runs of a design share; arguments and errors as of :func:`open_bench`."""
+    corpus = functools.partial(known_networks, design.corpus)
+    with open_bench(design, corpus, ledger, folder, **options) as bench:
+        known = known_index(design.corpus, bench.corpus, design.novelty)
+        retry_known = known_index(design.corpus, bench.corpus, design.retry_novelty) if design.retry_novelty else None
+        yield Lab(**vars(bench), known=known, retry_known=retry_known)
 
 
 def known_networks(corpus: str) -> pd.DataFrame:

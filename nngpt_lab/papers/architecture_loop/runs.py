@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.corpora import images
-from nngpt_lab.ground.formatting import words
 from nngpt_lab.papers.architecture_loop import loop
-from nngpt_lab.papers.architecture_loop.design import ARMS, Arm, Design, get_design
-from nngpt_lab.papers.architecture_loop.lab import open_lab
+from nngpt_lab.papers.architecture_loop.base_model import sample_base_model, thresholds
+from nngpt_lab.papers.architecture_loop.design import ARMS, Arm, Design
+from nngpt_lab.papers.architecture_loop.lab import Lab, open_lab
 from nngpt_lab.papers.architecture_loop.transfer import transfer
 from nngpt_lab.records.results import Results
 from nngpt_lab.statistics import intervals
@@ -47,12 +47,6 @@ class LoopRuns:
     corpus: pd.DataFrame
 
 
-def resized(name: str, cycles: int = 0, samples: int = 0) -> Design:
-    """The design of that name with other numbers of cycles and of samples in each; 0 keeps its own."""
-    design = get_design(name)
-    return replace(design, cycles=cycles or design.cycles, samples=samples or design.samples)
-
-
 def run_arms(
     results: Results, design: Design, arms: Sequence[Arm], seeds: Sequence[int], workers: int = 2, transfer_to: int = 32
 ) -> LoopRuns:
@@ -62,27 +56,28 @@ def run_arms(
         Ledger(results.ledger_file) as ledger,
         open_lab(design, ledger, results.folder / "loops", device=results.profile.device, workers=workers) as lab,
     ):
-        tables, quotas = [], {}
+        base = sample_base_model(lab)
+        limits, tables, quotas = thresholds(design, base), [], {}
         for arm in arms:
             for seed in seeds:
-                tables.append(loop.run(lab, arm, seed, quotas.get(seed, ()) if arm.choice == "random" else ()))
+                quota = quotas.get(seed, ()) if arm.choice == "random" else ()
+                tables.append(loop.run(lab, arm, seed, limits[0], quota))
                 if arm == ARMS["loop"]:
                     quotas[seed] = tables[-1].groupby("cycle")["passed"].sum().tolist()
         moved = _transfer(lab, seeds, min(transfer_to, design.samples), workers) if ARMS["loop"] in arms else []
-        base = loop.base_rows(lab) if design.base_samples else pd.DataFrame()
         codes = ledger.table("codes").set_index("hash")["code"].to_dict()
         return LoopRuns(
             design,
             pd.concat(tables, ignore_index=True),
             base,
-            loop.thresholds(lab),
+            limits,
             pd.concat(moved, ignore_index=True) if moved else pd.DataFrame(),
             codes,
             lab.corpus,
         )
 
 
-def _transfer(lab: loop.Lab, seeds: Sequence[int], samples: int, workers: int) -> list[pd.DataFrame]:
+def _transfer(lab: Lab, seeds: Sequence[int], samples: int, workers: int) -> list[pd.DataFrame]:
     """On the data sets that need no download; a laptop is not asked to fetch one for this."""
     tables = []
     for dataset, limit in TRANSFER[lab.design.protocol] if samples else ():
@@ -91,24 +86,6 @@ def _transfer(lab: loop.Lab, seeds: Sequence[int], samples: int, workers: int) -
             there = replace(own, name=f"transfer to {dataset}", images=dataset, norm=None, train_limit=limit)
             tables.append(transfer(lab, seeds, there, samples, workers).assign(dataset=dataset))
     return tables
-
-
-def describe(design: Design) -> pd.DataFrame:
-    """A design as a table of its numbers: columns setting, value."""
-    rows = []
-    for name, value in vars(design).items():
-        if hasattr(value, "__dataclass_fields__"):
-            value = ", ".join(f"{key.replace('_', ' ')} {one}" for key, one in asdict(value).items())
-        rows.append((words(name), "none" if value is None else str(value)))
-    return pd.DataFrame(rows, columns=["setting", "value"])
-
-
-def threshold_labels(design: Design, thresholds: Sequence[float]) -> list[str]:
-    """What each threshold is, for a legend."""
-    if not design.base_samples:
-        return [f"{100 * value:.0f} %" for value in thresholds]
-    quantiles = zip(thresholds, design.thresholds, strict=True)
-    return [f"{100 * value:.1f} % ({100 * quantile:.0f} % quantile of the base model)" for value, quantile in quantiles]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pandas as pd
-from tqdm import tqdm
 
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.novelty import PAPER_B
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.names import did_you_mean
 from nngpt_lab.papers.architecture_loop import loop
+from nngpt_lab.papers.architecture_loop.base_model import sample_base_model, thresholds
 from nngpt_lab.papers.architecture_loop.design import ARMS, Design
 from nngpt_lab.papers.architecture_loop.lab import known_index, open_lab
 from nngpt_lab.records.results import Results
@@ -77,17 +77,18 @@ def run_settings(
     Returns:
         The candidates, with the variation's name as ``arm``, and the design's thresholds.
     """
-    found, tables = list(variations(design, axes)), []
+    named_designs, tables = list(variations(design, axes)), []
     with (
         Ledger(results.ledger_file) as ledger,
         open_lab(design, ledger, results.folder / "loops", device=results.profile.device, workers=workers) as lab,
     ):
-        for name, changed in tqdm(found, "settings", leave=False, disable=None):
-            limits = loop.thresholds(replace(lab, design=replace(design, thresholds=changed.thresholds)))
+        base = sample_base_model(lab)
+        for name, changed in lab.bar(named_designs, "settings"):
+            limits = thresholds(replace(design, thresholds=changed.thresholds), base)
             fixed = replace(changed, thresholds=limits, base_samples=0)
             known = lab.known if fixed.novelty == design.novelty else None
             known = known or known_index(design.corpus, lab.corpus, fixed.novelty)
             for seed in seeds:
-                run = loop.run(replace(lab, design=fixed, known=known), ARMS["loop"], seed)
-                tables.append(run.assign(arm=name))
-        return pd.concat(tables, ignore_index=True), loop.thresholds(lab)
+                rows = loop.run(replace(lab, design=fixed, known=known), ARMS["loop"], seed, limits[0])
+                tables.append(rows.assign(arm=name))
+        return pd.concat(tables, ignore_index=True), thresholds(design, base)

@@ -11,10 +11,11 @@ from nngpt_lab.candidates.pool import open_pool
 from nngpt_lab.candidates.protocols import Protocol
 from nngpt_lab.candidates.proxy import prepare
 from nngpt_lab.ground.seeds import derive
-from nngpt_lab.papers.architecture_loop.design import ARMS
-from nngpt_lab.papers.architecture_loop.loop import PAPER, Lab, messages, run_name
+from nngpt_lab.papers.architecture_loop.design import ARMS, KEY
+from nngpt_lab.papers.architecture_loop.lab import Lab
+from nngpt_lab.papers.architecture_loop.pairs import messages
+from nngpt_lab.study.lab import ArmRun
 from nngpt_lab.study.proposals import score, write
-from nngpt_lab.study.run_state import RunState
 
 
 def transfer(lab: Lab, seeds: Sequence[int], protocol: Protocol, samples: int, workers: int = 2) -> pd.DataFrame:
@@ -34,19 +35,18 @@ def transfer(lab: Lab, seeds: Sequence[int], protocol: Protocol, samples: int, w
     proxy = prepare(protocol, device=lab.proxy.device)
     # The same prompts and seeds for all models
     asked = [messages(design, "transfer", i) for i in range(samples)]
-    drawn = [derive(PAPER, "sampling", "transfer", i) for i in range(samples)]
+    drawn = [derive(KEY, "sampling", "transfer", i) for i in range(samples)]
     tables = []
     with open_pool(proxy, workers) as pool:
         there = replace(lab, design=design, proxy=proxy, pool=pool)
 
         def evaluated(model: str, seed: int, coder) -> pd.DataFrame:
-            name = f"{run_name(there, ARMS['loop'], seed)} {model}"
+            name = f"{ArmRun(ARMS['loop'], seed).name(there)} {model}"
             rows = score(there, write(there, name, asked, drawn, coder), seed)[1]
             return rows.assign(model=model, seed=seed)
 
         tables.append(evaluated("base", 0, lambda: lab.coder))
         for seed in seeds:
-            folder = lab.folder / run_name(lab, ARMS["loop"], seed)
-            with RunState(lab.coder, lab.design.recipe, folder, seed) as state:
+            with ArmRun(ARMS["loop"], seed).state(lab) as state:
                 tables.append(evaluated("tuned", seed, lambda state=state: state.coder(lab.design.cycles)))
     return pd.concat(tables, ignore_index=True)

@@ -5,45 +5,41 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.ground.hashing import sha256_json
-from nngpt_lab.ground.names import all_named, named
-from nngpt_lab.ground.seeds import SCHEME
+from nngpt_lab.ground.names import Named
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.recipe import Recipe
 from nngpt_lab.papers.augmentation_search.rationales import check_style
+from nngpt_lab.study import design as study
+from nngpt_lab.study.design import Arm
+
+KEY = "paper A"  # what the keys of all seeds begin with
 
 
-@dataclass(frozen=True)
-class AugmentationDesign:
-    """One loop. Two runs can be compared if they differ in the arm or the seed alone.
+@dataclass(frozen=True, kw_only=True)
+class Design(study.Design):
+    """One loop of paper A.
 
     Attributes:
-        name, source: for people; not part of the hash.
         coder: which model, by its name in ``llm/models.py``.
         style: ``direct``, or ``cot``: tuned on answers that say first what they do (``rationales.py``).
         prompt: asks with two references: fields transform_code, accuracy, addon_transform_code, addon_accuracy.
         pair_prompt: what a pair's better function answers: fields transform_code and accuracy, of the worse one.
-        decoding: how tokens are chosen.
         protocol: how a function is scored (``candidates/protocols.py``).
         epochs, samples: LLM epochs of so many samples each.
         start: corpus functions, drawn over all ranges of recorded scores, that are scored anew before the first epoch.
         threshold: the accuracy from which a function joins the archive, from which references and pairs are drawn.
         relative: whether ``threshold`` is a quantile of the start's accuracies instead.
         pairs_per_epoch: at most so many pairs of the archive are trained on after an LLM epoch.
-        recipe: the LoRA of one LLM epoch.
-        batch: samples written at a time.
-        four_bit: whether the model is loaded in 4 bits (CUDA only).
     """
 
-    name: str
-    source: str
+    NOT_HASHED = ("epochs",)  # more epochs continue a run
+
     coder: str
     prompt: str
     pair_prompt: str
-    decoding: Decoding
     protocol: str
     epochs: int
     start: int
@@ -52,9 +48,7 @@ class AugmentationDesign:
     threshold: float = 0.40
     relative: bool = False
     pairs_per_epoch: int = 4096
-    recipe: Recipe = Recipe()  # noqa: RUF009 (frozen)
     batch: int = 10
-    four_bit: bool = False
 
     def __post_init__(self):
         check_style(self.style)
@@ -63,45 +57,18 @@ class AugmentationDesign:
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"design {self.name!r} has threshold {self.threshold}", "accuracies and quantiles: 0 to 1")
 
-    def hash(self) -> str:
-        """SHA-256 over what can change a sample or a choice. More epochs continue a run; they do not make another."""
-        values = {key: value for key, value in asdict(self).items() if key not in LEFT_OUT}
-        return sha256_json(values | {"seeds": SCHEME})
 
+# The arms. References come from the growing archive in all of them, tuned or not; the proposer "generator" is the
+# authors' random generator, and the choice "shuffled" moves scores within the archive before pairs are drawn.
+ARMS = Named(
+    "arm",
+    Arm("loop", "the paper's loop"),
+    Arm("no tuning", "the base model in every epoch", tuned=False),
+    Arm("shuffled pairs", "better and worse are drawn by lot", choice="shuffled"),
+    Arm("random generator", "no language model: the authors' generator", proposer="generator", tuned=False),
+)
 
-LEFT_OUT = ("name", "source", "epochs")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """The loop, or a control that differs from it in one thing.
-
-    Attributes:
-        name: for tables and figures.
-        differs: in what, in a few words.
-        proposer: ``coder``, or ``generator``: the authors' random generator.
-        tuned: whether the adapter is tuned at all; references come from the growing archive in any case.
-        shuffled: whether scores change places within the archive before pairs are drawn.
-    """
-
-    name: str
-    differs: str
-    proposer: str = "coder"
-    tuned: bool = True
-    shuffled: bool = False
-
-
-ARMS = {
-    arm.name: arm
-    for arm in (
-        Arm("loop", "the paper's loop"),
-        Arm("no tuning", "the base model in every epoch", tuned=False),
-        Arm("shuffled pairs", "better and worse are drawn by lot", shuffled=True),
-        Arm("random generator", "no language model: the authors' generator", proposer="generator", tuned=False),
-    )
-}
-
-PAPER = AugmentationDesign(
+PAPER = Design(
     "paper-a",
     "[C] model, LoRA, decoding, prompts, pairs, threshold, 10 samples an epoch; 100 epochs in the authors' "
     "configuration, what the paper reports is unknown. Lab: the archive starts with the whole corpus scored anew, "
@@ -152,7 +119,7 @@ GPU = replace(
     four_bit=False,
 )
 
-DEMO = AugmentationDesign(
+DEMO = Design(
     "nano-augment",
     "lab: the loop on a CPU in a minute: nano coder, digits. The threshold is the median of the start's accuracies, "
     "because 40 % on CIFAR-10 means nothing here. Three passes as published, but a small model needs a larger "
@@ -172,14 +139,4 @@ DEMO = AugmentationDesign(
 
 SMOKE = replace(DEMO, name="nano-augment-smoke", epochs=2, samples=4, start=6, pairs_per_epoch=4, batch=4)
 
-DESIGNS = {design.name: design for design in (PAPER, PAPER_COT, GPU, DEMO, SMOKE)}
-
-
-def get_design(name: str) -> AugmentationDesign:
-    """The design of that name; a UsageError that names the nearest one if there is none."""
-    return named("design", name, DESIGNS)
-
-
-def get_arms(names: str) -> list[Arm]:
-    """Arms by their names, separated by commas, or ``all``; in the order of :data:`ARMS`, the loop first."""
-    return all_named("arm", names, ARMS)
+DESIGNS = Named("design", PAPER, PAPER_COT, GPU, DEMO, SMOKE)

@@ -28,10 +28,10 @@ from nngpt_lab.ground.seeds import generator
 from nngpt_lab.llm import models
 from nngpt_lab.llm.recipe import PROJECTIONS
 from nngpt_lab.papers.augmentation_search import loop
-from nngpt_lab.papers.augmentation_search.design import ARMS, DEMO, GPU, PAPER, SMOKE, AugmentationDesign
+from nngpt_lab.papers.augmentation_search.design import ARMS, DEMO, GPU, PAPER, SMOKE, Arm, Design
+from nngpt_lab.papers.augmentation_search.lab import Lab, open_lab
 from nngpt_lab.papers.augmentation_search.prompting_tables import STYLES, setting
 from nngpt_lab.papers.augmentation_search.rationales import answer
-from nngpt_lab.papers.augmentation_search.runs import open_lab
 from nngpt_lab.records.results import Results
 
 log = logging.getLogger(__name__)
@@ -67,13 +67,13 @@ class Study:
         seeds: how many.
     """
 
-    design: AugmentationDesign
+    design: Design
     samples: int
     epochs: int
     seeds: int
 
 
-def _limited(design: AugmentationDesign, tokens: int, **changes) -> AugmentationDesign:
+def _limited(design: Design, tokens: int, **changes) -> Design:
     return replace(design, decoding=replace(design.decoding, max_new_tokens=tokens), **changes)
 
 
@@ -132,13 +132,13 @@ def profile_studies(profile: str, named: str = "", samples: int = 0, epochs: int
     ]
 
 
-def styled(design: AugmentationDesign, style: str, shots: int = 2) -> AugmentationDesign:
+def styled(design: Design, style: str, shots: int = 2) -> Design:
     """A direct design's form in another style, and with two references or none."""
     asked, pairs = PROMPTS[design.prompt][style, shots], PAIR_PROMPTS[design.pair_prompt][style]
     return replace(design, style=style, prompt=asked, pair_prompt=pairs)
 
 
-def arms(study: Study) -> Iterator[tuple[str, int, bool, AugmentationDesign]]:
+def arms(study: Study) -> Iterator[tuple[str, int, bool, Design]]:
     """Style, shots and tuned of each arm, and its design."""
     for style in STYLES:
         for shots in (0, 2):
@@ -147,7 +147,7 @@ def arms(study: Study) -> Iterator[tuple[str, int, bool, AugmentationDesign]]:
             yield style, 2, True, replace(styled(study.design, style), epochs=study.epochs)
 
 
-def example(design: AugmentationDesign) -> dict[str, tuple[str, str]]:
+def example(design: Design) -> dict[str, tuple[str, str]]:
     """By style: a prompt with two functions of the corpus, and a better function as the answer of a training text."""
     functions = augmentations.load().brute_force.dropna(subset="score").sort_values(["score", "name"])
     three = functions.iloc[[len(functions) * tenths // 10 for tenths in (3, 5, 9)]]
@@ -214,7 +214,7 @@ COLUMNS = ["model", "style", "shots", "tuned", "seed", "epoch", "position", "tex
            "status", "valid", "score"]  # fmt: skip
 
 
-def _texts(lab: loop.Lab, arm: loop.Arm, seed: int) -> list[str]:
+def _texts(lab: Lab, arm: Arm, seed: int) -> list[str]:
     """What was written in a run, in the order of its rows."""
     names = (loop.epoch_name(lab, arm, seed, epoch) for epoch in range(1, lab.design.epochs + 1))
     epochs = map(lab.ledger.texts, names)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nngpt_lab.ground.hashing import sha256_json
-from nngpt_lab.ground.names import named
-from nngpt_lab.ground.seeds import SCHEME
+from nngpt_lab.ground.names import Named
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.recipe import Recipe
 from nngpt_lab.papers.dataset_prediction.inputs import View
+from nngpt_lab.study import design as study
 
+KEY = "paper C"  # what the keys of all seeds begin with
 PROMPTS = ("scores", "metadata", "code", "code_metadata")
 """Both normalised accuracies, metadata, code alone, code and metadata; the last one is the paper's future work."""
 
@@ -30,12 +30,11 @@ class Cell:
     prompts: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
-class Design:
-    """How questions are asked, trained on and counted.
+@dataclass(frozen=True, kw_only=True)
+class Design(study.Design):
+    """How questions are asked, trained on and counted in paper C.
 
     Attributes:
-        name, source: for people; not part of the hash.
         coders: models, by their names in ``llm/models.py``; each is tuned by itself.
         style: prompt files are ``<style>_<prompt>.txt``: ``dataset`` is the authors' text, ``dataset_nano`` ours.
         prompts: which of ``PROMPTS``.
@@ -43,11 +42,8 @@ class Design:
         parts: folds of a split that are run, the largest test parts first; None: all.
         view: what is shown of the code.
         epochs: outer epochs. The learning rate runs through its whole schedule in each, as in the authors' code.
-        recipe: the LoRA of one outer epoch; ``recipe.epochs`` are the inner ones.
+            ``recipe`` is the LoRA of one of them, ``recipe.epochs`` are the inner ones.
         train, validation, test: at most so many questions of each part, drawn at random; None: all.
-        decoding: of answers in text.
-        four_bit: load the model in 4 bits.
-        batch: questions answered at a time.
         ablated: prompts whose inputs are altered at test time.
         altered: at most so many test questions are asked so, drawn at random; None: all.
         cuts: lengths that the code is cut at then, characters; None: not at all.
@@ -55,11 +51,11 @@ class Design:
         swapped_texts: answer in text with the names in the other order, too; likelihoods are taken in both anyway.
     """
 
-    name: str
-    source: str
+    # More epochs, models, prompts or cells add runs; they change none
+    NOT_HASHED = ("coders", "prompts", "cells", "parts", "epochs", "ablated", "altered", "cuts", "networks")
+
     coders: tuple[str, ...]
     style: str
-    recipe: Recipe
     cells: tuple[Cell, ...]
     epochs: int
     train: int | None
@@ -69,31 +65,11 @@ class Design:
     parts: int | None = None
     view: View = View()  # noqa: RUF009 (frozen)
     decoding: Decoding = Decoding(temperature=0, top_k=0, top_p=1, max_new_tokens=20)  # noqa: RUF009 (frozen)
-    four_bit: bool = False
-    batch: int = 32
     ablated: tuple[str, ...] = ("code",)
     altered: int | None = None
     cuts: tuple[int | None, ...] = CUTS
     networks: bool = True
     swapped_texts: bool = True
-
-    def hash(self) -> str:
-        """SHA-256 over what can change an answer. More epochs, models, prompts or cells add runs; they change none."""
-        kept = (
-            "style",
-            "recipe",
-            "train",
-            "validation",
-            "test",
-            "view",
-            "decoding",
-            "four_bit",
-            "batch",
-            "swapped_texts",
-        )
-        values = {name: getattr(self, name) for name in kept}
-        values = {name: vars(v) if hasattr(v, "__dict__") else v for name, v in values.items()}
-        return sha256_json(values | {"seeds": SCHEME})
 
 
 PAPER = Design(
@@ -171,16 +147,4 @@ SMOKE = replace(
     view=View(100, layers=True),
 )
 
-DESIGNS = {design.name: design for design in (PAPER, GPU, DEMO, SMOKE)}
-
-
-def get_design(name: str) -> Design:
-    """The design of that name; a UsageError that names the nearest one if there is none."""
-    return named("design", name, DESIGNS)
-
-
-def resized(name: str, train: int = 0, test: int = 0, altered: int = 0) -> Design:
-    """The design of that name with other numbers of questions to tune on, to ask, and to ask again with altered
-    inputs; 0 keeps its own."""
-    design = get_design(name)
-    return replace(design, train=train or design.train, test=test or design.test, altered=altered or design.altered)
+DESIGNS = Named("design", PAPER, GPU, DEMO, SMOKE)

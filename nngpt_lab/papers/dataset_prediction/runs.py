@@ -23,9 +23,10 @@ from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.dataset_prediction import answers as dataset_answers
 from nngpt_lab.papers.dataset_prediction import baselines as dataset_baselines
 from nngpt_lab.papers.dataset_prediction import loop, network_questions
-from nngpt_lab.papers.dataset_prediction.design import Design
+from nngpt_lab.papers.dataset_prediction.design import KEY, Design
+from nngpt_lab.papers.dataset_prediction.division import Parts, divide, draw, fold_of, folds
 from nngpt_lab.papers.dataset_prediction.inputs import View, alterations, distinct_views, near_duplicates
-from nngpt_lab.papers.dataset_prediction.loop import PAPER, Lab, Parts, Run, divide, draw, fold_of, folds
+from nngpt_lab.papers.dataset_prediction.lab import Lab, Run
 from nngpt_lab.papers.dataset_prediction.questions import best_records, build_questions
 from nngpt_lab.records.results import Results
 from nngpt_lab.statistics.intervals import Estimate, cluster_mean
@@ -139,7 +140,7 @@ def _run(
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Answers of one run, and those with altered inputs where the design wants them."""
     with one_thread() if device == "cpu" else contextlib.nullcontext():
-        lab = Lab(design, _load(job.coder, device, four_bit), questions, code, folder, progress=False)
+        lab = Lab(design, _load(job.coder, device, four_bit), folder, questions, code, progress=False)
         if job.run.prompt == NETWORKS:
             parts = Parts(**{name: _marked(part) for name, part in pairs.items()})
         else:
@@ -170,7 +171,7 @@ def _answer_baselines(
     this = Run("", split, part, question_set, seed)
     parts = divide(design, questions, this)
     features = dataset_baselines.CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
-    rng = generator(PAPER, "whole training part", seed)
+    rng = generator(KEY, "whole training part", seed)
     whole = draw(fold_of(questions, this).train, None, rng, question_set == "balanced")
     test, tables = parts.test[parts.test["sampled"]], []
     with threadpool_limits(1):
@@ -184,7 +185,7 @@ def _answer_baselines(
 
 
 def _network_parts(design: Design, lemur: Lemur, seed: int) -> dict[str, pd.DataFrame]:
-    rng, most = generator(PAPER, "networks", seed), 10_000
+    rng, most = generator(KEY, "networks", seed), 10_000
     counts = (design.train or most, design.validation, design.test or most)
     return network_questions.build_parts(lemur.records, lemur.architectures, rng, *counts)
 

@@ -17,9 +17,12 @@ from nngpt_lab.candidates.screening import screen
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.llm.prompts import prompt
 from nngpt_lab.papers.architecture_loop import loop
-from nngpt_lab.papers.architecture_loop.design import ARMS, AUTHORS, DEMO, DESIGNS, PAPER, SMOKE, get_arms, get_design
+from nngpt_lab.papers.architecture_loop.base_model import sample_base_model, thresholds
+from nngpt_lab.papers.architecture_loop.design import ARMS, AUTHORS, DEMO, DESIGNS, PAPER, SMOKE
 from nngpt_lab.papers.architecture_loop.lab import open_lab
-from nngpt_lab.papers.architecture_loop.loop import Pair, admit, choose, mix
+from nngpt_lab.papers.architecture_loop.pairs import Pair, messages, mix
+from nngpt_lab.papers.architecture_loop.selection import admit, choose
+from nngpt_lab.study.design import get_arms
 from nngpt_lab.study.run_state import RunState
 from tests.helpers.killed import adapters, content, run_until, samples
 
@@ -97,8 +100,8 @@ def test_mix_puts_new_pairs_first():
 
 @pytest.mark.parametrize("design", DESIGNS.values(), ids=lambda design: design.name)
 def test_every_design_can_ask(design):
-    messages = loop.messages(design, 0, 1, 0)
-    assert "$" not in messages[-1]["content"] and messages == loop.messages(design, 0, 1, 0)
+    asked = messages(design, 0, 1, 0)
+    assert "$" not in asked[-1]["content"] and asked == messages(design, 0, 1, 0)
     if design.pair_prompt:
         given = {*dict(design.fields), "accuracy_percent", *prompt(design.pair_prompt).choices}
         assert prompt(design.pair_prompt).fields <= given
@@ -122,13 +125,13 @@ def test_the_hash_covers_what_changes_a_run_and_no_more():
 
 
 def test_arms_are_read_from_text():
-    assert [arm.name for arm in get_arms("no tuning, loop")] == ["loop", "no tuning"]
-    assert get_arms("all") == list(ARMS.values())
+    assert [arm.name for arm in get_arms("no tuning, loop", ARMS)] == ["loop", "no tuning"]
+    assert get_arms("all", ARMS) == list(ARMS.values())
     for wrong in ("lop", "", "random pairs"):
         with pytest.raises(UsageError):
-            get_arms(wrong)
+            get_arms(wrong, ARMS)
     with pytest.raises(UsageError, match="did you mean 'nano'"):
-        get_design("nanno")
+        DESIGNS["nanno"]
 
 
 def test_near_copies_are_written_again_and_hotter_each_time(monkeypatch):
@@ -150,7 +153,7 @@ def test_near_copies_are_written_again_and_hotter_each_time(monkeypatch):
 
     monkeypatch.setattr(loop, "write", write)
     written = {place: text_of(text) for place, text in enumerate(texts)}
-    found = loop._again_if_known(lab, "run", ["p", "q", "r"], [1, 2, 3], written, None)
+    found = loop.write_again(lab, "run", ["p", "q", "r"], [1, 2, 3], written, None)
     assert [one.candidate.text for one in found] == ["1 2 3 4 5 6 7 8", texts[1], "q r s t u v w x"]
     assert heats == [("run try 2", ["p", "r"], 0.1), ("run try 3", ["p"], 0.2)]
 
@@ -164,9 +167,10 @@ COLUMNS = ["position", "code_hash", "tokens", "status", "score", "parameters", "
 
 def run_all(folder: Path, design=TINY) -> pd.DataFrame:
     with Ledger(folder / "ledger.sqlite") as ledger, open_lab(design, ledger, folder, progress=False) as lab:
-        first = loop.run(lab, ARMS["loop"], 0)
+        limits = thresholds(design, sample_base_model(lab))
+        first = loop.run(lab, ARMS["loop"], 0, limits[0])
         quotas = first.groupby("cycle")["passed"].sum().tolist()
-        return pd.concat([first, loop.run(lab, ARMS["random pairs"], 0, quotas)], ignore_index=True)
+        return pd.concat([first, loop.run(lab, ARMS["random pairs"], 0, limits[0], quotas)], ignore_index=True)
 
 
 @pytest.fixture(scope="module")

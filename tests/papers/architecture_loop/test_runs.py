@@ -7,6 +7,7 @@ import pytest
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.architecture_loop import runs as loop_runs
 from nngpt_lab.papers.architecture_loop import settings
+from nngpt_lab.papers.architecture_loop.base_model import threshold_labels
 from nngpt_lab.papers.architecture_loop.design import DEMO, PAPER, SMOKE
 from nngpt_lab.papers.architecture_loop.runs import LoopRuns
 from tests.helpers.loop_candidates import frame, row
@@ -19,23 +20,9 @@ def runs(candidates: pd.DataFrame, transfer: pd.DataFrame | None = None) -> Loop
     return LoopRuns(SMOKE, candidates, pd.DataFrame(), (0.5, 0.4, 0.3), moved, {"a": "x = 1", "b": "x = 2"}, CORPUS)
 
 
-def test_another_size_keeps_the_rest():
-    design = loop_runs.resized("nano", cycles=3, samples=7)
-    assert (design.cycles, design.samples, design.recipe) == (3, 7, DEMO.recipe)
-    assert loop_runs.resized("nano") == DEMO
-    with pytest.raises(UsageError):
-        loop_runs.resized("none")
-
-
 def test_labels_say_what_a_threshold_is():
-    assert loop_runs.threshold_labels(PAPER, PAPER.thresholds) == ["40 %", "35 %", "30 %"]
-    assert loop_runs.threshold_labels(DEMO, (0.71, 0.6, 0.5))[0] == "71.0 % (70 % quantile of the base model)"
-
-
-def test_a_design_is_described_in_full():
-    table = loop_runs.describe(PAPER)
-    assert set(table.columns) == {"setting", "value"} and len(table) == len(vars(PAPER))
-    assert "rank 32" in table.set_index("setting")["value"].iloc[list(vars(PAPER)).index("recipe")]
+    assert threshold_labels(PAPER, PAPER.thresholds) == ["40 %", "35 %", "30 %"]
+    assert threshold_labels(DEMO, (0.71, 0.6, 0.5))[0] == "71.0 % (70 % quantile of the base model)"
 
 
 def test_the_best_network_is_the_loops_own():

@@ -17,7 +17,8 @@ from nngpt_lab.corpora.augmentations import parse_pipeline
 from nngpt_lab.corpora.code import code_hash
 from nngpt_lab.ground.errors import LabError, UsageError
 from nngpt_lab.llm.prompts import prompt
-from nngpt_lab.papers.augmentation_search import loop, runs
+from nngpt_lab.papers.augmentation_search import archive as archives
+from nngpt_lab.papers.augmentation_search import checks, loop
 from nngpt_lab.papers.augmentation_search.design import (
     ARMS,
     DEMO,
@@ -26,11 +27,11 @@ from nngpt_lab.papers.augmentation_search.design import (
     PAPER,
     PAPER_COT,
     SMOKE,
-    get_arms,
-    get_design,
 )
 from nngpt_lab.papers.augmentation_search.generator import function, generate
+from nngpt_lab.papers.augmentation_search.lab import open_lab
 from nngpt_lab.sandbox.status import Status
+from nngpt_lab.study.design import get_arms
 from tests.helpers.killed import adapters, content, run_until, samples
 
 HALF = function("RandomInvert(p=0.5)")
@@ -61,21 +62,21 @@ def rng():
 
 def test_the_start_is_drawn_from_all_ranges_of_scores():
     table = corpus().dropna(subset="score")
-    drawn = loop.stratified(table, 10, rng())
+    drawn = archives.stratified(table, 10, rng())
     assert drawn["score"].is_monotonic_increasing and drawn["code_hash"].is_unique and len(drawn) == 10
     assert drawn["score"].iloc[0] < 0.25 and drawn["score"].iloc[-1] > 0.55
-    assert len(loop.stratified(table, 99, rng())) == len(table)
+    assert len(archives.stratified(table, 99, rng())) == len(table)
     shuffled = table.sample(frac=1, random_state=1)
-    pd.testing.assert_frame_equal(loop.stratified(shuffled, 10, rng()), drawn)
-    assert not loop.stratified(table, 10, np.random.default_rng(1))["code"].equals(drawn["code"])
+    pd.testing.assert_frame_equal(archives.stratified(shuffled, 10, rng()), drawn)
+    assert not archives.stratified(table, 10, np.random.default_rng(1))["code"].equals(drawn["code"])
 
 
 def test_the_threshold_is_an_accuracy_or_a_quantile():
     table = pd.DataFrame({"score": [0.1, 0.2, 0.3, 0.4, 0.5, np.nan]})
-    assert loop.threshold(PAPER, table) == 0.40
-    assert loop.threshold(DEMO, table) == pytest.approx(0.3)
+    assert archives.threshold(PAPER, table) == 0.40
+    assert archives.threshold(DEMO, table) == pytest.approx(0.3)
     with pytest.raises(LabError, match="only 1 of 2"):
-        loop.threshold(DEMO, table.tail(2))
+        archives.threshold(DEMO, table.tail(2))
 
 
 # ---------------------------------------------------------------------------------------------------------------- texts
@@ -111,9 +112,9 @@ def test_every_design_can_ask(design):
 
 
 def test_layout_and_comments_make_no_difference_but_parameters_do():
-    assert loop.read(HALF).code_hash == loop.read(SAME).code_hash
-    assert loop.read(HALF).code_hash != loop.read(function("RandomInvert(p=0.6)")).code_hash
-    assert loop.read(HALF).operations == ("RandomInvert",) and loop.read(HALF).parameters == '[{"p": 0.5}]'
+    assert checks.read(HALF).code_hash == checks.read(SAME).code_hash
+    assert checks.read(HALF).code_hash != checks.read(function("RandomInvert(p=0.6)")).code_hash
+    assert checks.read(HALF).operations == ("RandomInvert",) and checks.read(HALF).parameters == '[{"p": 0.5}]'
 
 
 @pytest.mark.parametrize(
@@ -129,8 +130,8 @@ def test_layout_and_comments_make_no_difference_but_parameters_do():
     ids=["no Resize", "another side", "no Normalize", "no Compose", "no list", "too deep to be written out"],
 )
 def test_what_lacks_the_structure_is_a_contract_failure_and_says_so(code):
-    assert loop.read(code) is None
-    (_, one), *rest = loop.new_ones(iterator([code]), {})
+    assert checks.read(code) is None
+    (_, one), *rest = checks.new_ones(iterator([code]), {})
     assert one.status in (Status.CONTRACT, Status.SYNTAX) and not rest
     assert "Resize((64, 64)), ToTensor, Normalize" in one.message or one.status == Status.SYNTAX
 
@@ -140,17 +141,17 @@ def iterator(codes):
 
 
 def test_what_was_there_before_the_epoch_is_not_evaluated_again():
-    seen = {loop.read(HALF).code_hash: True}
-    found = [one.status for _, one in loop.new_ones(iterator([SAME, function(), "nothing"]), seen)]
+    seen = {checks.read(HALF).code_hash: True}
+    found = [one.status for _, one in checks.new_ones(iterator([SAME, function(), "nothing"]), seen)]
     assert found == [Status.DUPLICATE, Status.OK, Status.NO_CODE]
 
 
 def judged(codes, scores, seen=None, limit=0.5):
-    screened = [one for _, one in loop.new_ones(iterator(codes), seen or {})]
+    screened = [one for _, one in checks.new_ones(iterator(codes), seen or {})]
     rows = pd.DataFrame({"position": range(len(codes)), "code_hash": [s.candidate.code_hash for s in screened]})
     rows = rows.assign(status=[s.status.value for s in screened], score=scores, parameters=pd.NA, tokens=9)
     seen = {} if seen is None else seen
-    return loop.judge(rows, screened, seen, corpus(), limit), seen, screened
+    return checks.judge(rows, screened, seen, corpus(), limit), seen, screened
 
 
 def test_of_equal_functions_of_one_epoch_the_first_counts():
@@ -158,12 +159,12 @@ def test_of_equal_functions_of_one_epoch_the_first_counts():
     assert table["status"].tolist() == ["ok", "ok", "duplicate"]
     assert table["score"].tolist()[:2] == [0.6, 0.4] and np.isnan(table["score"][2])
     assert table["accepted"].tolist() == [True, False, False] and table["valid"].tolist() == [True] * 3
-    assert seen == {loop.read(HALF).code_hash: True, loop.read(function()).code_hash: True}
+    assert seen == {checks.read(HALF).code_hash: True, checks.read(function()).code_hash: True}
 
 
 def test_a_copy_is_as_valid_as_what_it_copies():
     broken, known = function("CenterCrop(size=30)"), corpus()
-    seen = {loop.read(broken).code_hash: False, known["code_hash"][0]: True}
+    seen = {checks.read(broken).code_hash: False, known["code_hash"][0]: True}
     table, _, _ = judged([broken, known["code"][0]], [np.nan, np.nan], seen)
     assert table["status"].tolist() == ["duplicate"] * 2 and table["valid"].tolist() == [False, True]
     assert table["copy"].tolist() == [False, True] and table["known_sequence"].tolist()[1]
@@ -172,10 +173,10 @@ def test_a_copy_is_as_valid_as_what_it_copies():
 
 def test_what_is_accepted_joins_the_archive_tidied():
     table, _, screened = judged([SAME, function(), "prose"], [0.6, 0.4, np.nan])
-    joined = loop.joining(table, screened)
+    joined = archives.joining(table, screened)
     assert joined["code"].tolist() == [HALF] and joined["score"].tolist() == [0.6]
     assert joined["code_hash"].tolist() == [code_hash(HALF)] and joined["status"].tolist() == ["ok"]
-    assert loop.joining(table[table["score"] < 0], screened).empty
+    assert archives.joining(table[table["score"] < 0], screened).empty
 
 
 def test_failures_keep_their_types_and_have_no_operations():
@@ -210,15 +211,15 @@ def test_nonsense_is_refused():
         with pytest.raises(UsageError):
             dataclasses.replace(DEMO, **change)
     with pytest.raises(UsageError, match="did you mean 'nano-augment'"):
-        get_design("nano-augmnt")
+        DESIGNS["nano-augmnt"]
     for wrong in ("lop", "", "loop, none"):
         with pytest.raises(UsageError):
-            get_arms(wrong)
+            get_arms(wrong, ARMS)
 
 
 def test_arms_are_read_from_text_and_differ_in_one_thing():
-    assert [arm.name for arm in get_arms("no tuning, loop")] == ["loop", "no tuning"]
-    assert get_arms("all") == list(ARMS.values())
+    assert [arm.name for arm in get_arms("no tuning, loop", ARMS)] == ["loop", "no tuning"]
+    assert get_arms("all", ARMS) == list(ARMS.values())
     same = dataclasses.replace(ARMS["no tuning"], name="loop", differs="the paper's loop", tuned=True)
     assert same == ARMS["loop"]
 
@@ -231,9 +232,9 @@ COLUMNS = ["position", "code_hash", "tokens", "status", "score", "valid", "accep
 
 def run_all(folder: Path, design=TINY, arms=("loop",)) -> pd.DataFrame:
     with (
-        mock.patch.object(runs, "known_functions", corpus),
+        mock.patch("nngpt_lab.papers.augmentation_search.lab.known_functions", corpus),
         Ledger(folder / "ledger.sqlite") as ledger,
-        runs.open_lab(design, ledger, folder, progress=False) as lab,
+        open_lab(design, ledger, folder, progress=False) as lab,
     ):
         return pd.concat([loop.run(lab, ARMS[arm], 0) for arm in arms], ignore_index=True)
 
@@ -308,4 +309,4 @@ def test_an_example_asks_with_the_worse_and_answers_with_the_better(undisturbed)
 
 def test_screened_without_code_has_no_reading():
     one = Screened(screen("prose", Kind.AUGMENTATION).candidate, Status.NO_CODE, "", None)
-    assert loop.read(one.candidate.code) is None
+    assert checks.read(one.candidate.code) is None

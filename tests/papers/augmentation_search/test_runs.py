@@ -6,15 +6,15 @@ import pandas as pd
 import pytest
 
 from nngpt_lab.ground.errors import DataError
-from nngpt_lab.papers.augmentation_search import runs
-from nngpt_lab.papers.augmentation_search.design import ARMS, DEMO
+from nngpt_lab.papers.augmentation_search import lab, runs
+from nngpt_lab.papers.augmentation_search.design import ARMS
 from nngpt_lab.papers.augmentation_search.generator import POLICIES
 from nngpt_lab.records.results import Results
 from tests.papers.augmentation_search.test_loop import TINY, corpus
 
 
 def run(folder):
-    with mock.patch.object(runs, "known_functions", corpus):
+    with mock.patch.object(lab, "known_functions", corpus):
         return runs.run_arms(
             Results(folder, "smoke"), TINY, [ARMS["random generator"]], [0, 1], policy_seeds=1, policy_epochs=(1,)
         )
@@ -35,15 +35,9 @@ def test_everything_is_run_once(tmp_path):
     assert found["code_hash"].tolist() == best.tolist() and found["seed"].tolist() == [1000, 1001]
 
 
-def test_another_size_keeps_the_rest():
-    design = runs.resized("nano-augment", epochs=3, start=9)
-    assert (design.epochs, design.start, design.samples) == (3, 9, DEMO.samples)
-    assert runs.resized("nano-augment") == DEMO
-
-
 def test_the_corpus_is_tidied_and_holds_each_program_once():
     try:
-        table = runs.known_functions()
+        table = lab.known_functions()
     except DataError as error:
         pytest.skip(f"the published data cannot be had: {error.cause}")
     assert table["code_hash"].is_unique and table["name"].is_monotonic_increasing

@@ -16,17 +16,20 @@ from nngpt_lab.llm.likelihood import log_likelihoods
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import encode, names, prompt
 from nngpt_lab.papers.dataset_prediction import answers as dataset_answers
+from nngpt_lab.papers.dataset_prediction import asking, division
 from nngpt_lab.papers.dataset_prediction import loop as dp
-from nngpt_lab.papers.dataset_prediction.design import DESIGNS, PROMPTS, SMOKE, get_design, resized
+from nngpt_lab.papers.dataset_prediction.design import DESIGNS, PROMPTS, SMOKE
 from nngpt_lab.papers.dataset_prediction.inputs import View, alterations
+from nngpt_lab.papers.dataset_prediction.lab import Lab, Run
 from nngpt_lab.papers.dataset_prediction.questions import DATASETS
+from nngpt_lab.study.design import resized
 from tests.helpers.single_thread import one_thread  # noqa: F401
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] + '</s>' }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-RUN = dp.Run("code", "architectures", "a fifth", "balanced", seed=0)
+RUN = Run("code", "architectures", "a fifth", "balanced", seed=0)
 DESIGN = replace(
     SMOKE,
     recipe=replace(SMOKE.recipe, rank=2, batch=4),
@@ -73,24 +76,24 @@ def questions() -> pd.DataFrame:
 
 
 @pytest.fixture
-def lab(questions, tmp_path) -> dp.Lab:
+def lab(questions, tmp_path) -> Lab:
     return new_lab(questions, tmp_path)
 
 
-def new_lab(questions: pd.DataFrame, folder: Path, design=DESIGN, context: int = 2048) -> dp.Lab:
+def new_lab(questions: pd.DataFrame, folder: Path, design=DESIGN, context: int = 2048) -> Lab:
     code = {f"net-{i}": f"class Net{i}:\n    width = {8 * i}\n    depth = {i}\n" for i in range(60)}
-    return dp.Lab(design, new_coder(context), questions, code, folder, progress=False)
+    return Lab(design, new_coder(context), folder, questions, code, progress=False)
 
 
 # ----------------------------------------------------------------------------------------------------------- questions
 
 
-@pytest.mark.parametrize("split", dp.ALL_SPLITS)
+@pytest.mark.parametrize("split", division.ALL_SPLITS)
 @pytest.mark.parametrize("question_set", ["all", "balanced"])
 def test_the_three_parts_keep_what_the_split_promises(questions, split, question_set):
-    for part in dp.folds(DESIGN, questions, split, 0):
+    for part in division.folds(DESIGN, questions, split, 0):
         this = replace(RUN, split=split, part=part, question_set=question_set)
-        parts = dp.divide(replace(DESIGN, train=60, validation=20, test=30), questions, this)
+        parts = division.divide(replace(DESIGN, train=60, validation=20, test=30), questions, this)
         train, validation, test = parts.train, parts.validation, parts.test
         if split == "published":
             assert set(test.index) <= set(train.index) and set(validation.index) <= set(train.index)
@@ -113,7 +116,8 @@ def test_the_three_parts_keep_what_the_split_promises(questions, split, question
 
 def test_a_division_depends_on_the_seed_and_not_on_prompt_or_model(questions):
     one, same, other = (
-        dp.divide(DESIGN, questions, this) for this in (RUN, replace(RUN, prompt="metadata"), replace(RUN, seed=1))
+        division.divide(DESIGN, questions, this)
+        for this in (RUN, replace(RUN, prompt="metadata"), replace(RUN, seed=1))
     )
     pd.testing.assert_frame_equal(one.test, same.test)
     assert set(one.test.index) != set(other.test.index)
@@ -121,14 +125,14 @@ def test_a_division_depends_on_the_seed_and_not_on_prompt_or_model(questions):
 
 def test_the_first_thirty_are_the_tables_first_where_nothing_is_balanced(questions):
     this = replace(RUN, split="published", part="all", question_set="all")
-    parts = dp.divide(DESIGN, questions, this)
+    parts = division.divide(DESIGN, questions, this)
     assert parts.test.index[parts.test["first"]].tolist() == list(range(30))
     assert parts.test["sampled"].sum() == DESIGN.test
 
 
 def test_an_unknown_split_is_named(questions):
     with pytest.raises(UsageError, match="no split 'papers'"):
-        dp.folds(DESIGN, questions, "papers", 0)
+        division.folds(DESIGN, questions, "papers", 0)
 
 
 # ------------------------------------------------------------------------------------------------------------- prompts
@@ -139,7 +143,7 @@ def test_an_unknown_split_is_named(questions):
 def test_both_orders_ask_the_same_and_answer_with_the_same_names(questions, tmp_path, style, name):
     lab = new_lab(questions, tmp_path, replace(DESIGN, style=style))
     question = questions[questions["dataset_2"] == "svhn"].head(1)
-    straight, swapped = dp.ask(lab, replace(RUN, prompt=name), question)
+    straight, swapped = asking.ask(lab, replace(RUN, prompt=name), question)
     first, second = question[["dataset_1", "dataset_2"]].iloc[0]
     for asked in (straight, swapped):
         read = [lab.coder.tokenizer.decode(text) for text in asked.texts]
@@ -162,7 +166,7 @@ def test_the_answers_norms_are_shown_by_the_scores_prompt_alone(questions, tmp_p
     lab = new_lab(questions, tmp_path)
     for name in ("metadata", "code", "code_metadata"):
         assert not {"norm_acc_1", "norm_acc_2"} & prompt(f"dataset_{name}").fields
-        (asked, _) = dp.ask(lab, replace(RUN, prompt=name), questions.head(1))
+        (asked, _) = asking.ask(lab, replace(RUN, prompt=name), questions.head(1))
         assert str(questions["norm_1"].iloc[0]) not in lab.coder.tokenizer.decode(asked.texts[0])
 
 
@@ -170,7 +174,7 @@ def test_masked_names_are_nowhere_to_be_read(questions, tmp_path):
     lab = new_lab(questions, tmp_path)
     masked = alterations(DESIGN.view, ())["names masked"]
     for name in PROMPTS:
-        for asked in dp.ask(lab, replace(RUN, prompt=name), questions.head(6), masked):
+        for asked in asking.ask(lab, replace(RUN, prompt=name), questions.head(6), masked):
             text = lab.coder.tokenizer.decode(asked.texts[0])
             assert not any(dataset in text for dataset in DATASETS)
             assert text.endswith(f"<assistant>{asked.names[0]}</s>")
@@ -179,14 +183,14 @@ def test_masked_names_are_nowhere_to_be_read(questions, tmp_path):
 def test_code_that_would_not_fit_is_cut_to_the_context(questions, tmp_path):
     lab = new_lab(questions, tmp_path, replace(DESIGN, view=View(None)), context=600)
     lab.code["net-0"] = "x" * 5000
-    for asked in dp.ask(lab, RUN, questions.head(2)):
+    for asked in asking.ask(lab, RUN, questions.head(2)):
         assert max(map(len, asked.texts)) <= 600
 
 
 def test_two_networks_change_places_and_letters_do_not(tmp_path, questions):
     lab = new_lab(questions, tmp_path)
     row = {"architecture": "net-1", "architecture_2": "net-2", "dataset": "mnist", "first_wins": True}
-    straight, swapped = dp.ask(lab, replace(RUN, prompt="networks"), pd.DataFrame([row]))
+    straight, swapped = asking.ask(lab, replace(RUN, prompt="networks"), pd.DataFrame([row]))
     texts = [lab.coder.tokenizer.decode(asked.texts[0]) for asked in (straight, swapped)]
     assert "A: class Net1" in texts[0] and "B: class Net2" in texts[0] and texts[0].endswith("<assistant>A</s>")
     assert "A: class Net2" in texts[1] and "B: class Net1" in texts[1] and texts[1].endswith("<assistant>B</s>")
@@ -195,11 +199,12 @@ def test_two_networks_change_places_and_letters_do_not(tmp_path, questions):
 def test_every_design_has_its_prompts():
     for design in DESIGNS.values():
         assert {f"{design.style}_{name}" for name in (*design.prompts, "networks")} <= set(names())
-        assert all(cell.split in dp.ALL_SPLITS for cell in design.cells) and get_design(design.name) is design
+        assert all(cell.split in division.ALL_SPLITS for cell in design.cells) and DESIGNS[design.name] is design
     with pytest.raises(UsageError, match="did you mean 'nano-c'"):
-        get_design("nano-d")
-    assert resized("nano-c") == get_design("nano-c") and resized("nano-c", 7, 8, 9).altered == 9
-    assert resized("nano-c", 7, 8).hash() == replace(get_design("nano-c"), train=7, test=8).hash()
+        DESIGNS["nano-d"]
+    nano = DESIGNS["nano-c"]
+    assert resized(nano) == nano and resized(nano, train=7, test=8, altered=9).altered == 9
+    assert resized(nano, train=7, test=8).hash() == replace(nano, train=7, test=8).hash()
 
 
 def test_a_design_with_another_number_of_epochs_continues_the_same_run():
@@ -211,7 +216,7 @@ def test_a_design_with_another_number_of_epochs_continues_the_same_run():
 
 
 def test_log_odds_are_those_of_whole_texts_read_one_by_one(lab, questions):
-    asked = dp.ask(lab, RUN, questions.iloc[[0, 1, 2, 7, 30]])
+    asked = asking.ask(lab, RUN, questions.iloc[[0, 1, 2, 7, 30]])
     expected = []
     for one in asked:
         ends = []
@@ -222,13 +227,13 @@ def test_log_odds_are_those_of_whole_texts_read_one_by_one(lab, questions):
             ends.append(sum(float(logits[place - 1, text[place]]) for place in places))
         expected.append(ends[0] - ends[1])
     for batch in (1, 3, 100):
-        assert dp.log_odds(lab.coder, asked, batch) == pytest.approx(expected, abs=1e-3)
+        assert asking.log_odds(lab.coder, asked, batch) == pytest.approx(expected, abs=1e-3)
     alone = log_likelihoods(lab.coder, list(asked[0].texts))
     assert alone[0] - alone[1] == pytest.approx(expected[0], abs=1e-3)
 
 
 def test_a_run_has_every_question_in_every_epoch_and_is_read_back_as_it_was(lab, questions, monkeypatch):
-    parts = dp.divide(DESIGN, questions, RUN)
+    parts = division.divide(DESIGN, questions, RUN)
     first = dp.run(lab, RUN, parts)
     assert set(first["epoch"]) == {0, 1, 2}
     counts = first.groupby(["epoch", "subset"]).size()
@@ -244,7 +249,7 @@ def test_a_run_has_every_question_in_every_epoch_and_is_read_back_as_it_was(lab,
 
 
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(questions, tmp_path, monkeypatch):
-    parts = dp.divide(DESIGN, questions, RUN)
+    parts = division.divide(DESIGN, questions, RUN)
     whole = dp.run(new_lab(questions, tmp_path / "whole"), RUN, parts)
     real, calls = dp.answer, []
 
@@ -264,7 +269,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(questions, tmp_pa
 
 
 def test_altered_inputs_are_asked_of_the_epoch_that_validation_picked(lab, questions):
-    parts = dp.divide(DESIGN, questions, RUN)
+    parts = division.divide(DESIGN, questions, RUN)
     answers = dp.run(lab, RUN, parts)
     kept = {name: one for name, one in alterations(DESIGN.view, ()).items() if name in ("no code", "names masked")}
     altered = dp.run_altered(lab, RUN, parts, kept)
@@ -276,18 +281,18 @@ def test_altered_inputs_are_asked_of_the_epoch_that_validation_picked(lab, quest
     np.testing.assert_allclose(plain.sort_values(keys)["log_odds"], wanted.sort_values(keys)["log_odds"], atol=1e-4)
     none = altered[altered["condition"] == "no code"].set_index(keys)["log_odds"]
     assert not np.allclose(none, plain.set_index(keys)["log_odds"].reindex(none.index))
-    file = dp.folder_of(lab, RUN) / f"altered-no-code-{parts.test['sampled'].sum()}.parquet"
+    file = RUN.folder(lab) / f"altered-no-code-{parts.test['sampled'].sum()}.parquet"
     before = file.stat().st_mtime_ns
     dp.run_altered(lab, RUN, parts, kept)
     assert file.stat().st_mtime_ns == before
 
 
 def test_a_better_epoch_makes_what_was_altered_before_it_void(lab, questions, monkeypatch):
-    parts, scores = dp.divide(DESIGN, questions, RUN), iter(range(100))
+    parts, scores = division.divide(DESIGN, questions, RUN), iter(range(100))
     short = replace(lab, design=replace(DESIGN, epochs=1))
     dp.run(short, RUN, parts)
     dp.run_altered(short, RUN, parts, {})
-    kept = list(dp.folder_of(lab, RUN).glob("altered-*"))
+    kept = list(RUN.folder(lab).glob("altered-*"))
     assert len(kept) == 1
     monkeypatch.setattr(dp, "_right", lambda *_: -next(scores))  # what is asked first is best: the new epoch
     dp.run(lab, RUN, parts)
@@ -295,12 +300,12 @@ def test_a_better_epoch_makes_what_was_altered_before_it_void(lab, questions, mo
 
 
 def test_an_example_is_the_prompt_and_the_right_name(lab, questions):
-    asked = dp.ask(lab, RUN, questions.head(4), swapped=(False,))
+    asked = asking.ask(lab, RUN, questions.head(4), swapped=(False,))
     for one, question in zip(asked, questions.head(4).itertuples(), strict=True):
-        example = dp.example(one)
+        example = asking.example(one)
         said = lab.coder.tokenizer.decode(example.ids[example.prompt_length :])
         assert said == f"{question.answer}</s>"
         form = prompt("dataset_nano_code")
-        shown = dp.show(lab, question)
+        shown = asking.show(lab, question)
         messages = form.messages(nn_code=shown.codes[0], dataset_1=question.dataset_1, dataset_2=question.dataset_2)
         assert example.ids[: example.prompt_length] == tuple(encode(lab.coder.tokenizer, messages))

@@ -1,0 +1,139 @@
+"""What all runs of a design share, opened together; and what a run is: an arm and a seed, with a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import pandas as pd
+from tqdm import tqdm
+
+from nngpt_lab.candidates.ledger import Ledger
+from nngpt_lab.candidates.pool import Pool, open_pool
+from nngpt_lab.candidates.proxy import Proxy, prepare
+from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.llm import models
+from nngpt_lab.llm.models import Coder, one_thread
+from nngpt_lab.sandbox.status import VALID
+from nngpt_lab.study.design import Arm, Design
+from nngpt_lab.study.run_state import RunState
+
+D = TypeVar("D", bound=Design)
+
+
+@dataclass(frozen=True)
+class Lab(Generic[D]):
+    """What all runs of a design share.
+
+    Attributes:
+        coder: the base model, bare between runs.
+        folder: adapters and records, a folder a run.
+        progress: whether progress bars are shown; on a terminal only, in any case.
+    """
+
+    design: D
+    coder: Coder
+    folder: Path
+    progress: bool = field(default=True, kw_only=True)
+
+    def bar(self, items: Iterable | None, title: str, total: int | None = None) -> tqdm:
+        """A progress bar over ``items``."""
+        return tqdm(items, title, total, leave=False, disable=None if self.progress else True)
+
+
+@dataclass(frozen=True)
+class Bench(Lab[D]):
+    """A lab that trains and scores what its model writes.
+
+    Attributes:
+        proxy, pool: what scores candidates, and the processes that do it.
+        ledger: every sample and outcome.
+        corpus: what was published before, as its paper's ``lab.py`` says.
+    """
+
+    proxy: Proxy
+    pool: Pool
+    ledger: Ledger
+    corpus: pd.DataFrame
+
+
+@contextlib.contextmanager
+def open_bench(
+    design: D,
+    corpus: Callable[[], pd.DataFrame],
+    ledger: Ledger,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    workers: int = 2,
+    progress: bool = True,
+    coder: Coder | None = None,
+) -> Iterator[Bench[D]]:
+    """A bench for the runs of a design that names its ``coder`` and its ``protocol``.
+
+    Args:
+        corpus: reads what was published before.
+        ledger: where samples and outcomes are filed.
+        folder: where adapters are kept.
+        device: of the language model and of the candidates.
+        workers: candidates trained at a time.
+        coder: a model that is loaded already, instead of the design's own.
+
+    Raises:
+        UsageError, DataError: model, device, memory or data are missing; before any work.
+    """
+    if coder is None:
+        models.check(design.coder, device, four_bit=design.four_bit)  # before the corpus and the images are read
+    proxy = prepare(design.protocol, device=device)
+    published = corpus()
+    coder = coder or models.load(design.coder, device, four_bit=design.four_bit)
+    with open_pool(proxy, workers) as pool, one_thread():
+        yield Bench(design, coder, Path(folder), proxy, pool, ledger, published, progress=progress)
+
+
+class Run:
+    """A training from the bare model on. All that is drawn in it follows from its seed and from keys."""
+
+    seed: int
+
+    def name(self, lab: Lab) -> str:
+        """A name that changes with all that the run's texts depend on; its folder's, and what the ledger files under.
+
+        A paper's own kind of run says what it is.
+        """
+        raise NotImplementedError
+
+    def folder(self, lab: Lab) -> Path:
+        """Where its adapter and its records lie."""
+        return lab.folder / self.name(lab)
+
+    def state(self, lab: Lab) -> RunState:
+        """Its adapter as the last call left it, or none yet."""
+        return RunState(lab.coder, lab.design.recipe, self.folder(lab), self.seed)
+
+
+@dataclass(frozen=True)
+class ArmRun(Run):
+    """One arm and one seed."""
+
+    arm: Arm
+    seed: int
+
+    def name(self, lab: Bench) -> str:
+        """From design, model, protocol, arm and seed."""
+        identity = sha256_json([lab.design.hash(), lab.coder.identity, lab.proxy.protocol_hash])[:10]
+        return f"{identity} {self.arm.name} seed {self.seed}".replace(" ", "-")
+
+
+def summary(tables: Sequence[pd.DataFrame]) -> dict[str, str]:
+    """What stands beside a loop's progress bar: its last cycle, and the best and the accepted of all cycles."""
+    last, everything = tables[-1], pd.concat(tables)
+    return {
+        "valid": f"{last['status'].isin(VALID).mean():.0%}",
+        "mean": f"{last['score'].mean():.2f}",
+        "best so far": f"{everything['score'].max():.2f}",
+        "accepted": f"{everything['accepted'].sum()}",
+    }
