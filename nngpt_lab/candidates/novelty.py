@@ -1,6 +1,7 @@
 """Is this source new? Canonical form -> set of shingles -> MinHash and LSH -> exact Jaccard near the threshold.
 
-A candidate is compared before it is trained with the corpus, the run so far and its own batch::
+A candidate is compared with the corpus, the run so far and its own batch. When is for the caller to say: paper B's loop
+asks at admission, of networks that were trained::
 
     index = NoveltyIndex(PAPER_B)
     index.add_many(names, codes)  # the corpus, once: then save() and load()

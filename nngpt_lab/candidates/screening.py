@@ -1,7 +1,8 @@
-"""From a model's text to a candidate worth training: extract -> static contract -> novelty, before anything runs.
+"""From a model's text to a candidate worth training: extract -> static contract. Nothing of the text is run.
 
-A screening is relative to a run (what is a duplicate depends on what came before), so its status is filed with the
-sample, never with the evaluation of the code.
+Novelty can be asked as well, which the walkthrough does; paper B's loop judges it later, when trained networks are
+admitted as training pairs. What counts as a duplicate depends on what came before in a run, so a screening's status is
+filed with the sample, never with the evaluation of the code.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ EXAMPLES = Path(__file__).with_name("examples")
 
 @dataclass(frozen=True)
 class Screened:
-    """One text after the stations that run nothing.
+    """One text after it was read, before any of it is run.
 
     Attributes:
         candidate: the text and its code.
@@ -48,32 +49,33 @@ def screen(
     sampling_seed: int | None = None,
     parent: str | None = None,
 ) -> Screened:
-    """Take one text through extraction, contract and novelty.
+    """Take one text through extraction and contract, and through novelty if there is an index.
 
     Args:
         text: the model's own words.
         kind: what it was asked for.
         index: what was seen before (corpus, run, batch); what is new is added, so the next text is compared with it.
+            None: novelty is not asked.
         name: what the code is called in the index.
         prompt_hash, sampling_seed, parent: where it came from.
 
     Returns:
         The candidate and its static status; never raises on any text.
     """
-    found = extract(text, kind)
-    candidate = Candidate(text, found.code, kind, prompt_hash, sampling_seed, parent)
-    if found.source == Source.NONE:
-        return Screened(candidate, Status.NO_CODE, "there is no code in the answer", found.source)
-    inspection = contract.check(found.code, kind)
+    extracted = extract(text, kind)
+    candidate = Candidate(text, extracted.code, kind, prompt_hash, sampling_seed, parent)
+    if extracted.source == Source.NONE:
+        return Screened(candidate, Status.NO_CODE, "there is no code in the answer", extracted.source)
+    inspection = contract.check(extracted.code, kind)
     if inspection.status != Status.OK:
-        return Screened(candidate, inspection.status, inspection.message, found.source)
+        return Screened(candidate, inspection.status, inspection.message, extracted.source)
     if index is None:
-        return Screened(candidate, Status.OK, "", found.source)
-    match = index.check_and_add(name, found.code)
+        return Screened(candidate, Status.OK, "", extracted.source)
+    match = index.check_and_add(name, extracted.code)
     if match.duplicate:
         message = f"Jaccard {match.jaccard:.2f} with {match.nearest}"
-        return Screened(candidate, Status.DUPLICATE, message, found.source, match)
-    return Screened(candidate, Status.OK, "", found.source, match)
+        return Screened(candidate, Status.DUPLICATE, message, extracted.source, match)
+    return Screened(candidate, Status.OK, "", extracted.source, match)
 
 
 def example(name: str) -> str:
