@@ -1,9 +1,9 @@
-"""What one run of the loop keeps on the disk beside the ledger: its adapter, and what each cycle took.
+"""What one run keeps on the disk beside the ledger: its adapter, and the seconds of each cycle.
 
 <folder>/state.json       the last cycle that was tuned after, and the folder of its adapter
 <folder>/adapter-07/      peft's own format; older ones are deleted
-<folder>/cycle-07.json    wall-clock seconds by stage; the first writing stays, so that a resumed run
-                          does not overwrite what a cycle took by the moment that repeating it takes
+<folder>/cycle-07.json    wall-clock seconds by stage, written once: a resumed run reads a finished cycle back in
+                          a moment, and that moment must not replace the time that the cycle really took
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class RunState:
         self._coder, self._loaded = coder, None  # which adapter the coder wears
         folder.mkdir(parents=True, exist_ok=True)
         self._seconds, self._stage = dict.fromkeys(STAGES, 0.0), ""
-        found = self._read("state.json")
-        self.cycle: int = found.get("cycle", -1)
-        self.adapter: str | None = found.get("adapter")
+        last = self._read("state.json")
+        self.cycle: int = last.get("cycle", -1)
+        self.adapter: str | None = last.get("adapter")
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +73,7 @@ class RunState:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Count the time of a stage of this cycle; what a stage within it takes is that one's alone."""
+        """Count the seconds of a stage of this cycle. Those of a stage inside it count for the inner stage only."""
         outer, self._stage = self._stage, stage
         start = time.monotonic()
         try:
@@ -86,7 +86,7 @@ class RunState:
                 self._seconds[outer] -= seconds
 
     def timed_steps(self, stage: str, steps: Iterator[T]) -> Iterator[T]:
-        """The same iterator, the time that its steps take counted to a stage. Closing it closes the other."""
+        """The steps of an iterator, their seconds counted for a stage. Closing this one closes the iterator, too."""
         with contextlib.closing(steps):
             while True:
                 with self.timed(stage):
@@ -96,7 +96,7 @@ class RunState:
                 yield step
 
     def end_cycle(self, cycle: int) -> dict[str, float]:
-        """Seconds by stage of a cycle that is complete, as they were when it was first completed."""
+        """Seconds by stage of a finished cycle, as they were when it finished for the first time."""
         name = f"cycle-{cycle:02d}.json"
         if not (self.folder / name).exists():
             self._write(name, self._seconds)

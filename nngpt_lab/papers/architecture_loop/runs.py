@@ -78,7 +78,7 @@ def run_arms(
 
 
 def _transfer(lab: Lab, seeds: Sequence[int], samples: int, workers: int) -> list[pd.DataFrame]:
-    """On the data sets that need no download; a laptop is not asked to fetch one for this."""
+    """The transfer to the data sets that are here already, and on a GPU to all of them: a laptop downloads none for it."""
     tables = []
     for dataset, limit in TRANSFER[lab.design.protocol] if samples else ():
         if images.is_here(dataset) or lab.proxy.gpu:
@@ -123,10 +123,10 @@ def transfer_table(runs: LoopRuns) -> pd.DataFrame:
     rows = []
     for dataset, part in runs.transfer.groupby("dataset") if len(runs.transfer) else ():
         base, tuned = (part[part["model"] == model] for model in ("base", "tuned"))
-        valid = [int(one["score"].notna().sum()) for one in (tuned, base)]
+        valid = [int(model["score"].notna().sum()) for model in (tuned, base)]
         share = intervals.difference_of_proportions(valid[0], len(tuned), valid[1], len(base))
         rows.append((dataset, "trained, of the samples", valid[1] / len(base), valid[0] / len(tuned), share))
-        scores = [one["score"].dropna().to_numpy() for one in (tuned, base)]
+        scores = [model["score"].dropna().to_numpy() for model in (tuned, base)]
         if min(map(len, scores)) > 1:
             mean = intervals.difference_of_means(*scores)
             rows.append((dataset, "mean accuracy", scores[1].mean(), scores[0].mean(), mean))

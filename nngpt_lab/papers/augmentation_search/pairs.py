@@ -54,7 +54,7 @@ def draw_pairs(
         shuffled: scores change places among the functions first.
         noise: of the scores; what ``flip`` is computed from.
         most_flips: leave out pairs that are likelier to flip than this, in (0, 0.5].
-        weighted: draw the pairs found again, with replacement, in proportion to 1 - 2 * flip, so that a pair whose
+        weighted: draw the pairs once more, with replacement, in proportion to 1 - 2 * flip, so that a pair whose
             order is a coin toss weighs nothing.
 
     Returns:
@@ -145,7 +145,7 @@ def rename_operations(functions: pd.DataFrame, names: Mapping[str, str]) -> pd.D
     The code is for reading only: it does not run.
     """
     calls = re.compile(rf"\b({'|'.join(map(re.escape, names))})\(")
-    code = [calls.sub(lambda found: f"{names[found[1]]}(", text) for text in functions["code"]]
+    code = [calls.sub(lambda call: f"{names[call[1]]}(", text) for text in functions["code"]]
     operations = [[names.get(name, name) for name in used] for used in functions["operations"]]
     return functions.assign(code=code, operations=operations)
 
@@ -197,9 +197,9 @@ def get_style(name: str) -> Style:
 def pair_examples(tokenizer: PreTrainedTokenizerBase, pairs: pd.DataFrame, style: str) -> list[Example]:
     """Training texts of pairs, in their order: the worse code and its accuracy ask, ``<tr>better</tr>`` answers."""
     form = get_style(style)
-    found = []
+    examples = []
     for pair in pairs.itertuples():
         asked = form.question(pair.worse_code, pair.worse_score)
         ids, length = encode_pair(tokenizer, asked, form.answer(pair.better_code))
-        found.append(Example(tuple(ids), length))
-    return found
+        examples.append(Example(tuple(ids), length))
+    return examples

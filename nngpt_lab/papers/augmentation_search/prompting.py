@@ -7,7 +7,7 @@ Each model is asked in both styles, untuned (zero-shot, and few-shot with two re
 while it is tuned in the style itself. An untuned arm is one LLM epoch of the loop's control without tuning: so both
 styles see the same references and draw with the same seeds, sample by sample, and what they write passes the same
 checks. A tuned arm is the loop; its styles share the first epoch's references and all seeds, and from then on each
-refers to what it has found itself.
+refers to functions that it has written itself.
 """
 
 from __future__ import annotations
@@ -154,12 +154,12 @@ def example(design: Design) -> dict[str, tuple[str, str]]:
     three = three.assign(code=[tidy(code) for code in three["code"]]).reset_index(drop=True)
     archive, better = three.head(2), three["code"].iloc[-1]
     references = list(zip(archive["code"], archive["score"], strict=True))
-    found = {}
+    shown = {}
     for style in STYLES:
         own = replace(styled(design, style), samples=1)
         (asked,) = loop.questions(own, archive, generator("paper A", "example"))
-        found[style] = asked[-1]["content"], answer(style, references[:1], better)
-    return found
+        shown[style] = asked[-1]["content"], answer(style, references[:1], better)
+    return shown
 
 
 def run_studies(

@@ -115,17 +115,17 @@ def features(functions: pd.DataFrame) -> pd.DataFrame:
 
 def _leaves(operations, parameters: str) -> dict[str, float]:
     """``{"Pad": 1, "Pad.padding": 3, "Pad.fill.0": 17, "Pad.padding_mode=edge": 1}``."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for operation, given in zip(operations, json.loads(parameters), strict=True):
-        found[operation] = 1.0
+        values[operation] = 1.0
         for name, value in given.items():
             if isinstance(value, str):
-                found[f"{operation}.{name}={value}"] = 1.0
+                values[f"{operation}.{name}={value}"] = 1.0
             elif isinstance(value, list):
-                found |= {f"{operation}.{name}.{i}": float(part) for i, part in enumerate(value)}
+                values |= {f"{operation}.{name}.{i}": float(part) for i, part in enumerate(value)}
             else:
-                found[f"{operation}.{name}"] = float(value)
-    return found
+                values[f"{operation}.{name}"] = float(value)
+    return values
 
 
 def ridge(task: Task) -> np.ndarray:

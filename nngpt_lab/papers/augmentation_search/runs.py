@@ -81,12 +81,12 @@ def best_functions(candidates: pd.DataFrame, codes: Mapping[str, str]) -> dict[s
 
 
 def policy_scores(
-    lab: Lab, found: Mapping[str, Sequence[str]], seeds: int, epochs: Sequence[int], workers: int = 2
+    lab: Lab, best: Mapping[str, Sequence[str]], seeds: int, epochs: Sequence[int], workers: int = 2
 ) -> pd.DataFrame:
-    """torchvision's policies, and what was found, trained for some numbers of epochs and scored on the test images.
+    """torchvision's policies and the best functions, trained for some numbers of epochs, scored on the test images.
 
     Seeds are fresh and images are others than those that selected, so that a best of many is no better for having been
-    picked. A policy is scored with each of ``seeds`` seeds, the k-th of the found functions with the k-th seed.
+    picked. A policy is scored with each of ``seeds`` seeds, the k-th of an arm's best functions with the k-th.
 
     Returns:
         policy, epochs, seed, code_hash, status, score (null unless ok).
@@ -98,9 +98,9 @@ def policy_scores(
         same = {name: getattr(lab.proxy, name) for name in ("device", "threads", "gpu_fraction")}
         recipe = proxy.prepare(longer, **same)
         with pool.open_pool(recipe, workers) as processes:
-            for k in range(max([seeds, *map(len, found.values())])):
+            for k in range(max([seeds, *map(len, best.values())])):
                 asked = dict(POLICIES) if k < seeds else {}
-                asked |= {name: codes[k] for name, codes in found.items() if k < len(codes)}
+                asked |= {name: codes[k] for name, codes in best.items() if k < len(codes)}
                 candidates = [Candidate("", code, Kind.AUGMENTATION) for code in asked.values()]
                 outcomes = pool.evaluate(
                     candidates, recipe, lab.ledger, seeds=(FRESH + k,), pool=processes, progress=lab.progress

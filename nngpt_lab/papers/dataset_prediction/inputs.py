@@ -65,17 +65,17 @@ def layer_calls(code: str) -> str:
         tree = ast.parse(code)
     except (SyntaxError, ValueError):
         return code
-    found: list[ast.Call] = []
+    calls: list[ast.Call] = []
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.FunctionDef) and node.name in FRAME:
             continue
         if isinstance(node, ast.Call) and LAYER.match(ast.unparse(node.func)):
-            found.append(node)
+            calls.append(node)
         waiting += ast.iter_child_nodes(node)
-    found.sort(key=lambda call: (call.lineno, call.col_offset))
-    return "\n".join(ast.unparse(call).removeprefix("nn.") for call in found) or code
+    calls.sort(key=lambda call: (call.lineno, call.col_offset))
+    return "\n".join(ast.unparse(call).removeprefix("nn.") for call in calls) or code
 
 
 # --------------------------------------------------------------------------------------------------------- alterations
@@ -172,7 +172,7 @@ def near_duplicates(code: Mapping[str, str], settings: NoveltySettings = PAPER_B
     names, form = sorted(code), canonical.FORMS[settings.form]
     sets = [sketch(form.canonical(code[name]), replace(settings, permutations=2)).shingles for name in names]
     _, column = np.unique(np.concatenate(sets), return_inverse=True)
-    sizes = np.array([len(one) for one in sets])
+    sizes = np.array([len(shingles) for shingles in sets])
     has = sparse.csr_array((np.ones(len(column)), column, np.concatenate([[0], sizes.cumsum()])))
     shared = (has @ has.T).tocoo()
     jaccard = shared.data / (sizes[shared.row] + sizes[shared.col] - shared.data)

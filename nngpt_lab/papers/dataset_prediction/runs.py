@@ -100,16 +100,18 @@ def run_design(
     calls = [delayed(_run)(*common, job, pairs.get(job.run.seed)) for job in jobs]
     calls += [delayed(_answer_baselines)(design, questions, code, *place) for place in places]
     made = Parallel(n_jobs=workers, return_as="generator")(calls)
-    found = list(tqdm(made, "runs", total=len(calls), leave=False, disable=None))
-    done, baselines = found[: len(jobs)], found[len(jobs) :]
-    kinds = [job.run.prompt == NETWORKS for job in jobs]
+    tables = list(tqdm(made, "runs", total=len(calls), leave=False, disable=None))
+    done, baselines = tables[: len(jobs)], tables[len(jobs) :]
+    answers, of_networks = [], []
+    for job, (table, _) in zip(jobs, done, strict=True):
+        (of_networks if job.run.prompt == NETWORKS else answers).append(table)
     controls = [network_questions.answer_controls(*p, code).assign(seed=s) for s, p in _train_and_test(pairs)]
     return DatasetRuns(
         design,
-        _stack([one[0] for one, other in zip(done, kinds, strict=True) if not other]),
-        _stack([one[1] for one in done if one[1] is not None]),
+        _stack(answers),
+        _stack([altered for _, altered in done if altered is not None]),
         _stack(baselines),
-        _stack([one[0] for one, other in zip(done, kinds, strict=True) if other]),
+        _stack(of_networks),
         _stack(controls),
     )
 
