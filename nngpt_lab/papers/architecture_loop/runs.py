@@ -78,7 +78,7 @@ def run_arms(
 
 
 def _transfer(lab: Lab, seeds: Sequence[int], samples: int, workers: int) -> list[pd.DataFrame]:
-    """The transfer to the data sets that are here already, and on a GPU to all of them: a laptop downloads none for it."""
+    """The transfer to data sets that are here already; on a GPU to all of them. A laptop downloads none for this."""
     tables = []
     for dataset, limit in TRANSFER[lab.design.protocol] if samples else ():
         if images.is_here(dataset) or lab.proxy.gpu:
