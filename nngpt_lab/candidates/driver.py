@@ -1,4 +1,4 @@
-"""What every pool is made of: recipes make evaluators, a crew owns those of one node, a pool hands out jobs.
+"""What every pool is made of: factories make evaluators, a crew owns those of one node, a pool hands out jobs.
 
 :mod:`nngpt_lab.candidates.pool` is what callers use; ``pool_ray`` puts the same driver on a cluster.
 """
@@ -36,17 +36,19 @@ class Evaluator(Protocol):
         """Free what it holds."""
 
 
-class Recipe(Protocol):
+class EvaluatorFactory(Protocol):
     """How a node makes its evaluators. Pickled, it leaves its arrays behind: they travel once per node.
 
-    Attributes:
-        protocol_hash: what the outcomes are filed under.
-        record: what that hash stands for.
-        gpu: whether evaluators need a CUDA device; may be absent, which means no.
+    One that needs a CUDA device says so by an attribute ``gpu``.
     """
 
-    protocol_hash: str
-    record: dict[str, Any]
+    @property
+    def protocol_hash(self) -> str:
+        """What the outcomes are filed under."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What that hash stands for."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What all evaluators of a node share."""
@@ -58,8 +60,8 @@ class Recipe(Protocol):
 class Crew:
     """The evaluators of one node: made when first needed, kept between jobs, over one copy of the arrays."""
 
-    def __init__(self, recipe: Recipe, arrays: dict[str, np.ndarray]):
-        self._recipe, self._shared = recipe, parcel(None, arrays)
+    def __init__(self, factory: EvaluatorFactory, arrays: dict[str, np.ndarray]):
+        self._factory, self._shared = factory, parcel(None, arrays)
         self._free: list[Evaluator] = []
         self._busy: list[Evaluator] = []
         self._stopping = False
@@ -72,7 +74,7 @@ class Crew:
             if self._stopping:
                 return None
             evaluator = self._free.pop() if self._free else None
-        evaluator = evaluator or self._recipe.open(self._shared)
+        evaluator = evaluator or self._factory.open(self._shared)
         with self._lock:
             self._busy.append(evaluator)
         outcome = None

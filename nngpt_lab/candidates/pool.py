@@ -20,7 +20,7 @@ from itertools import chain
 
 from tqdm import tqdm
 
-from nngpt_lab.candidates.driver import Crew, Job, Pool, Recipe
+from nngpt_lab.candidates.driver import Crew, EvaluatorFactory, Job, Pool
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.outcome import Candidate, Outcome
 from nngpt_lab.ground.errors import UsageError
@@ -30,8 +30,8 @@ from nngpt_lab.sandbox.status import Status
 class LocalHost:
     """This machine: a crew, and the threads that wait for it."""
 
-    def __init__(self, recipe: Recipe, workers: int):
-        self._crew = Crew(recipe, recipe.arrays())
+    def __init__(self, factory: EvaluatorFactory, workers: int):
+        self._crew = Crew(factory, factory.arrays())
         # The threads live as long as the evaluators: on Linux a child may die with the thread that started it
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="evaluator")
         self.stop, self.resume = self._crew.stop, self._crew.resume
@@ -50,26 +50,26 @@ class LocalHost:
 class LocalPool(Pool):
     """Workers on this machine. On a GPU they share it: as many candidates as there are workers at a time."""
 
-    def __init__(self, recipe: Recipe, workers: int = 2):
+    def __init__(self, factory: EvaluatorFactory, workers: int = 2):
         if workers < 1:
             raise UsageError(f"{workers} workers evaluate nothing", "use at least one; as many as there are cores")
-        super().__init__([LocalHost(recipe, workers)], workers)
+        super().__init__([LocalHost(factory, workers)], workers)
 
 
-def open_pool(recipe: Recipe, workers: int = 2, engine: str = "local") -> Pool:
+def open_pool(factory: EvaluatorFactory, workers: int = 2, engine: str = "local") -> Pool:
     """A pool of the engine's kind: ``local``, or ``ray`` (extra ``cluster``), where ``workers`` counts per node."""
     if engine == "local":
-        return LocalPool(recipe, workers)
+        return LocalPool(factory, workers)
     if engine == "ray":
         from nngpt_lab.candidates.pool_ray import RayPool
 
-        return RayPool(recipe, workers)
+        return RayPool(factory, workers)
     raise UsageError(f"there is no engine {engine!r}", "use 'local' or 'ray'")
 
 
 def evaluate(
     candidates: Iterable[Candidate],
-    recipe: Recipe,
+    factory: EvaluatorFactory,
     ledger: Ledger,
     *,
     seeds: Sequence[int] = (0,),
@@ -83,11 +83,11 @@ def evaluate(
     Args:
         candidates: equal codes are evaluated once. An iterator is read as there is room, in this thread: on as many
             cores as there are workers, one core makes the next candidate while the others evaluate.
-        recipe: what to evaluate with.
+        factory: what to evaluate with.
         ledger: where each outcome is written as it completes.
         seeds: replicates of each candidate.
         workers, engine: as for :func:`open_pool`.
-        pool: one of this recipe's that is open already, to be used instead; it stays open.
+        pool: one of this factory's that is open already, to be used instead; it stays open.
         progress: show candidates per second, valid share and time left on a terminal.
 
     Returns:
@@ -96,8 +96,8 @@ def evaluate(
     Raises:
         KeyboardInterrupt: after Ctrl-C; repeat the call to continue. LabError: the lab failed, not a candidate.
     """
-    protocol = recipe.protocol_hash
-    ledger.add_protocol(protocol, recipe.record)
+    protocol = factory.protocol_hash
+    ledger.add_protocol(protocol, factory.record)
     asked, done = [], ledger.known(protocol)
     total = None
     if isinstance(candidates, Sequence):
@@ -116,7 +116,7 @@ def evaluate(
     waiting = jobs()
     if first := next(waiting, None):  # no process is started for nothing
         with contextlib.ExitStack() as stack:
-            used = pool or stack.enter_context(open_pool(recipe, workers, engine))
+            used = pool or stack.enter_context(open_pool(factory, workers, engine))
             bar = stack.enter_context(_bar(total, progress))
             stack.enter_context(_interrupts_deferred(used.interrupt))
             _record(stack.enter_context(contextlib.closing(used.map(chain([first], waiting)))), ledger, bar)

@@ -13,7 +13,7 @@ import os
 from concurrent.futures import Future
 from typing import Any
 
-from nngpt_lab.candidates.driver import Crew, Job, Pool, Recipe
+from nngpt_lab.candidates.driver import Crew, EvaluatorFactory, Job, Pool
 from nngpt_lab.candidates.outcome import Candidate, Outcome
 from nngpt_lab.ground.errors import LabError, UsageError
 
@@ -27,8 +27,8 @@ class RayPool(Pool):
     """Workers on all nodes of a Ray cluster, or on this machine when Ray starts one here.
 
     Args:
-        recipe: how evaluators are made; each node receives its arrays once.
-        workers: evaluations at a time on each node, or on each GPU if the recipe needs one.
+        factory: how evaluators are made; each node receives its arrays once.
+        workers: evaluations at a time on each node, or on each GPU if the factory needs one.
         address: of a running cluster (``auto`` finds it); None takes the Ray that this process is connected to, or the
             one that RAY_ADDRESS names, or starts one on this machine.
 
@@ -36,7 +36,7 @@ class RayPool(Pool):
         LabError: Ray is not installed, there is no such cluster, or no node of it can be used.
     """
 
-    def __init__(self, recipe: Recipe, workers: int = 2, address: str | None = None):
+    def __init__(self, factory: EvaluatorFactory, workers: int = 2, address: str | None = None):
         if workers < 1:
             raise UsageError(f"{workers} workers evaluate nothing", "use at least one; as many as a node has cores")
         ray = import_ray()
@@ -45,7 +45,7 @@ class RayPool(Pool):
             _connect(address)
         super().__init__([], workers)
         try:
-            self._hosts = _hosts(recipe, workers)
+            self._hosts = _hosts(factory, workers)
         except BaseException:
             self.close()
             raise
@@ -131,12 +131,12 @@ def _connect(address: str | None) -> None:
         ) from error
 
 
-def _hosts(recipe: Recipe, workers: int) -> list[RayHost]:
-    """One actor on every node that can be used: on every GPU, if the recipe needs one."""
+def _hosts(factory: EvaluatorFactory, workers: int) -> list[RayHost]:
+    """One actor on every node that can be used: on every GPU, if the factory needs one."""
     ray = import_ray()
-    gpu = bool(getattr(recipe, "gpu", False))
+    gpu = bool(getattr(factory, "gpu", False))
     crew = ray.remote(concurrency_groups={"work": workers})(RemoteCrew)
-    arrays = ray.put(recipe.arrays())  # from here each node fetches it once
+    arrays = ray.put(factory.arrays())  # from here each node fetches it once
     actors = []
     for node in sorted(ray.nodes(), key=lambda node: node["NodeID"]):
         cores, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU"))
@@ -146,7 +146,7 @@ def _hosts(recipe: Recipe, workers: int) -> list[RayHost]:
         slots = gpus if gpu else 1
         for _ in range(slots):
             wanted = {"num_cpus": max(1, min(workers, cores // slots)), "num_gpus": int(gpu)}
-            actors.append(crew.options(**wanted, scheduling_strategy=place).remote(recipe, arrays))
+            actors.append(crew.options(**wanted, scheduling_strategy=place).remote(factory, arrays))
     return [RayHost(actor) for actor in _ready(actors)]
 
 
@@ -156,7 +156,7 @@ def _ready(actors: list[Any]) -> list[Any]:
     refs = [actor.ready.remote() for actor in actors]
     if refs:
         ray.wait(refs, num_returns=len(refs), timeout=START_SECONDS)
-    found, reason = [], "none has a core, or the GPU that the recipe needs"
+    found, reason = [], "none has a core, or the GPU that the factory needs"
     for actor, ref in zip(actors, refs, strict=True):
         try:
             ray.get(ref, timeout=0)

@@ -46,6 +46,23 @@ class Design:
         return sha256_json(values | {"seeds": SCHEME})
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoopDesign(Design):
+    """A design of a loop that writes candidates and trains them.
+
+    Attributes:
+        coder: which model, by its name in ``llm/models.py``.
+        prompt: what it is asked, by its name in the paper's ``prompts/``.
+        protocol: how a candidate is scored (``candidates/protocols.py``).
+        samples: candidates of one cycle or epoch.
+    """
+
+    coder: str
+    prompt: str
+    protocol: str
+    samples: int
+
+
 @dataclass(frozen=True)
 class Arm:
     """The loop, or a control that differs from it in one thing.
@@ -98,7 +115,7 @@ def describe(design: Design) -> pd.DataFrame:
     """A design as a table of its numbers: columns setting, value."""
     rows = []
     for name, value in vars(design).items():
-        if is_dataclass(value):
+        if is_dataclass(value) and not isinstance(value, type):
             value = ", ".join(f"{key.replace('_', ' ')} {part}" for key, part in asdict(value).items())
         rows.append((words(name), "none" if value is None else str(value)))
     return pd.DataFrame(rows, columns=["setting", "value"])

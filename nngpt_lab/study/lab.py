@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
 from tqdm import tqdm
@@ -18,10 +18,11 @@ from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.llm import models
 from nngpt_lab.llm.models import Coder, one_thread
 from nngpt_lab.sandbox.status import VALID
-from nngpt_lab.study.design import Arm, Design
+from nngpt_lab.study.design import Arm, Design, LoopDesign
 from nngpt_lab.study.run_state import RunState
 
 D = TypeVar("D", bound=Design)
+L = TypeVar("L", bound=LoopDesign)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Lab(Generic[D]):
 
 
 @dataclass(frozen=True)
-class Bench(Lab[D]):
+class Bench(Lab[L]):
     """A lab that trains and scores what its model writes.
 
     Attributes:
@@ -62,7 +63,7 @@ class Bench(Lab[D]):
 
 @contextlib.contextmanager
 def open_bench(
-    design: D,
+    design: L,
     corpus: Callable[[], pd.DataFrame],
     ledger: Ledger,
     folder: Path,
@@ -71,8 +72,8 @@ def open_bench(
     workers: int = 2,
     progress: bool = True,
     coder: Coder | None = None,
-) -> Iterator[Bench[D]]:
-    """A bench for the runs of a design that names its ``coder`` and its ``protocol``.
+) -> Iterator[Bench[L]]:
+    """A bench for the runs of a design.
 
     Args:
         corpus: reads what was published before.
@@ -99,7 +100,7 @@ class Run:
 
     seed: int
 
-    def name(self, lab: Lab) -> str:
+    def name(self, lab: Any) -> str:
         """A name that changes with all that the run's texts depend on; its folder's, and what the ledger files under.
 
         A paper's own kind of run says what it is.

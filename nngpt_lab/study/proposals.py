@@ -26,7 +26,7 @@ from nngpt_lab.study.lab import Bench
 
 def write(
     bench: Bench, run: str, asked: list, seeds: Sequence[int], coder: Callable[[], Coder], heat: float = 0.0
-) -> Iterator[tuple[int, Screened]]:
+) -> Generator[tuple[int, Screened]]:
     """Sample what the ledger does not hold yet, batch by batch; file each text and yield it as it ends, with its place.
 
     ``coder`` is called when it is needed. A batch that was interrupted is written again whole: on the same machine the
@@ -47,7 +47,7 @@ def write(
 
 def _sampled(
     model: Coder, asked: list, seeds: Sequence[int], places: range, decoding: sampling.Decoding
-) -> Iterator[tuple[int, str]]:
+) -> Generator[tuple[int, str]]:
     """The texts of one batch as they end."""
     prompts = [encode(model.tokenizer, asked[place]) for place in places]
     drawn = [seeds[place] for place in places]

@@ -12,7 +12,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -29,7 +29,8 @@ class RunState:
 
     def __init__(self, coder: Coder, recipe: lora.Recipe, folder: Path, seed: int):
         self.folder, self._recipe, self._seed = folder, recipe, seed
-        self._coder, self._loaded = coder, None  # which adapter the coder wears
+        self._coder = coder
+        self._loaded: str | None = None  # which adapter the coder wears
         folder.mkdir(parents=True, exist_ok=True)
         self._seconds, self._stage = dict.fromkeys(STAGES, 0.0), ""
         last = self._read("state.json")
@@ -60,11 +61,11 @@ class RunState:
             self._wear(self.adapter)
             if self._loaded is None:
                 self._coder = lora.add_adapter(self._coder, self._recipe, self._seed)
-            self._loaded = f"adapter-{cycle:02d}"
+            self._loaded = adapter = f"adapter-{cycle:02d}"
             steps = self.folder / f"steps-{cycle:02d}"
             curve = lora.tune(self._coder, examples, self._recipe, seed, checkpoints=steps, progress=False)
             curve.to_csv(self.folder / f"loss-{cycle:02d}.csv", index=False)
-            lora.save_adapter(self._coder, self.folder / self._loaded)
+            lora.save_adapter(self._coder, self.folder / adapter)
         old, self.adapter, self.cycle = self.adapter, self._loaded if examples else self.adapter, cycle
         self._write("state.json", {"cycle": cycle, "adapter": self.adapter})
         shutil.rmtree(self.folder / f"steps-{cycle:02d}", ignore_errors=True)
@@ -85,7 +86,7 @@ class RunState:
             if outer:
                 self._seconds[outer] -= seconds
 
-    def timed_steps(self, stage: str, steps: Iterator[T]) -> Iterator[T]:
+    def timed_steps(self, stage: str, steps: Generator[T]) -> Generator[T]:
         """The steps of an iterator, their seconds counted for a stage. Closing this one closes the iterator, too."""
         with contextlib.closing(steps):
             while True:

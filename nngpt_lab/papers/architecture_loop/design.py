@@ -18,16 +18,14 @@ KEY = "paper B"  # what the keys of all seeds begin with
 
 
 @dataclass(frozen=True, kw_only=True)
-class Design(study.Design):
+class Design(study.LoopDesign):
     """One loop of paper B.
 
     Attributes:
-        coder: which model, by its name in ``llm/models.py``.
-        prompt, fields: which prompt, and the values of its fields; fields that the prompt draws are drawn per sample.
+        fields: values of the prompt's fields; those that the prompt draws are drawn per sample.
         pair_prompt: the prompt that a network becomes the answer to; None: the one it was sampled with. It may have
             the fields accuracy_percent and max_parameters (1.5 times the network's own) [C].
-        protocol: how a network is scored (``candidates/protocols.py``).
-        cycles, samples: cycles of so many samples each.
+        cycles: how often the loop goes round.
         thresholds: what an accuracy must reach to become a training pair, then two lower ones that are only reported;
             quantiles of the base model's accuracies if ``base_samples``.
         base_samples: how many samples of the untuned model the quantiles are taken from; 0: thresholds are accuracies.
@@ -42,12 +40,8 @@ class Design(study.Design):
 
     NOT_HASHED = ("cycles",)  # more cycles continue a run
 
-    coder: str
-    prompt: str
     fields: tuple[tuple[str, str | int], ...]
-    protocol: str
     cycles: int
-    samples: int
     pair_prompt: str | None = None
     thresholds: tuple[float, float, float] = (0.40, 0.35, 0.30)
     base_samples: int = 0

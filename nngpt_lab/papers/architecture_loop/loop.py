@@ -11,7 +11,7 @@ goes on from there. The adapter is continued from cycle to cycle and never merge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import pandas as pd
 
@@ -64,7 +64,7 @@ def run(lab: Lab, arm: Arm, seed: int, threshold: float, quotas: Sequence[int] =
     return pd.concat(tables, ignore_index=True)
 
 
-def propose(lab: Lab, arm: Arm, seed: int, cycle: int, state: RunState) -> Iterator[tuple[int, Screened]]:
+def propose(lab: Lab, arm: Arm, seed: int, cycle: int, state: RunState) -> Generator[tuple[int, Screened]]:
     """The cycle's texts as they end, with their positions, held against the contract; each is in the ledger."""
     design, run_name = lab.design, f"{ArmRun(arm, seed).name(lab)} cycle {cycle:02d}"
     if arm.proposer == "corpus":

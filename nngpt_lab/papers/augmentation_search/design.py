@@ -19,16 +19,14 @@ KEY = "paper A"  # what the keys of all seeds begin with
 
 
 @dataclass(frozen=True, kw_only=True)
-class Design(study.Design):
+class Design(study.LoopDesign):
     """One loop of paper A.
 
     Attributes:
-        coder: which model, by its name in ``llm/models.py``.
         style: ``direct``, or ``cot``: tuned on answers that say first what they do (``rationales.py``).
-        prompt: asks with two references: fields transform_code, accuracy, addon_transform_code, addon_accuracy.
+        prompt: shows two references: fields transform_code, accuracy, addon_transform_code, addon_accuracy.
         pair_prompt: what a pair's better function answers: fields transform_code and accuracy, of the worse one.
-        protocol: how a function is scored (``candidates/protocols.py``).
-        epochs, samples: LLM epochs of so many samples each.
+        epochs: LLM epochs.
         start: corpus functions, drawn over all ranges of recorded scores, that are scored anew before the first epoch.
         threshold: the accuracy from which a function joins the archive, from which references and pairs are drawn.
         relative: whether ``threshold`` is a quantile of the start's accuracies instead.
@@ -37,10 +35,7 @@ class Design(study.Design):
 
     NOT_HASHED = ("epochs",)  # more epochs continue a run
 
-    coder: str
-    prompt: str
     pair_prompt: str
-    protocol: str
     epochs: int
     start: int
     samples: int = 10

@@ -15,7 +15,7 @@ goes on from there. The adapter is continued from epoch to epoch and never merge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 import pandas as pd
@@ -71,7 +71,7 @@ def run(lab: Lab, arm: Arm, seed: int) -> pd.DataFrame:
 
 def propose(
     lab: Lab, arm: Arm, seed: int, epoch: int, archive: pd.DataFrame, state: RunState
-) -> Iterator[tuple[int, Screened]]:
+) -> Generator[tuple[int, Screened]]:
     """The epoch's texts as they end, with their positions, held against the contract; each is in the ledger."""
     design, name = lab.design, epoch_name(lab, arm, seed, epoch)
     if arm.proposer == "generator":
