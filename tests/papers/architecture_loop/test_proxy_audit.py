@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nngpt_lab.corpora.architectures import classification
 from nngpt_lab.papers.architecture_loop import proxy_audit as proxy
 
 
@@ -30,7 +31,7 @@ def runs(later, n=60, seed=0, **given) -> list[dict]:
 
 
 def wides_of(rows: list[dict]) -> dict[str, pd.DataFrame]:
-    records = proxy.classification(pd.DataFrame(rows))
+    records = classification(pd.DataFrame(rows))
     fixed, _ = proxy.fixed_protocol_per_epoch(records)
     return {
         "best_of_trials": proxy.best_per_epoch(records),
@@ -96,14 +97,14 @@ def test_copies_of_one_program_are_not_independent_evidence():
 
 def test_only_classification_by_accuracy_counts():
     rows = [record("a", 1, 0.5), record("b", 1, 0.5) | {"metric": "bleu"}, record("c", 1, 0.5) | {"task": "txt"}]
-    assert list(proxy.classification(pd.DataFrame(rows))["architecture"]) == ["a"]
+    assert list(classification(pd.DataFrame(rows))["architecture"]) == ["a"]
 
 
 def two_trials() -> pd.DataFrame:
     """Two runs of one architecture: one is better at epoch 1, the other at epoch 5."""
     fast = [record("net", 1, 0.6, uid="fast"), record("net", 5, 0.62, uid="fast")]
     slow = [record("net", 1, 0.2, uid="slow", lr=0.001), record("net", 5, 0.9, uid="slow", lr=0.001)]
-    return proxy.classification(pd.DataFrame(fast + slow))
+    return classification(pd.DataFrame(fast + slow))
 
 
 def test_best_of_trials_mixes_runs_and_one_run_does_not():
@@ -125,7 +126,7 @@ def test_one_run_follows_the_smallest_id_at_epoch_one():
 
 def test_a_run_recorded_twice_counts_once():
     rows = pd.DataFrame([record("net", 1, 0.5), record("net", 5, 0.7), record("net", 5, 0.8, duration=3)])
-    wide = proxy.one_run_per_epoch(proxy.classification(rows))
+    wide = proxy.one_run_per_epoch(classification(rows))
     assert wide.shape == (1, 2) and wide[5].item() in (0.7, 0.8)
 
 
@@ -133,7 +134,7 @@ def test_fixed_protocol_is_the_most_shared_one_and_excludes_the_others():
     common = [record(f"n{i}", e, 0.1 * e, lr=0.01, uid="c") for i in range(4) for e in (1, 5)]
     rare = [record(f"n{i}", e, 0.15 * e, lr=0.1, uid="r") for i in range(3) for e in (1, 5)]
     repeated = [record("n0", e, 0.12 * e, lr=0.5, uid=f"many{k}") for k in range(9) for e in (1, 5)]
-    wide, named = proxy.fixed_protocol_per_epoch(proxy.classification(pd.DataFrame(common + rare + repeated)))
+    wide, named = proxy.fixed_protocol_per_epoch(classification(pd.DataFrame(common + rare + repeated)))
     assert (wide[5] == 0.5).all() and len(wide) == 4
     assert (named["lr"].item(), named["architectures"].item()) == (0.01, 4)
 
@@ -141,14 +142,14 @@ def test_fixed_protocol_is_the_most_shared_one_and_excludes_the_others():
 def test_fixed_protocol_counts_architectures_seen_at_both_epochs():
     late = [record(f"late{i}", 5, 0.5, lr=0.1) for i in range(9)]  # many, but never seen at epoch 1
     both = [record(f"n{i}", e, 0.1 * e, lr=0.01) for i in range(4) for e in (1, 5)]
-    _, named = proxy.fixed_protocol_per_epoch(proxy.classification(pd.DataFrame(late + both)))
+    _, named = proxy.fixed_protocol_per_epoch(classification(pd.DataFrame(late + both)))
     assert (named["lr"].item(), named["architectures"].item()) == (0.01, 4)
 
 
 def test_missing_values_are_a_protocol_of_their_own():
     """Runs without a dropout rate share a protocol: a null equals a null."""
     rows = [record(f"n{i}", e, 0.1 * e, momentum=np.nan) for i in range(5) for e in (1, 5)]
-    wide, _ = proxy.fixed_protocol_per_epoch(proxy.classification(pd.DataFrame(rows)))
+    wide, _ = proxy.fixed_protocol_per_epoch(classification(pd.DataFrame(rows)))
     assert len(wide) == 5
 
 
