@@ -4,4 +4,4 @@ Importing this package is cheap on purpose: it imports neither torch nor transfo
 ``nngpt-lab --help`` answers at once.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
