@@ -11,7 +11,7 @@ computed twice). Views, for plain SQL: ``validity``, ``sample_statuses``, ``samp
 ``statuses``, ``times``; what their columns mean stands beside them in ``ledger.sql``.
 
 * Durable: a method that returned has its row on the disk, and ``kill -9`` at any instant leaves whole rows or none
-  (write-ahead log, ``synchronous=FULL``). While a ledger is open its log is part of it: copy it with ``export`` or
+  (write-ahead log, ``synchronous=FULL``). While a ledger is open its log is part of it: copy it with
   ``sqlite3 ledger.sqlite ".backup copy.sqlite"``, not with ``cp``.
 * Append-only: triggers refuse every update, deletion and replacement, whoever tries.
 * Several processes on one machine may write to one ledger. SQLite's locks do not work across a network file system.
@@ -196,16 +196,6 @@ class Ledger:
         kinds = {column: "Int64" if column in INTEGERS else "string" for column in columns}
         return rows.astype(kinds | {column: "float64" for column in columns if column in REALS})
 
-    def export(self, folder: str | Path) -> None:
-        """Write every table and view to ``folder`` as Parquet and CSV, all of one moment."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with self._told(), self._transaction("BEGIN"):  # one snapshot, while others may go on writing
-            tables = {name: self.table(name) for name in ORDERS}
-        for name, rows in tables.items():
-            rows.to_parquet(folder / f"{name}.parquet", index=False)
-            rows.to_csv(folder / f"{name}.csv", index=False)
-
     # --- SQLite ---------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
@@ -259,14 +249,11 @@ class Ledger:
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
-    def _writing(self) -> contextlib.AbstractContextManager:
-        """A transaction that holds the only right to write from its beginning, so that what it reads stays true."""
-        return self._transaction("BEGIN IMMEDIATE")
-
     @contextlib.contextmanager
-    def _transaction(self, begin: str) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
+        """A transaction that holds the only right to write from its beginning, so that what it reads stays true."""
         try:
-            self._connection.execute(begin)
+            self._connection.execute("BEGIN IMMEDIATE")
             yield
             self._connection.execute("COMMIT")
         except BaseException:  # an interrupt as well

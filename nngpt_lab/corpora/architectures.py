@@ -53,7 +53,6 @@ from nngpt_lab.corpora.code import describe
 VERSION = 2
 CODE, RECORDS = "ab/nn/nn/", "ab/nn/stat/train/"
 GENERATED = re.compile(r"(ga-mut|ga|alt|ast|rag|rl)-|(FractalNet)-[0-9a-f]{32}$")
-FAMILIES = ("ga", "ga-mut", "alt", "ast", "rag", "rl", "FractalNet", "hand-written")
 NUMBERS = ("batch", "lr", "momentum", "dropout")  # hyperparameters with a column of their own
 TEXT = ("transform", "uid")
 

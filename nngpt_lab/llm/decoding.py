@@ -37,7 +37,7 @@ class Decoding:
         if not 0 <= self.temperature < float("inf"):
             raise UsageError(f"a temperature of {self.temperature} means nothing", "use 0 (greedy) or more")
         if self.top_k < 0:
-            raise UsageError(f"top_k {self.top_k} keeps less than nothing", "use 0 for all tokens, or how many to keep")
+            raise UsageError(f"top_k {self.top_k} is negative", "use 0 for all tokens, or how many to keep")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p {self.top_p} is no probability to reach", "use more than 0 and at most 1 (all)")
         if self.max_new_tokens < 1:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers.cache_utils import DynamicCache
 
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.llm.kv_cache import Forward
+from nngpt_lab.llm.kv_cache import Forward, common_prefix
 from nngpt_lab.llm.models import Coder
 
 CPU_TOKENS = 2048  # read at a time: more do not make a CPU faster
@@ -39,7 +39,7 @@ def log_likelihoods(coder: Coder, texts: Sequence[Sequence[int]]) -> np.ndarray:
     """
     if not texts:
         return np.zeros(0)
-    shared = min(_in_common(texts), min(map(len, texts)) - 1)
+    shared = min(common_prefix(texts), min(map(len, texts)) - 1)
     if shared < 1:
         raise UsageError("the texts do not begin with the same token", "put the same prompt before each")
     forward = Forward(coder.model)
@@ -83,11 +83,5 @@ def _read(forward: Forward, cache: DynamicCache, texts: list[Sequence[int]]) -> 
 
 def without_common_end(texts: Sequence[Sequence[int]], keep: int = 0) -> list[Sequence[int]]:
     """The texts without the tokens that all end with, except the first ``keep`` of these."""
-    end = _in_common([text[::-1] for text in texts])
+    end = common_prefix([text[::-1] for text in texts])
     return [text[: len(text) - max(0, end - keep)] for text in texts]
-
-
-def _in_common(texts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all texts begin with: as many as the first and the last in dictionary order."""
-    pairs = zip(min(texts), max(texts), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(map(len, texts)))

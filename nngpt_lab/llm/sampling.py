@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import operator
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -58,36 +59,16 @@ class Sample:
     finished: bool
 
 
-@dataclass
-class Throughput:
-    """What sampling took; pass one to several calls and it adds up. The time between two samples that the caller spends
-    with the first is not counted."""
-
-    samples: int = 0
-    new_tokens: int = 0
-    seconds: float = 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """New tokens per second, reading the prompts included; NaN before anything was sampled."""
-        return self.new_tokens / self.seconds if self.seconds else float("nan")
-
-
 def sample(
     coder: Coder,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     decoding: Decoding,
-    *,
-    batch_size: int = 32,
-    engine: str = "transformers",
-    progress: bool = True,
-    throughput: Throughput | None = None,
+    **options: Any,
 ) -> list[Sample]:
     """The samples of all prompts, in the order of the prompts; arguments and errors as for :func:`stream`."""
-    options = {"batch_size": batch_size, "engine": engine, "progress": progress, "throughput": throughput}
-    found = dict(stream(coder, prompts, seeds, decoding, **options))
-    return [found[index] for index in range(len(prompts))]
+    samples = dict(stream(coder, prompts, seeds, decoding, **options))
+    return [samples[index] for index in range(len(prompts))]
 
 
 def stream(
@@ -99,7 +80,6 @@ def stream(
     batch_size: int = 32,
     engine: str = "transformers",
     progress: bool = True,
-    throughput: Throughput | None = None,
 ) -> Iterator[tuple[int, Sample]]:
     """Yield (index of the prompt, its sample) as samples end; what was yielded is safe when the rest is interrupted.
 
@@ -110,8 +90,7 @@ def stream(
         decoding: how tokens are chosen. Where prompt and new tokens exceed the model's context, fewer are written.
         batch_size: texts written at a time: a matter of speed and memory, not of what they say.
         engine: ``transformers``, or ``vllm`` (CUDA; its draws differ, so its texts do).
-        progress: show samples and tokens per second on a terminal.
-        throughput: what to add tokens and seconds to; they are logged in any case.
+        progress: show samples and tokens per second on a terminal; both are logged in any case.
 
     Raises:
         UsageError: before any work. LabError: the model's scores are not numbers.
@@ -125,7 +104,7 @@ def stream(
 
         vllm_engine.check(coder)
         write = vllm_engine.write
-    return _metered(write(coder, rows, decoding, batch_size), coder, len(rows), progress, throughput or Throughput())
+    return _metered(write(coder, rows, decoding, batch_size), coder, len(rows), progress)
 
 
 @contextlib.contextmanager
@@ -230,11 +209,12 @@ def _without(count: int, gone: Sequence[int]) -> list[int]:
     return places
 
 
-def _metered(
-    written: Iterator[Row], coder: Coder, count: int, progress: bool, throughput: Throughput
-) -> Iterator[tuple[int, Sample]]:
-    """Samples from rows; time them, show them, and leave the model as it was."""
-    total = Throughput()
+def _metered(written: Iterator[Row], coder: Coder, count: int, progress: bool) -> Iterator[tuple[int, Sample]]:
+    """Samples from rows; time them, show them, and leave the model as it was.
+
+    The time that the caller spends with a sample is not counted.
+    """
+    tokens, seconds = 0, 0.0
     training = coder.model.training
     coder.model.eval()  # no dropout
     hidden = None if progress else True  # None: shown on a terminal, hidden in a log
@@ -242,20 +222,17 @@ def _metered(
         try:
             start = time.perf_counter()
             for row in written:
-                made = Sample(_text(coder, row), row.seed, len(row.ids), row.ended)
-                seconds = time.perf_counter() - start
-                for record in (total, throughput):
-                    record.samples += 1
-                    record.new_tokens += made.new_tokens
-                    record.seconds += seconds
-                bar.set_postfix_str(f"{total.tokens_per_second:,.0f} tokens/s", refresh=False)
+                written_text = Sample(_text(coder, row), row.seed, len(row.ids), row.ended)
+                tokens += written_text.new_tokens
+                seconds += time.perf_counter() - start
+                bar.set_postfix_str(f"{tokens / seconds:,.0f} tokens/s", refresh=False)
                 bar.update()
-                yield row.index, made
+                yield row.index, written_text
                 start = time.perf_counter()
         finally:
             coder.model.train(training)
     logger.info("%s wrote %d texts of %d tokens in %.1f s: %.0f tokens/s",
-                coder.name, total.samples, total.new_tokens, total.seconds, total.tokens_per_second)  # fmt: skip
+                coder.name, count, tokens, seconds, tokens / seconds if seconds else math.nan)  # fmt: skip
 
 
 def _text(coder: Coder, row: Row) -> str:

@@ -273,19 +273,6 @@ def test_views_answer_plain_sql(filled, path):
     assert names == set(ORDERS)
 
 
-def test_an_export_is_complete_and_exact(filled, tmp_path):
-    long_seed = candidate("d\r\n,\"'", sampling_seed=2**62 + 1)
-    filled.add_sample("cycle-01", 1, long_seed, Status.OK, "")
-    filled.export(tmp_path / "export")
-    assert {file.stem for file in (tmp_path / "export").glob("*.csv")} == set(ORDERS)
-    for name in ORDERS:
-        written = pd.read_parquet(tmp_path / "export" / f"{name}.parquet")
-        pd.testing.assert_frame_equal(written, filled.table(name))
-    assert 2**62 + 1 in pd.read_parquet(tmp_path / "export" / "samples.parquet")["sampling_seed"].dropna().to_list()
-    csv = pd.read_csv(tmp_path / "export" / "codes.csv", keep_default_na=False, lineterminator="\n")
-    assert csv["code"].tolist() == filled.table("codes")["code"].tolist()
-
-
 def test_an_empty_ledger_has_tables_with_the_same_types(ledger, filled, tmp_path):
     with Ledger(tmp_path / "empty.sqlite") as empty:
         for name in ORDERS:

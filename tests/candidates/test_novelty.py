@@ -143,8 +143,8 @@ def test_retrieval_is_datasketchs(settings):
     for name, one in zip(codes, theirs, strict=True):
         reference.insert(name, one)
     firsts = set(index._names)  # equal sets share a row here, and not there
-    for one, their in zip(sketches, theirs, strict=True):
-        assert {index._names[row] for row in index._retrieve(one.signature)} == firsts & set(reference.query(their))
+    for their in theirs:
+        assert {index._names[row] for row in index._lsh.query(their)} == firsts & set(reference.query(their))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,6 @@ def test_answers_are_those_of_brute_force(shingle):
 def test_an_empty_index_finds_nothing():
     match = NoveltyIndex().query("x = 1")
     assert (match.nearest, match.jaccard, match.duplicate) == (None, 0, False)
-    assert NoveltyIndex().is_novel("")
 
 
 def test_short_and_empty_sources():
@@ -222,7 +221,7 @@ def test_short_and_empty_sources():
     index.add_many(["short", "empty"], ["x = 1", "# nothing"])
     assert index.query("y = 2").nearest == "short"  # nn_dup: ID = NUM, fewer than ten tokens
     assert index.query("").nearest == index.query("\n# only a comment").nearest == "empty"
-    assert index.is_novel("x + 1") and index.is_novel("x = 1; y = 2")
+    assert not index.query("x + 1").duplicate and not index.query("x = 1; y = 2").duplicate
 
 
 def test_a_fallback_is_reported():
@@ -239,7 +238,7 @@ def test_names_are_unique():
             index.add_many(names, ["y", "z"])
     with pytest.raises(UsageError):
         index.check_and_add("a", "y")
-    assert len(index) == 1 and index.is_novel("y")
+    assert len(index) == 1 and not index.query("y").duplicate
 
 
 # --- a batch ---------------------------------------------------------------------------------------------------------
