@@ -1,4 +1,4 @@
-"""What all benchmarks share: how a result is written down.
+"""What all benchmarks share: ways that take turns, and how a result is written down.
 
 A result names the machine, the versions and the command that made it, because its numbers mean little elsewhere; what
 travels is the ratio between rows of one run. It holds no date and no path, so that a repetition changes only numbers.
@@ -11,15 +11,25 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pandas as pd
 
 from nngpt_lab.records import manifest
 
 RESULTS = Path(__file__).parent / "results"
+Name, Result = TypeVar("Name"), TypeVar("Result")
+
+
+def in_turns(ways: Mapping[Name, Callable[[], Result]], repetitions: int) -> dict[Name, list[Result]]:
+    """What each way returned, by name; the ways take turns, so that a slow minute of the machine meets them all."""
+    results: dict[Name, list[Result]] = {name: [] for name in ways}
+    for _ in range(repetitions):
+        for name, way in ways.items():
+            results[name].append(way())
+    return results
 
 
 def write_result(
@@ -29,8 +39,7 @@ def write_result(
     notes: str | Iterable[str] = (),
     *,
     packages: Iterable[str] = ("numpy",),
-    folder: Path = RESULTS,
-) -> str:
+) -> None:
     """Write ``results/<name>.md`` and print it.
 
     Args:
@@ -39,10 +48,6 @@ def write_result(
         table: one table, or several by their headings; the index is not shown.
         notes: sentences below the tables: how it was measured, what it does not show.
         packages: installed packages whose versions matter here, beside Python's.
-        folder: where to write.
-
-    Returns:
-        The Markdown text.
     """
     tables = {"": table} if isinstance(table, pd.DataFrame) else dict(table)
     parts = [f"# {title}"]
@@ -52,11 +57,10 @@ def write_result(
     parts += [notes if isinstance(notes, str) else "\n".join(f"* {note}" for note in notes)]
     parts += [_circumstances(packages)]
     text = "\n".join(f"{part}\n" for part in parts if part)
-    text = manifest.without_machine_paths(text, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    text = manifest.without_machine_paths(text, RESULTS)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
-    return text
 
 
 def _circumstances(packages: Iterable[str]) -> str:
@@ -66,11 +70,7 @@ def _circumstances(packages: Iterable[str]) -> str:
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     lines = {
         "Machine": f"{machine['device']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
-        "Versions": _listed(versions),
+        "Versions": ", ".join(f"{name} {version or '(missing)'}" for name, version in versions.items()),
         "Command": f"`{command}`",
     }
     return "\n".join(f"{name}: {value}  " for name, value in lines.items())
-
-
-def _listed(versions: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version or '(missing)'}" for name, version in versions.items())

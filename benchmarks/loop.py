@@ -9,15 +9,15 @@ trained. Both write the same texts and train the same networks.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
 import pandas as pd
-from common import write_result
+from common import in_turns, write_result
 
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.papers.architecture_loop import loop
@@ -61,23 +61,17 @@ def measured(design: Design, seed: int, workers: int, way: Callable) -> tuple[di
 
 def compared(design: Design, seed: int, workers: int, repetitions: int) -> pd.DataFrame:
     """A row per way; the first is what the other is compared with."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
-    scores = []
-    for _ in range(repetitions):
-        for name, way in WAYS.items():
-            seconds, rows = measured(design, seed, workers, way)
-            found[name].append(seconds)
-            scores.append(rows["score"])
-    if not all(one.equals(scores[0]) for one in scores):
+    ways = {name: partial(measured, design, seed, workers, way) for name, way in WAYS.items()}
+    runs = in_turns(ways, repetitions)
+    scores = [rows["score"] for results in runs.values() for _, rows in results]
+    if not all(other.equals(scores[0]) for other in scores):
         raise click.ClickException("the ways trained different networks")
-    middle = {
-        name: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for name, runs in found.items()
-    }
-    first = next(iter(middle.values()))["in all"]
-    return pd.DataFrame([_row(name, seconds, first) for name, seconds in middle.items()])
+    medians = {name: pd.DataFrame([seconds for seconds, _ in results]).median() for name, results in runs.items()}
+    first = next(iter(medians.values()))["in all"]
+    return pd.DataFrame([_row(name, seconds, first) for name, seconds in medians.items()])
 
 
-def _row(name: str, seconds: dict[str, float], first: float) -> dict[str, str]:
+def _row(name: str, seconds: pd.Series, first: float) -> dict[str, str]:
     total = sum(seconds[stage] for stage in STAGES)
     shares = {("waiting" if stage == "evaluation" else stage): f"{seconds[stage] / total:.0%}" for stage in STAGES}
     return {
@@ -98,13 +92,8 @@ def main(cycles: int, samples: int, seed: int, workers: int, repetitions: int) -
     design = resized(DESIGNS["nano"], cycles=cycles, samples=samples)
     tables = {"Time by stage": compared(design, seed, workers, repetitions)}
     setting = f"Design `{design.name}`, {cycles} cycles of {samples} samples, seed {seed}, {workers} workers."
-    write_result(
-        "loop",
-        "Paper B's loop: where the time goes",
-        tables,
-        (setting, *NOTES),
-        packages=("torch", "transformers", "peft"),
-    )
+    title, packages = "Paper B's loop: where the time goes", ("torch", "transformers", "peft")
+    write_result("loop", title, tables, (setting, *NOTES), packages=packages)
 
 
 if __name__ == "__main__":

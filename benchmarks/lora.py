@@ -17,23 +17,25 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 import pandas as pd
 import torch
-from common import write_result
+from common import in_turns, write_result
 from tokenizers import Tokenizer
 from tokenizers import models as token_models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.llm import lora
+from nngpt_lab.llm import adapters, lora
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.recipe import Recipe
+from nngpt_lab.walkthroughs.pretraining import Architecture, new_model
 
 VOCABULARY, PROMPT, LENGTHS = 4096, 20, (300, 800)
 RECIPE = Recipe(epochs=1, warmup=0, lr=1e-4)
@@ -45,16 +47,10 @@ SETTINGS = {  # trl's default, then the papers'
 
 def new_coder(seed: int) -> Coder:
     """A model of the nano coder's shape, and a tokenizer that knows its special tokens and no other."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=256, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=2,
-        intermediate_size=704, max_position_embeddings=2048, tie_word_embeddings=True, pad_token_id=0,
-        bos_token_id=None, eos_token_id=1,
-    )  # fmt: skip
     vocabulary = {"<|pad|>": 0, "<|end|>": 1} | {f"t{i}": i for i in range(2, VOCABULARY)}
     tokenizer = Tokenizer(token_models.WordLevel(vocabulary, unk_token="<|pad|>"))
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
-    return Coder(LlamaForCausalLM(config).eval(), fast, "nano shape", {})
+    return Coder(new_model(fast, Architecture(), seed).eval(), fast, "nano shape", {})
 
 
 def draw(count: int, seed: int) -> list[Example]:
@@ -118,7 +114,7 @@ SIDES = {"trl SFTTrainer": theirs, "ours": ours}
 
 def with_adapter(side, folder: Path, examples: Sequence[Example], recipe: Recipe) -> tuple[float, list[float], dict]:
     """``side`` on a fresh copy of model and adapter: its seconds, its losses, the adapter at the end."""
-    coder = lora.load_adapter(new_coder(0), folder)
+    coder = adapters.load_adapter(new_coder(0), folder)
     for module in coder.model.modules():  # peft keeps the dropout that the adapter was saved with
         if isinstance(module, torch.nn.Dropout):
             module.p = recipe.dropout
@@ -145,12 +141,10 @@ def speed(folder: Path, count: int, repeats: int) -> pd.DataFrame:
     tokens = sum(len(example.ids) for example in examples)
     rows = []
     for setting, recipe in SETTINGS.items():
-        seconds: dict[str, list[float]] = {name: [] for name in SIDES}
         for side in SIDES.values():  # warm up
             with_adapter(side, folder, examples[: recipe.batch * recipe.accumulate], recipe)
-        for _ in range(repeats):
-            for name, side in SIDES.items():
-                seconds[name].append(with_adapter(side, folder, examples, recipe)[0])
+        ways = {name: partial(with_adapter, side, folder, examples, recipe) for name, side in SIDES.items()}
+        seconds = {name: [run[0] for run in runs] for name, runs in in_turns(ways, repeats).items()}
         base = np.median(seconds["trl SFTTrainer"])
         for name, taken in seconds.items():
             rows.append({
@@ -175,7 +169,7 @@ def main(examples: int, repeats: int, threads: int) -> None:
     disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter"
-        lora.save_adapter(lora.add_adapter(new_coder(0), RECIPE, 0), adapter)
+        adapters.save_adapter(adapters.add_adapter(new_coder(0), RECIPE, 0), adapter)
         losses, note = same_loss(adapter, 8, 4)
         tables = {"Speed": speed(adapter, examples, repeats), "Loss": losses}
     notes = (

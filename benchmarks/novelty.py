@@ -32,8 +32,7 @@ import numpy as np
 import pandas as pd
 from common import write_result
 
-from nngpt_lab.candidates import canonical
-from nngpt_lab.candidates.novelty import CAREFUL, PAPER_B, NoveltyIndex, NoveltySettings, jaccard, sketch
+from nngpt_lab.candidates.novelty import CAREFUL, PAPER_B, NoveltyIndex, NoveltySettings, jaccard, sketch_code
 from nngpt_lab.corpora import architectures
 from nngpt_lab.ground.errors import UsageError
 
@@ -180,13 +179,12 @@ def _child(side: Callable[[pd.DataFrame], Run], sources: pd.DataFrame, seconds: 
 def reasons(sources: pd.DataFrame, theirs: Run, our: Run) -> Counter[tuple[str, str]]:
     """Number of sources by (kept by, reason), for those that only one side kept; by exact Jaccard on our tokens."""
     names, codes = preferred(sources)
-    form = canonical.FORMS[PAPER_B.form]
     code_of = dict(zip(names, codes, strict=True))
     others = sorted(our.kept)
-    kept_sets = [sketch(form.canonical(code_of[other]), PAPER_B).shingles for other in others]
+    kept_sets = [sketch_code(code_of[other], PAPER_B).shingles for other in others]
     counts: Counter[tuple[str, str]] = Counter()
     for name in sorted(theirs.kept ^ our.kept):
-        own = sketch(form.canonical(code_of[name]), PAPER_B).shingles
+        own = sketch_code(code_of[name], PAPER_B).shingles
         likeness = dict(zip(others, jaccard(own, kept_sets), strict=True))
         near = {o: j for o, j in likeness.items() if o != name and j >= PAPER_B.jaccard_threshold}
         if theirs.shingles.get(name, len(own)) != len(own):

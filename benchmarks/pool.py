@@ -12,12 +12,13 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 import pandas as pd
-from common import write_result
+from common import in_turns, write_result
 
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
@@ -40,13 +41,13 @@ def main(count: int, repeats: int, workers: tuple[int, ...], engines: tuple[str,
     """Measure and write results/pool.md."""
     proxy = prepare("digits")
     candidates = networks(proxy, count, np.random.default_rng(seed))
+    ways = {(engine, number): partial(measure, proxy, candidates, engine, number)
+            for engine in engines for number in workers}  # fmt: skip
     runs, scores = [], set()
-    for _ in range(repeats):  # interleaved, so that a slow minute of the machine meets them all
-        for engine in engines:
-            for number in workers:
-                start, seconds, outcomes = measure(proxy, candidates, engine, number)
-                runs.append({"engine": engine, "workers": number, "start": start, "seconds": seconds})
-                scores.add(tuple(outcome.score for outcome in outcomes))
+    for (engine, number), results in in_turns(ways, repeats).items():
+        for start, seconds, outcomes in results:
+            runs.append({"engine": engine, "workers": number, "start": start, "seconds": seconds})
+            scores.add(tuple(outcome.score for outcome in outcomes))
     cores = manifest.usable_cores()
     notes = [
         f"{count} networks of LEMUR, one epoch on digits each; median of {repeats} interleaved runs.",
@@ -63,16 +64,16 @@ def main(count: int, repeats: int, workers: tuple[int, ...], engines: tuple[str,
 def networks(proxy: Proxy, count: int, rng: np.random.Generator) -> list[Candidate]:
     """Networks that can be trained in about the wanted time, here."""
     table = architectures.load().architectures.drop_duplicates("code_hash").sort_values("code_hash")
-    found, impatient = [], replace(proxy, protocol=replace(proxy.protocol, wall_seconds=SECONDS[1]))
+    chosen, impatient = [], replace(proxy, protocol=replace(proxy.protocol, wall_seconds=SECONDS[1]))
     with impatient.evaluator() as evaluator:
         for place in rng.permutation(len(table)):
             candidate = Candidate("", table["code"].iloc[place], Kind.ARCHITECTURE)
             outcome = evaluator.evaluate(candidate, 0)
             if outcome.status == Status.OK and outcome.seconds["total"] > SECONDS[0]:
-                found.append(candidate)
-            if len(found) == count:
-                return found
-    raise click.ClickException(f"only {len(found)} of {count} networks are that fast here")
+                chosen.append(candidate)
+            if len(chosen) == count:
+                return chosen
+    raise click.ClickException(f"only {len(chosen)} of {count} networks are that fast here")
 
 
 def measure(proxy: Proxy, candidates: list[Candidate], engine: str, workers: int) -> tuple[float, float, list[Outcome]]:

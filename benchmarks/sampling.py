@@ -14,19 +14,20 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import click
 import pandas as pd
 import torch
-from common import write_result
-from peft import LoraConfig, get_peft_model
+from common import in_turns, write_result
 
 from nngpt_lab.llm import models, prompts
+from nngpt_lab.llm.adapters import add_adapter
 from nngpt_lab.llm.decoding import Decoding, end_tokens
 from nngpt_lab.llm.models import Coder
+from nngpt_lab.llm.recipe import Recipe
 from nngpt_lab.llm.sampling import merged, sample
 
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NOTES = (
     "Median of the repetitions, methods in turn. `generate` gets what the lab's sampler gets: the same prompts as "
     "token ids, temperature, top-k, top-p and end tokens; its batches are padded on the left.",
@@ -68,36 +69,26 @@ def generated(coder: Coder, ids: list[list[int]], decoding: Decoding, batch_size
 def sampled(coder: Coder, ids: list[list[int]], decoding: Decoding, batch_size: int) -> int:
     """New tokens that the lab's sampler writes."""
     samples = sample(coder, ids, range(len(ids)), decoding, batch_size=batch_size, progress=False)
-    return sum(one.new_tokens for one in samples)
-
-
-def with_adapter(coder: Coder) -> Coder:
-    """The coder with a LoRA adapter that changes nothing yet, which costs as much as one that does."""
-    config = LoraConfig(r=32, lora_alpha=32, lora_dropout=0.05, target_modules=PROJECTIONS)
-    return Coder(get_peft_model(coder.model, config).eval(), coder.tokenizer, coder.name, coder.identity)
+    return sum(text.new_tokens for text in samples)
 
 
 def measured(ways: dict[str, Callable[[], int]], repetitions: int) -> pd.DataFrame:
     """One row per way of sampling; the first is what the others are compared with."""
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repetitions):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            tokens = way()
-            rates[name].append(tokens / (time.perf_counter() - start))
-    middle = {name: statistics.median(values) for name, values in rates.items()}
-    first = next(iter(middle.values()))
-    return pd.DataFrame(
-        [
-            {"sampling": name, "new tokens/s": f"{rate:,.0f}", "lowest, highest": _span(rates[name]),
-             "times the first": f"{rate / first:.1f}"}
-            for name, rate in middle.items()
-        ]
-    )  # fmt: skip
+    rates = in_turns({name: partial(_rate, way) for name, way in ways.items()}, repetitions)
+    first = statistics.median(next(iter(rates.values())))
+    rows = [
+        {"sampling": name, "new tokens/s": f"{statistics.median(values):,.0f}",
+         "lowest, highest": f"{min(values):,.0f}, {max(values):,.0f}",
+         "times the first": f"{statistics.median(values) / first:.1f}"}
+        for name, values in rates.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-def _span(values: list[float]) -> str:
-    return f"{min(values):,.0f}, {max(values):,.0f}"
+def _rate(way: Callable[[], int]) -> float:
+    """New tokens per second."""
+    start = time.perf_counter()
+    return way() / (time.perf_counter() - start)
 
 
 @click.command()
@@ -124,8 +115,8 @@ def main(
         f"generate, batches of {widest}": lambda: generated(coder, ids, decoding, widest),
         "ours, one at a time": lambda: sampled(coder, ids[:alone], decoding, 1),
     } | {f"ours, {size} at a time": lambda size=size: sampled(coder, ids, decoding, size) for size in batches}
-    tables = {"Base model": measured(ways, repetitions)}
-    tuned = with_adapter(coder)
+    tables, parameters = {"Base model": measured(ways, repetitions)}, coder.model.num_parameters()
+    tuned = add_adapter(coder, Recipe(layers=None), seed=0)  # costs as much as one that changes something
 
     def adapted(context: Callable[[Coder], contextlib.AbstractContextManager]) -> int:
         with context(tuned):
@@ -138,7 +129,6 @@ def main(
         },
         repetitions,
     )
-    parameters = sum(parameter.numel() for parameter in coder.model.parameters())
     setting = (
         f"{coder.name}, {parameters / 1e6:.1f} M parameters, {coder.dtype}, {coder.device}; {torch.get_num_threads()} "
         f"threads. {texts} prompts of {min(map(len, ids))} to {max(map(len, ids))} tokens ({alone} where one at "

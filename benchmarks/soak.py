@@ -8,7 +8,6 @@ the last quarter of all readings are compared; each reading is taken while no ca
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import resource
 import tempfile
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 import psutil
@@ -120,17 +120,17 @@ def growth(readings: pd.DataFrame, warm_up: int) -> pd.DataFrame:
     return table.round(1).rename_axis("quantity").reset_index()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--candidates", type=int, default=2000)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--every", type=int, default=50, help="candidates between two readings")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    readings, ended = soak(options.candidates, options.workers, options.every, options.seed)
+@click.command()
+@click.option("--candidates", "count", default=2000, show_default=True)
+@click.option("--workers", default=2, show_default=True)
+@click.option("--every", default=50, show_default=True, help="Candidates between two readings.")
+@click.option("--seed", default=0, show_default=True)
+def main(count: int, workers: int, every: int, seed: int) -> None:
+    """Whether processes, descriptors or memory grow."""
+    readings, ended = soak(count, workers, every, seed)
     notes = [
-        f"{options.candidates} candidates, one quarter of them hostile, {options.workers} workers, a reading every "
-        f"{options.every} candidates, the first 200 left out as warm-up; every candidate is in the ledger once.",
+        f"{count} candidates, one quarter of them hostile, {workers} workers, a reading every {every} candidates, "
+        "the first 200 left out as warm-up; every candidate is in the ledger once.",
         f"Limits of a candidate: {PROTOCOL.wall_seconds:g} s, {PROTOCOL.memory_mib} MiB; 320 training images.",
         f"Most memory of any process at any time: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10} MiB.",
         "Shared memory counts the parcels that the driver holds open. A daemon that a candidate left behind is killed "

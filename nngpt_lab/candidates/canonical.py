@@ -22,14 +22,13 @@ from __future__ import annotations
 import ast
 import math
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from keyword import iskeyword
 
-from nngpt_lab.corpora.code import NameEraser, strip_docstrings
+from nngpt_lab.corpora.code import UNREADABLE, NameEraser, parse, strip_docstrings
 
 VERSION = 1
 """Raise it when the tokens of any form change: saved indices of other versions are then refused."""
@@ -64,20 +63,10 @@ class Form:
         return self.canonical(code).tokens
 
 
-UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
-"""What parsing raises: ValueError for null bytes and lone surrogates, the last two for nesting too deep."""
-
-
-def _parse(code: str) -> ast.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "\d" in a candidate's string is no business of ours
-        return ast.parse(code)
-
-
 @lru_cache(maxsize=1)
 def _nodes(code: str) -> list[ast.AST]:
     """All nodes, to be read only: two forms of a source, one after the other, parse it once."""
-    return list(ast.walk(_parse(code)))
+    return list(ast.walk(parse(code)))
 
 
 # --- raw_tokens ------------------------------------------------------------------------------------------------------
@@ -194,7 +183,7 @@ def ast_nameless(code: str) -> list[str]:
     Library names stay; so do keyword arguments, as ``NameEraser`` says. Names are not told apart, so two sources that
     differ only in which of their own variables they use where have equal tokens.
     """
-    tree = _parse(code)
+    tree = parse(code)
     strip_docstrings(tree)
     return LEXEME.findall(ast.unparse(_Nameless(tree).visit(tree)))
 

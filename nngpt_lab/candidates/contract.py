@@ -20,12 +20,12 @@ from __future__ import annotations
 import ast
 import builtins
 import math
-import warnings
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nngpt_lab.candidates.outcome import Kind
+from nngpt_lab.corpora.code import parse
 from nngpt_lab.sandbox.status import Status
 
 MAX_CHARACTERS = 200_000  # LEMUR's longest file has 178,375; parsing a million takes seconds
@@ -76,9 +76,7 @@ def check(code: str, kind: Kind) -> Inspection:
         message = f"the code has {len(code):,} characters: answer with at most {MAX_CHARACTERS:,}"
         return Inspection(Status.CONTRACT, (Violation("length", message),))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an odd escape in a candidate's string is no news of ours
-            tree = ast.parse(code)
+        tree = parse(code)
     except (SyntaxError, ValueError) as error:  # ValueError: null bytes, lone surrogates
         line, reason = getattr(error, "lineno", None), getattr(error, "msg", None) or str(error)
         return Inspection(Status.SYNTAX, (Violation("syntax", f"the code does not parse: {reason}", line),))

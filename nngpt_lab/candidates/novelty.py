@@ -34,18 +34,19 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
 from datasketch import MinHash, MinHashLSH
-from joblib import Parallel, delayed
 
 from nngpt_lab.candidates import canonical
 from nngpt_lab.corpora.code import no_collection
 from nngpt_lab.ground.errors import DataError, UsageError
+from nngpt_lab.ground.files import replacing
+from nngpt_lab.ground.processes import in_processes
 
 FORMAT = 1  # version of the saved file's layout
 HASH_BYTES = 32
@@ -200,9 +201,9 @@ def sketch(form: canonical.Canonical, settings: NoveltySettings) -> Sketch:
 
 
 @no_collection()
-def _sketch_codes(codes: Sequence[str], settings: NoveltySettings) -> list[Sketch]:
-    form = canonical.FORMS[settings.form]
-    return [sketch(form.canonical(code), settings) for code in codes]
+def sketch_code(code: str, settings: NoveltySettings) -> Sketch:
+    """:func:`sketch` of a source as it is."""
+    return sketch(canonical.FORMS[settings.form].canonical(code), settings)
 
 
 def jaccard(query: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
@@ -242,25 +243,22 @@ class NoveltyIndex:
         """Sources added, equal ones included."""
         return len(self._rows)
 
-    def add_many(self, names: Iterable[str], codes: Iterable[str], jobs: int = -1) -> None:
-        """Add sources without asking whether they are new; ``jobs`` processes (-1: all cores) for a large number.
+    def add_many(self, names: Iterable[str], codes: Iterable[str]) -> None:
+        """Add sources without asking whether they are new; on all cores where there are many.
 
         Adds nothing, and raises UsageError if a name is there already or comes twice, ValueError if lengths differ.
         """
         names, codes = list(names), list(codes)
         self._check_names(names)
-        if len(codes) < PARALLEL_FROM or jobs == 1:
-            sketches = _sketch_codes(codes, self.settings)
-        else:
-            parts = [codes[i : i + 500] for i in range(0, len(codes), 500)]
-            done = Parallel(n_jobs=jobs)(delayed(_sketch_codes)(part, self.settings) for part in parts)
-            sketches = [one for part in done for one in part]
-        for name, one in list(zip(names, sketches, strict=True)):  # a list: all lengths are checked before the first
-            self._add(name, one)
+        if len(codes) != len(names):
+            raise ValueError(f"{len(names)} names for {len(codes)} sources")
+        sketches = in_processes(partial(sketch_code, settings=self.settings), codes, "sketched", PARALLEL_FROM)
+        for name, sketched in zip(names, sketches, strict=True):
+            self._add(name, sketched)
 
     def query(self, code: str) -> Match:
         """The nearest source by Jaccard index, among those that LSH retrieves; the first added among equals."""
-        return self.match(_sketch_codes([code], self.settings)[0])
+        return self.match(sketch_code(code, self.settings))
 
     def check_and_add(self, name: str, code: str) -> Match:
         """Query, and add if it is new: called in order, it compares a batch with the corpus, the run and itself.
@@ -268,11 +266,11 @@ class NoveltyIndex:
         A duplicate is not added, so it makes nothing else a duplicate. Raises UsageError if the name is taken.
         """
         self._check_names([name])
-        one = _sketch_codes([code], self.settings)[0]
-        found = self.match(one)
-        if not found.duplicate:
-            self._add(name, one)
-        return found
+        sketched = sketch_code(code, self.settings)
+        match = self.match(sketched)
+        if not match.duplicate:
+            self._add(name, sketched)
+        return match
 
     def match(self, query: Sketch) -> Match:
         """As :meth:`query`, for a sketch made with the same settings. O(permutations) for each row retrieved."""
@@ -317,9 +315,8 @@ class NoveltyIndex:
         text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, header=text, **arrays)
-        beside = path.with_name(f".{path.name}.writing")
-        beside.write_bytes(buffer.getvalue() + hashlib.blake2b(buffer.getvalue(), digest_size=HASH_BYTES).digest())
-        beside.replace(path)
+        with replacing(path) as file:
+            file.write(buffer.getvalue() + hashlib.blake2b(buffer.getvalue(), digest_size=HASH_BYTES).digest())
 
     @classmethod
     def load(cls, path: Path, settings: NoveltySettings = PAPER_B) -> Self:
@@ -330,8 +327,8 @@ class NoveltyIndex:
         """
         try:
             content = path.read_bytes()
-            content, found = content[:-HASH_BYTES], content[-HASH_BYTES:]
-            if hashlib.blake2b(content, digest_size=HASH_BYTES).digest() != found:  # before any parser sees a byte
+            content, digest = content[:-HASH_BYTES], content[-HASH_BYTES:]
+            if hashlib.blake2b(content, digest_size=HASH_BYTES).digest() != digest:  # before any parser sees a byte
                 raise ValueError("its content does not match its hash")
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}

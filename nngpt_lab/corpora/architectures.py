@@ -44,11 +44,11 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 import pyarrow as pa
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from nngpt_lab.corpora import artifacts, compiled
 from nngpt_lab.corpora.code import describe
+from nngpt_lab.ground.processes import in_processes
 
 VERSION = 2
 CODE, RECORDS = "ab/nn/nn/", "ab/nn/stat/train/"
@@ -100,17 +100,13 @@ def record_id(
     return hashlib.md5(re.sub(r"\s", "", text).encode()).hexdigest()
 
 
-def compile_tables(wheel: Path, progress: bool = True) -> dict[str, pa.Table]:
+def compile_tables(wheel: Path) -> dict[str, pa.Table]:
     """Compile the wheel into the three tables. 105,000 small JSON files and 10,000 sources: about a minute."""
     issues = Issues()
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        records = _records(
-            archive, [n for n in names if n.startswith(RECORDS) and n.endswith(".json")], issues, progress
-        )
-        architectures = _architectures(
-            archive, [n for n in names if n.startswith(CODE) and n.endswith(".py")], issues, progress
-        )
+        records = _records(archive, [n for n in names if n.startswith(RECORDS) and n.endswith(".json")], issues)
+        architectures = _architectures(archive, [n for n in names if n.startswith(CODE) and n.endswith(".py")], issues)
     _cross_check(architectures, records, issues)
     return {"architectures": architectures, "records": records, "issues": issues.table()}
 
@@ -137,9 +133,9 @@ class Issues:
         return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _records(archive: zipfile.ZipFile, names: list[str], issues: Issues, progress: bool) -> pa.Table:
+def _records(archive: zipfile.ZipFile, names: list[str], issues: Issues) -> pa.Table:
     rows: list[dict] = []
-    for name in tqdm(sorted(names), "training records", unit=" files", disable=None if progress else True, leave=False):
+    for name in tqdm(sorted(names), "training records", unit=" files", disable=None, leave=False):
         path = PurePosixPath(name)
         config = path.parent.name.split("_", 3)
         if len(config) != 4 or not path.stem.isdigit():
@@ -159,23 +155,9 @@ def _record_schema() -> pa.Schema:
     kinds = {"epoch": pa.int16(), "planned_epochs": pa.int16(), "batch": pa.int32(), "duration": pa.int64()}
     kinds |= dict.fromkeys(("accuracy", "lr", "momentum", "dropout"), pa.float64())
     order = (
-        "task",
-        "dataset",
-        "metric",
-        "architecture",
-        "epoch",
-        "accuracy",
-        "batch",
-        "lr",
-        "momentum",
-        "dropout",
-        "transform",
-        "duration",
-        "uid",
-        "planned_epochs",
-        "other",
-        "id",
-    )
+        "task", "dataset", "metric", "architecture", "epoch", "accuracy", "batch", "lr", "momentum", "dropout",
+        "transform", "duration", "uid", "planned_epochs", "other", "id",
+    )  # fmt: skip
     return pa.schema([(name, kinds.get(name, pa.string())) for name in order])
 
 
@@ -222,7 +204,7 @@ def _row(key: dict, trial: dict, name: str, issues: Issues) -> dict | None:
     }
 
 
-def _architectures(archive: zipfile.ZipFile, names: list[str], issues: Issues, progress: bool) -> pa.Table:
+def _architectures(archive: zipfile.ZipFile, names: list[str], issues: Issues) -> pa.Table:
     sources = {}
     for name in sorted(names):
         stem = PurePosixPath(name).stem
@@ -233,19 +215,8 @@ def _architectures(archive: zipfile.ZipFile, names: list[str], issues: Issues, p
             sources[stem] = archive.read(name).decode()
         except UnicodeDecodeError:
             issues.add("source that is not UTF-8", name, kept=False)
-    # Parsing is pure Python, so it takes processes; joblib's workers start from notebooks and scripts alike.
-    parallel = Parallel(n_jobs=-1, batch_size=64, return_as="generator")
-    facts = list(
-        tqdm(
-            parallel(delayed(describe)(code) for code in sources.values()),
-            "architectures",
-            total=len(sources),
-            unit=" files",
-            disable=None if progress else True,
-            leave=False,
-        )
-    )
     rows = []
+    facts = in_processes(describe, list(sources.values()), "architectures")
     for (name, code), fact in zip(sources.items(), facts, strict=True):
         if not fact.parses:
             issues.add("source that does not parse", name, kept=True)

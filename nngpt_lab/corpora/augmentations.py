@@ -37,26 +37,11 @@ VERSION = 1
 FOLDER = "ab/gpt/brute/trans/"
 TAIL = ("Resize", "ToTensor", "Normalize")
 OPERATIONS = (
-    "CenterCrop",
-    "ColorJitter",
-    "GaussianBlur",
-    "Grayscale",
-    "Pad",
-    "RandomAdjustSharpness",
-    "RandomAffine",
-    "RandomAutocontrast",
-    "RandomCrop",
-    "RandomEqualize",
-    "RandomGrayscale",
-    "RandomHorizontalFlip",
-    "RandomInvert",
-    "RandomPerspective",
-    "RandomPosterize",
-    "RandomResizedCrop",
-    "RandomRotation",
-    "RandomSolarize",
+    "CenterCrop", "ColorJitter", "GaussianBlur", "Grayscale", "Pad", "RandomAdjustSharpness", "RandomAffine",
+    "RandomAutocontrast", "RandomCrop", "RandomEqualize", "RandomGrayscale", "RandomHorizontalFlip", "RandomInvert",
+    "RandomPerspective", "RandomPosterize", "RandomResizedCrop", "RandomRotation", "RandomSolarize",
     "RandomVerticalFlip",
-)
+)  # fmt: skip
 """The 19 variable operations of the authors' generator (``GenerateTransform.py``)."""
 
 
@@ -141,9 +126,9 @@ def _arguments(step: ast.expr) -> dict:
 
 def _literal(value: ast.expr):
     try:
-        found = ast.literal_eval(value)
-        json.dumps(found)  # a set or bytes are literals too, but the table holds JSON
-        return found
+        literal = ast.literal_eval(value)
+        json.dumps(literal)  # a set or bytes are literals too, but the table holds JSON
+        return literal
     except (ValueError, TypeError):
         return ast.unparse(value)
 
@@ -168,9 +153,8 @@ def compile_tables(wheel: Path) -> dict[str, pa.Table]:
         issues.add("score without a function", orphans[0], kept=False, count=len(orphans))
     extra = {code_hash(code) for name, code in later.items() if name not in generated} - {r["code_hash"] for r in rows}
     if extra:
-        issues.add(
-            "distinct function of dataset_epoch1 without a one-epoch score", min(extra), kept=False, count=len(extra)
-        )
+        reason = "distinct function of dataset_epoch1 without a one-epoch score"
+        issues.add(reason, min(extra), kept=False, count=len(extra))
     return {
         "functions": pa.Table.from_pylist(rows, schema=_function_schema()),
         "five_epochs": _five_epochs(five, later, issues),
@@ -218,37 +202,13 @@ def _score(record: dict) -> dict:
 
 
 def _function_schema() -> pa.Schema:
-    kinds = {
-        "operations": pa.list_(pa.string()),
-        "has_tail": pa.bool_(),
-        "score": pa.float64(),
-        "lr": pa.float64(),
-        "momentum": pa.float64(),
-        "duration": pa.int64(),
-        "batch": pa.int32(),
-    }
+    kinds = {"operations": pa.list_(pa.string()), "has_tail": pa.bool_(), "duration": pa.int64(), "batch": pa.int32()}
+    kinds |= dict.fromkeys(("score", "lr", "momentum"), pa.float64())
     kinds |= dict.fromkeys(("n_operations", "resize", "llm_epoch", "llm_index"), pa.int16())
     order = (
-        "name",
-        "source",
-        "code",
-        "code_hash",
-        "status",
-        "score",
-        "error",
-        "operations",
-        "parameters",
-        "n_operations",
-        "resize",
-        "has_tail",
-        "batch",
-        "lr",
-        "momentum",
-        "duration",
-        "uid",
-        "llm_epoch",
-        "llm_index",
-    )
+        "name", "source", "code", "code_hash", "status", "score", "error", "operations", "parameters", "n_operations",
+        "resize", "has_tail", "batch", "lr", "momentum", "duration", "uid", "llm_epoch", "llm_index",
+    )  # fmt: skip
     return pa.schema([(name, kinds.get(name, pa.string())) for name in order])
 
 
@@ -261,22 +221,8 @@ def _five_epochs(results: dict[str, str], codes: dict[str, str], issues: Issues)
         elif "error" in record or not record.get("accuracy"):
             issues.add("five-epoch run that failed", name, kept=False)
         else:
-            rows.append(
-                {
-                    "name": name,
-                    "code_hash": code_hash(codes[name]),
-                    "epochs": record.get("epoch"),
-                    "score": float(record["accuracy"]),
-                    "duration": record.get("duration"),
-                }
-            )
-    schema = pa.schema(
-        [
-            ("name", pa.string()),
-            ("code_hash", pa.string()),
-            ("epochs", pa.int64()),
-            ("score", pa.float64()),
-            ("duration", pa.int64()),
-        ]
-    )
-    return pa.Table.from_pylist(rows, schema=schema)
+            row = {"name": name, "code_hash": code_hash(codes[name]), "epochs": record.get("epoch")}
+            rows.append(row | {"score": float(record["accuracy"]), "duration": record.get("duration")})
+    kinds = {"name": pa.string(), "code_hash": pa.string(), "epochs": pa.int64()}
+    kinds |= {"score": pa.float64(), "duration": pa.int64()}
+    return pa.Table.from_pylist(rows, schema=pa.schema(kinds))

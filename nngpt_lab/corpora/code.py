@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import gc
 import hashlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,20 @@ def no_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+"""What parsing raises: ValueError for null bytes and lone surrogates, the last two for nesting too deep."""
+
+
+def parse(code: str) -> ast.Module:
+    """The syntax tree of a source, without Python's warnings about it (an odd escape in a string, say).
+
+    Raises what ``UNREADABLE`` lists.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(code)
 
 
 def code_hash(text: str) -> str:
@@ -61,12 +76,12 @@ def describe(text: str) -> CodeFacts:
     """Facts about one Python source, without executing it."""
     lines = sum(1 for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
     try:
-        tree = ast.parse(text)
+        tree = parse(text)
         layer_calls = sum(isinstance(node, ast.Call) and _is_layer(node.func) for node in ast.walk(tree))
         strip_docstrings(tree)
         same_program = code_hash(ast.unparse(tree))
         same_structure = code_hash(ast.unparse(NameEraser(tree).visit(tree)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: null bytes; the last two: nesting
+    except UNREADABLE:
         return CodeFacts(code_hash(text), None, None, False, len(text), lines, 0)
     return CodeFacts(code_hash(text), same_program, same_structure, True, len(text), lines, layer_calls)
 
@@ -162,6 +177,6 @@ class NameEraser(ast.NodeTransformer):
 
 def tidy(code: str) -> str:
     """Code as ``ast.unparse`` lays it out, without comments and docstrings."""
-    tree = ast.parse(code)
+    tree = parse(code)
     strip_docstrings(tree)
     return ast.unparse(tree)

@@ -33,7 +33,8 @@ from filelock import FileLock
 
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError, UsageError
-from nngpt_lab.ground.names import did_you_mean
+from nngpt_lab.ground.files import replacing
+from nngpt_lab.ground.names import named
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +113,7 @@ def load(
         UsageError: unknown name, fraction out of range.
         DataError: the files are damaged or lack a column, or cannot be downloaded.
     """
-    if name not in NAMES:
-        raise UsageError(
-            f"there is no image data set {name!r}", f"{did_you_mean(name, NAMES)}use one of {', '.join(NAMES)}"
-        )
+    spec = named("image data set", name, SPECS)
     if not 0 <= holdout_fraction < 1:
         raise UsageError(f"holdout_fraction is {holdout_fraction}", "use a share of the training set, in [0, 1)")
     raw = _digits() if name == "digits" else _published(name)
@@ -130,7 +128,7 @@ def load(
         holdout_labels=labels[holdout].to(device),
         test_images=torch.from_numpy(raw.test_images).to(device),
         test_labels=torch.from_numpy(raw.test_labels).to(device),
-        classes=SPECS[name].classes,
+        classes=spec.classes,
         mean=mean,
         std=std,
         source=raw.source,
@@ -253,14 +251,9 @@ def _read_compiled(compiled: Path, wanted: str) -> _Raw | None:
 
 
 def _write_compiled(compiled: Path, raw: _Raw, key: str) -> None:
-    """Under a temporary name, then renamed: a reader sees the whole file or none. The lock is held."""
-    beside = compiled.with_name(f".{compiled.name}")
-    try:
-        with beside.open("wb") as file:
-            np.savez(file, key=key, **vars(raw))
-        beside.replace(compiled)
-    finally:
-        beside.unlink(missing_ok=True)
+    """The lock is held."""
+    with replacing(compiled) as file:
+        np.savez(file, key=key, **vars(raw))
 
 
 def _parquet_files(name: str) -> tuple[Path, ...]:

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-from joblib import Parallel, delayed
 
 from nngpt_lab.corpora import architectures, artifacts, compiled
-from nngpt_lab.corpora.code import no_collection, strip_docstrings
+from nngpt_lab.corpora.code import no_collection, parse, strip_docstrings
+from nngpt_lab.ground.processes import in_processes
 
 VERSION = 1
 SOUND = ("train", "best", "reserved")
@@ -53,13 +53,12 @@ def load() -> pd.DataFrame:
 def _compile(wheel: Path, card: pd.DataFrame) -> dict[str, pa.Table]:
     with zipfile.ZipFile(wheel) as archive:
         codes = [archive.read(f"{architectures.CODE}{name}.py").decode() for name in card["name"]]
-    narrowed = Parallel(n_jobs=-1, batch_size=64)(delayed(narrow)(code) for code in codes)
-    return {"narrow": pa.table({"name": card["name"].to_list(), "code": narrowed})}
+    return {"narrow": pa.table({"name": card["name"].to_list(), "code": in_processes(narrow, codes, "narrowed")})}
 
 
 @no_collection()
-def narrow(code: str, factor: int = FACTOR) -> str:
-    """The source with its widths divided by ``factor``, laid out by ``ast.unparse`` without comments and docstrings.
+def narrow(code: str) -> str:
+    """The source with its widths divided by ``FACTOR``, laid out by ``ast.unparse`` without comments and docstrings.
 
     Raises:
         SyntaxError, ValueError, RecursionError: the source does not parse.
@@ -67,18 +66,15 @@ def narrow(code: str, factor: int = FACTOR) -> str:
     >>> narrow("nn.Conv2d(3, 128, kernel_size=64)  # wide")
     'nn.Conv2d(3, 8, kernel_size=64)'
     """
-    tree = ast.parse(code)
+    tree = parse(code)
     strip_docstrings(tree)
-    return ast.unparse(ast.fix_missing_locations(_Narrower(factor).visit(tree)))
+    return ast.unparse(ast.fix_missing_locations(_Narrower().visit(tree)))
 
 
 class _Narrower(ast.NodeTransformer):
-    def __init__(self, factor: int):
-        self.factor = factor
-
     def visit_Constant(self, node: ast.Constant) -> ast.Constant:
-        width = type(node.value) is int and SMALLEST <= node.value <= LARGEST and node.value % self.factor == 0
-        return ast.Constant(node.value // self.factor) if width else node
+        width = type(node.value) is int and SMALLEST <= node.value <= LARGEST and node.value % FACTOR == 0
+        return ast.Constant(node.value // FACTOR) if width else node
 
     def visit_Call(self, node: ast.Call) -> ast.Call:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -1,10 +1,10 @@
 """LoRA fine-tuning, as a loop that can be read: peft holds the adapter (adapters.py), the rest stands here.
 
-    coder = add_adapter(load("nano-coder"), recipe, seed=0)
+    coder = adapters.add_adapter(load("nano-coder"), recipe, seed=0)
     curve = tune(coder, examples, recipe, seed=0)               # one row per optimizer step
-    save_adapter(coder, "adapter")                              # peft's own format
-    coder = remove_adapter(coder)                               # the base, bit for bit as it was
-    coder = load_adapter(coder, "adapter")                      # goes on where tune stopped
+    adapters.save_adapter(coder, "adapter")                     # peft's own format
+    coder = adapters.remove_adapter(coder)                      # the base, bit for bit as it was
+    coder = adapters.load_adapter(coder, "adapter")             # goes on where tune stopped
 
 What is decided here, and why:
 
@@ -26,9 +26,8 @@ import importlib.util
 import json
 import logging
 import math
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,8 +39,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
+from nngpt_lab.ground.files import replacing
 from nngpt_lab.ground.seeds import SCHEME, generator
-from nngpt_lab.llm.adapters import add_adapter, load_adapter, quiet, remove_adapter, save_adapter, seeded  # noqa: F401
+from nngpt_lab.llm.adapters import quiet, seeded
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.recipe import Recipe
 
@@ -88,7 +88,7 @@ def tune(
     """Tune the coder's adapter, in place.
 
     Args:
-        coder: from :func:`add_adapter` or :func:`load_adapter`.
+        coder: from ``adapters.add_adapter`` or ``load_adapter``.
         examples: in any order; it matters for nothing but the draw of the batches.
         recipe: its adapter fields are not read here.
         seed: of the order and of the dropout.
@@ -115,7 +115,7 @@ def tune(
     steps = [step for epoch in range(recipe.epochs) for step in plan(examples, recipe, seed, epoch)]
     checkpoint = Path(checkpoints) / CHECKPOINT if checkpoints else None
     key = _key(coder, examples, recipe, seed)
-    rows = _resume(checkpoint, key, parameters, optimizer)
+    rows = read_checkpoint(checkpoint, key, parameters, optimizer)
     per_epoch = len(steps) // recipe.epochs
 
     with _training(coder, recipe), tqdm(total=len(steps), initial=len(rows), disable=not progress, unit="step") as bar:
@@ -123,24 +123,47 @@ def tune(
             began = time.perf_counter()
             lr = learning_rate(number, len(steps), recipe)
             with seeded(coder.device, "dropout", seed, number):  # nn.Dropout only knows the global generator
-                loss = _accumulate_gradient(head, steps[number], recipe, coder.device)
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.max_grad_norm))
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise LabError(f"loss {loss}, gradient norm {norm} in step {number + 1}", "lower Recipe.lr")
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            whole = [example for batch in steps[number] for example in batch]
-            tokens, labels = sum(len(e.ids) for e in whole), sum(e.response_tokens for e in whole)
+                loss, norm = descend(head, parameters, optimizer, number, steps[number], lr, recipe)
+            examples_seen = [example for batch in steps[number] for example in batch]
+            tokens = sum(len(example.ids) for example in examples_seen)
+            response_tokens = sum(example.response_tokens for example in examples_seen)
             seconds = time.perf_counter() - began
-            rows.append((number + 1, number // per_epoch, lr, loss, tokens, labels, seconds, norm))
-            last = len(rows) == len(steps)
-            if checkpoint and (last or len(rows) % checkpoint_every == 0):
-                _save(checkpoint, key, parameters, optimizer, rows)
+            rows.append((number + 1, number // per_epoch, lr, loss, tokens, response_tokens, seconds, norm))
+            if checkpoint and (len(rows) == len(steps) or len(rows) % checkpoint_every == 0):
+                write_checkpoint(checkpoint, key, parameters, optimizer, rows)
             bar.set_postfix(loss=f"{loss:.3f}")
             bar.update()
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def descend(
+    head: tuple[torch.nn.Module, torch.nn.Module],
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    micro_batches: list[list[Example]],
+    lr: float,
+    recipe: Recipe,
+) -> tuple[float, float]:
+    """One optimizer step: its loss in nats per response token, and the gradient's norm, both from before the step.
+
+    Args:
+        head: the model's decoder and output layer; see :func:`loss_sum`.
+        step: its number, from 0.
+        recipe: of which ``batch``, ``pad_to``, ``precision`` and ``max_grad_norm`` are read.
+
+    Raises:
+        LabError: loss or norm is not finite; the parameters are then as they were.
+    """
+    loss = _accumulate_gradient(head, micro_batches, recipe, next(iter(parameters.values())).device)
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.max_grad_norm))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise LabError(f"loss {loss}, gradient norm {norm} in step {step + 1}", "lower the learning rate")
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss, norm
 
 
 def mean_loss(coder: Coder, examples: Sequence[Example], recipe: Recipe) -> float:
@@ -304,19 +327,25 @@ def _key(coder: Coder, examples: Sequence[Example], recipe: Recipe, seed: int) -
     return digest.hexdigest()
 
 
-def _save(path: Path, key: str, parameters: dict[str, torch.nn.Parameter], optimizer, rows: list[tuple]) -> None:
+def write_checkpoint(
+    path: Path, key: str, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, rows: list
+) -> None:
+    """Write what :func:`read_checkpoint` reads: at any instant there is the old checkpoint or the new one."""
     weights = {name: value.detach() for name, value in parameters.items()}
     state = {"key": key, "weights": weights, "optimizer": optimizer.state_dict(), "rows": rows}
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    with replacing(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)  # at any instant there is the old checkpoint or the new one
 
 
-def _resume(path: Path | None, key: str, parameters: dict[str, torch.nn.Parameter], optimizer) -> list[tuple]:
+def read_checkpoint(
+    path: Path | None, key: str, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> list:
+    """Restore parameters and optimizer, and return the rows; none where there is no checkpoint.
+
+    Raises:
+        DataError: it belongs to another run.
+    """
     if path is None or not path.is_file():
         return []
     state = torch.load(path, map_location="cpu", weights_only=True)

@@ -189,7 +189,7 @@ def _find(name_or_folder: str | Path) -> ModelSpec | Path:
     if not folder.is_dir():
         return get_spec(str(name_or_folder))  # raises: it is no name either
     if (folder / "adapter_config.json").is_file():
-        raise UsageError(f"{folder} holds an adapter, not a model", "load its base model, then lora.load_adapter")
+        raise UsageError(f"{folder} holds an adapter, not a model", "load its base model, then adapters.load_adapter")
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise UsageError(
             f"{folder} holds no model that can be loaded safely: config.json and *.safetensors are wanted",

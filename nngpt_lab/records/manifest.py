@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nngpt_lab.ground import paths
+from nngpt_lab.ground.files import replacing
 from nngpt_lab.ground.hashing import sha256_file, sha256_json
 
 FILENAME, EXECUTED = "manifest.json", "executed.ipynb"
@@ -125,13 +126,9 @@ def is_current(folder: Path, wanted: str) -> bool:
 
 def write(folder: Path, record: dict[str, Any]) -> None:
     """Write the manifest atomically: a reader sees the whole of it or none."""
-    draft = folder / f".{FILENAME}.part"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(without_machine_paths(record, folder), file, indent=1, default=str)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(folder / FILENAME)
+    text = json.dumps(without_machine_paths(record, folder), indent=1, default=str)
+    with replacing(folder / FILENAME) as file:
+        file.write(f"{text}\n".encode())
 
 
 def without_machine_paths(value: Any, folder: Path) -> Any:

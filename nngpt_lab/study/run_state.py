@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from nngpt_lab.ground.errors import DataError
-from nngpt_lab.llm import lora
+from nngpt_lab.llm import adapters, lora
 from nngpt_lab.llm.models import Coder
 
 T = TypeVar("T")
@@ -60,12 +60,12 @@ class RunState:
         if examples:
             self._wear(self.adapter)
             if self._loaded is None:
-                self._coder = lora.add_adapter(self._coder, self._recipe, self._seed)
+                self._coder = adapters.add_adapter(self._coder, self._recipe, self._seed)
             self._loaded = adapter = f"adapter-{cycle:02d}"
             steps = self.folder / f"steps-{cycle:02d}"
             curve = lora.tune(self._coder, examples, self._recipe, seed, checkpoints=steps, progress=False)
             curve.to_csv(self.folder / f"loss-{cycle:02d}.csv", index=False)
-            lora.save_adapter(self._coder, self.folder / adapter)
+            adapters.save_adapter(self._coder, self.folder / adapter)
         old, self.adapter, self.cycle = self.adapter, self._loaded if examples else self.adapter, cycle
         self._write("state.json", {"cycle": cycle, "adapter": self.adapter})
         shutil.rmtree(self.folder / f"steps-{cycle:02d}", ignore_errors=True)
@@ -108,9 +108,9 @@ class RunState:
         if adapter == self._loaded:
             return
         if self._loaded is not None:
-            self._coder = lora.remove_adapter(self._coder)
+            self._coder = adapters.remove_adapter(self._coder)
         if adapter is not None:
-            self._coder = lora.load_adapter(self._coder, self.folder / adapter)
+            self._coder = adapters.load_adapter(self._coder, self.folder / adapter)
         self._loaded = adapter
 
     def _read(self, name: str) -> dict:

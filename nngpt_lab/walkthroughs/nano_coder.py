@@ -25,11 +25,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
-from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nngpt_lab.candidates import pool, proxy, small_network
+from nngpt_lab.candidates.extract import extract
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.outcome import Candidate, Kind
 from nngpt_lab.candidates.protocols import Protocol, get_protocol
@@ -39,26 +38,27 @@ from nngpt_lab.corpora.code import code_hash, describe, tidy
 from nngpt_lab.corpora.narrow import CARD, narrow
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.names import named
+from nngpt_lab.ground.processes import in_processes
+from nngpt_lab.llm import lora
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
-from nngpt_lab.llm.prompts import encode, encode_pair, prompt
+from nngpt_lab.llm.prompts import Prompt, encode, encode_pair, prompt
 from nngpt_lab.llm.sampling import sample
-from nngpt_lab.sandbox.status import Status
 from nngpt_lab.walkthroughs import pretraining
 from nngpt_lab.walkthroughs.evaluations import stratified_names
 from nngpt_lab.walkthroughs.pretraining import Architecture, Schedule
 
 LONGEST = 5000  # characters of a narrowed source; longer ones (all FractalNets) would take most of the tokens
 LEFT_OUT = "too long"
-FEW = 500  # sources that one process narrows in seconds
 BEST_SHARE = 0.1
 RESERVED = 10  # one in so many
 CHECK = replace(get_protocol("digits"), name="check", source="lab", train_limit=32, wall_seconds=30.0)
 """Two steps on 32 digits and predictions for the holdout: enough to know that every shape fits."""
 
 
-def narrowed(sample: int | None = None, seed: int = 0, progress: bool = True) -> pd.DataFrame:
+def narrowed(sample: int | None = None, seed: int = 0) -> pd.DataFrame:
     """LEMUR's sources that parse, narrowed, by name: one to three minutes for all of them on two cores.
 
     Columns name, family, code, program (hash up to names), characters, layer_calls; the same of the source as it was
@@ -76,12 +76,7 @@ def narrowed(sample: int | None = None, seed: int = 0, progress: bool = True) ->
         table = table[table["name"].isin(chosen)]
     before = {"code": "code_before", "nameless_hash": "program_before", "layer_calls": "layer_calls_before"}
     table = table[["name", "family", *before]].rename(columns=before).reset_index(drop=True)
-    jobs = (delayed(_narrowed)(code) for code in table["code_before"])
-    processes = -1 if len(table) > FEW else 1  # each one takes seconds to start
-    rows = Parallel(n_jobs=processes, batch_size=64, return_as="generator")(jobs)
-    hidden = None if progress else True
-    facts = list(tqdm(rows, "narrowed", len(table), unit=" sources", disable=hidden, leave=False))
-    table = pd.concat([table, pd.DataFrame(facts)], axis=1)
+    table = table.join(pd.DataFrame(in_processes(_narrowed, list(table["code_before"]), "narrowed")))
     records = architectures.classification(lemur.records)
     first = records[(records["dataset"] == "cifar-10") & (records["epoch"] == 1)]
     table["recorded"] = table["name"].map(first.groupby("architecture", observed=True)["accuracy"].max())
@@ -97,29 +92,26 @@ def distinct(table: pd.DataFrame) -> pd.DataFrame:
 def _narrowed(code: str) -> dict:
     text = narrow(code)
     facts = describe(text)
-    return {
-        "code": text,
-        "program": facts.nameless_hash,
-        "characters": facts.characters,
-        "layer_calls": facts.layer_calls,
-    }
+    sizes = {"characters": facts.characters, "layer_calls": facts.layer_calls}
+    return {"code": text, "program": facts.nameless_hash} | sizes
 
 
-def check(
-    corpus: pd.DataFrame, ledger: Ledger, protocol: Protocol = CHECK, workers: int = 2, progress: bool = True
-) -> pd.DataFrame:
+def check(corpus: pd.DataFrame, ledger: Ledger, workers: int = 2) -> pd.DataFrame:
     """Instantiate and train each narrowed network for two steps. Columns status and parameters, like ``corpus``.
 
     What is too long has the status ``too long`` and is not run.
     """
-    short = corpus[corpus["characters"] <= LONGEST]
-    candidates = [Candidate("", code, Kind.ARCHITECTURE) for code in short["code"]]
-    outcomes = pool.evaluate(candidates, proxy.prepare(protocol), ledger, workers=workers, progress=progress)
-    found = pd.DataFrame(
-        {"status": [outcome.status.value for outcome in outcomes], "parameters": [o.parameters for o in outcomes]},
-        index=short.index,
-    )
-    return found.reindex(corpus.index).fillna({"status": LEFT_OUT}).astype({"parameters": "Int64"})
+    outcomes = _evaluated(corpus.loc[corpus["characters"] <= LONGEST, "code"], CHECK, ledger, workers)
+    return outcomes[["status", "parameters"]].reindex(corpus.index).fillna({"status": LEFT_OUT})
+
+
+def _evaluated(codes: pd.Series, protocol: Protocol, ledger: Ledger, workers: int) -> pd.DataFrame:
+    """Status, score and parameters of each network, with the index of ``codes``."""
+    candidates = [Candidate("", code, Kind.ARCHITECTURE) for code in codes]
+    outcomes = pool.evaluate(candidates, proxy.prepare(protocol), ledger, workers=workers)
+    rows = [(outcome.status.value, outcome.score, outcome.parameters) for outcome in outcomes]
+    table = pd.DataFrame(rows, columns=["status", "score", "parameters"], index=codes.index)
+    return table.astype({"score": float, "parameters": "Int64"})
 
 
 def split(corpus: pd.DataFrame) -> pd.Series:
@@ -146,15 +138,16 @@ def function_parts(functions: pd.DataFrame) -> pd.Series:
     return part
 
 
-def architecture_document(code: str, asked: str, tokenizer) -> Example:
-    """A network as the answer to a prompt."""
-    return answer_document(asked, f"```python\n{code}\n```", tokenizer)
-
-
-def answer_document(asked: str, answer: str, tokenizer) -> Example:
-    """A prompt and its answer, in the tokenizer's chat template."""
-    ids, start = encode_pair(tokenizer, [{"role": "user", "content": asked}], answer)
+def document(asked: Prompt, values: dict[str, str | int], answer: str, tokenizer) -> Example:
+    """A prompt filled in with ``values``, and its answer, in the tokenizer's chat template."""
+    ids, start = encode_pair(tokenizer, asked.messages(**values), answer)
     return Example(tuple(ids), start)
+
+
+def architecture_document(code: str, dataset: str, tokenizer) -> Example:
+    """A network as the answer to the question for a data set."""
+    values = {"dataset": dataset, "max_parameters": 500_000}
+    return document(prompt("architecture_nano"), values, f"```python\n{code}\n```", tokenizer)
 
 
 DATASETS = ("cifar-10", "cifar-100", "digits", "fashion-mnist", "imagenette", "mnist", "svhn")
@@ -162,12 +155,8 @@ DATASETS = ("cifar-10", "cifar-100", "digits", "fashion-mnist", "imagenette", "m
 
 def architecture_documents(codes: Sequence[str], tokenizer, rng: np.random.Generator) -> list[Example]:
     """Each network as the answer to a prompt for a data set drawn at random, so that none is tied to one."""
-    asked = prompt("architecture_nano")
     names = [DATASETS[draw] for draw in rng.integers(len(DATASETS), size=len(codes))]
-    return [
-        architecture_document(code, asked.messages(dataset=name, max_parameters=500_000)[-1]["content"], tokenizer)
-        for code, name in zip(codes, names, strict=True)
-    ]
+    return [architecture_document(code, name, tokenizer) for code, name in zip(codes, names, strict=True)]
 
 
 def function_documents(functions: pd.DataFrame, tokenizer, rng: np.random.Generator) -> list[Example]:
@@ -177,13 +166,13 @@ def function_documents(functions: pd.DataFrame, tokenizer, rng: np.random.Genera
     accuracy has to do with it is left to be learned.
     """
     asked, codes, scores = prompt("transform_nano"), list(functions["code"]), list(functions["score"])
-    found = []
+    documents = []
     for code in codes:
-        one, two = rng.choice(len(codes), 2, replace=False)
-        fields = {"transform_code": codes[one], "accuracy": f"{scores[one]:.2f}"}
-        fields |= {"addon_transform_code": codes[two], "addon_accuracy": f"{scores[two]:.2f}"}
-        found.append(answer_document(asked.messages(**fields)[-1]["content"], f"<tr>{code}</tr>", tokenizer))
-    return found
+        first, second = rng.choice(len(codes), 2, replace=False)
+        values = {"transform_code": codes[first], "accuracy": f"{scores[first]:.2f}"}
+        values |= {"addon_transform_code": codes[second], "addon_accuracy": f"{scores[second]:.2f}"}
+        documents.append(document(asked, values, f"<tr>{code}</tr>", tokenizer))
+    return documents
 
 
 def published_functions() -> pd.DataFrame:
@@ -197,6 +186,7 @@ def published_functions() -> pd.DataFrame:
 
 FUNCTIONS = 1200  # of paper A's functions in the training text: they are short, and all alike
 ANSWERS = 64  # sampled to say what the base model writes
+EVALUATION = lora.Recipe(batch=16)  # of losses; nothing is tuned by it
 
 
 @dataclass(frozen=True)
@@ -219,9 +209,8 @@ class Recipe:
 TINY = Architecture(vocabulary=512, width=64, layers=2, heads=4, kv_heads=2, feed_forward=176)
 RECIPES = {
     "nano-coder": Recipe(),  # the shipped weights
-    "tiny": Recipe(
-        60, 20, 8, TINY, Schedule(1024, epochs=2, lr=1e-2, warmup=5)
-    ),  # shows every step in seconds, and learns little
+    # shows every step in seconds, and learns little
+    "tiny": Recipe(60, 20, 8, TINY, Schedule(1024, epochs=2, lr=1e-2, warmup=5)),
 }
 
 
@@ -231,14 +220,12 @@ def recipe(name: str, networks: int = 0, epochs: int = 0) -> Recipe:
     Raises:
         UsageError: no such recipe, or a number that is negative or not whole.
     """
-    if name not in RECIPES:
-        raise UsageError(f"there is no recipe {name!r}", f"use one of {', '.join(RECIPES)}")
+    chosen = named("recipe", name, RECIPES)
     for setting, value in {"networks": networks, "epochs": epochs}.items():
         if type(value) is not int or value < 0:
             raise UsageError(f"{setting} takes a whole number from 0 up, not {value!r}", "use 0 for the profile's own")
-    found = RECIPES[name]
-    schedule = replace(found.schedule, epochs=epochs or found.schedule.epochs)
-    return replace(found, networks=networks or found.networks, schedule=schedule)
+    schedule = replace(chosen.schedule, epochs=epochs or chosen.schedule.epochs)
+    return replace(chosen, networks=networks or chosen.networks, schedule=schedule)
 
 
 @dataclass(frozen=True)
@@ -277,7 +264,8 @@ def train(
     Checkpoints lie in a folder of ``folder`` that is named after everything that decides the weights, so a repeated
     call goes on from its own checkpoint and never from another text's or schedule's.
     """
-    decided_by = [asdict(recipe.architecture), asdict(recipe.schedule), seed, [asdict(one) for one in text.train]]
+    documents = [asdict(document) for document in text.train]
+    decided_by = [asdict(recipe.architecture), asdict(recipe.schedule), seed, documents]
     checkpoints = folder / sha256_json(decided_by)[:12]
     model = pretraining.new_model(text.tokenizer, recipe.architecture, seed).to(device)
     return model, pretraining.pretrain(model, text.train, recipe.schedule, seed, checkpoints, minutes)
@@ -285,15 +273,14 @@ def train(
 
 def fixed_document(tokenizer) -> Example:
     """A text that ships with the lab and is in no corpus: a test compares the weights' loss on it with the card."""
-    asked = prompt("architecture_nano").messages(dataset="digits", max_parameters=500_000)[-1]["content"]
-    return architecture_document(tidy(Path(small_network.__file__).read_text(encoding="utf-8")), asked, tokenizer)
+    return architecture_document(tidy(Path(small_network.__file__).read_text(encoding="utf-8")), "digits", tokenizer)
 
 
-def losses(model, text: TrainingText) -> dict[str, float]:
+def losses(coder: Coder, text: TrainingText) -> dict[str, float]:
     """Nats per token of the answers, by part; ``train`` on as many networks as ``reserved`` has, spread over all."""
     parts = {"train": [text.train[place] for place in spread(text.networks, len(text.reserved))]}
     parts |= {"reserved": text.reserved, "best": text.best, "fixed": [fixed_document(text.tokenizer)]}
-    return {name: pretraining.mean_loss(model, documents) for name, documents in parts.items() if documents}
+    return {name: lora.mean_loss(coder, documents, EVALUATION) for name, documents in parts.items() if documents}
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -302,30 +289,28 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def answers(coder: Coder, count: int = ANSWERS, seed: int = 0) -> pd.DataFrame:
-    """What the model writes when asked for a network: columns status (of the contract), tokens, finished, text."""
+    """What the model writes when asked for a network: columns contract (its status), tokens, finished, text."""
     ids = encode(coder.tokenizer, prompt("architecture_nano").messages(dataset="digits", max_parameters=500_000))
     decoding = Decoding(temperature=0.9, top_k=50, top_p=0.95, max_new_tokens=512)
     drawn = sample(coder, [ids] * count, range(seed, seed + count), decoding, batch_size=32, progress=False)
-    statuses = [screen(one.text, Kind.ARCHITECTURE).status.value for one in drawn]
-    rows = [(status, one.new_tokens, one.finished, one.text) for status, one in zip(statuses, drawn, strict=True)]
-    return pd.DataFrame(rows, columns=["status", "tokens", "finished", "text"])
+    rows = [
+        (screen(answer.text, Kind.ARCHITECTURE).status.value, answer.new_tokens, answer.finished, answer.text)
+        for answer in drawn
+    ]
+    return pd.DataFrame(rows, columns=["contract", "tokens", "finished", "text"])
 
 
-def try_out(found: pd.DataFrame, ledger: Ledger, protocol: str = "digits", workers: int = 2) -> pd.DataFrame:
-    """Train each answer that keeps the contract for one epoch. ``found`` (of :func:`answers`) with columns contract,
-    status (after training), score and parameters; what failed has no score."""
-    screened = [screen(text, Kind.ARCHITECTURE) for text in found["text"]]
-    sound = [one.candidate for one in screened if one.status == Status.OK]
-    outcomes = pool.evaluate(sound, proxy.prepare(protocol), ledger, workers=workers) if sound else []
-    by_code = dict(zip((candidate.code for candidate in sound), outcomes, strict=True))
-    rows = []
-    for one in screened:
-        outcome = by_code.get(one.candidate.code) if one.status == Status.OK else None
-        status = outcome.status if outcome else one.status
-        score, parameters = (outcome.score, outcome.parameters) if outcome else (None, None)
-        rows.append((one.status.value, status.value, score, parameters))
-    tried = pd.DataFrame(rows, columns=["contract", "status", "score", "parameters"], index=found.index)
-    return found.drop(columns="status").join(tried.astype({"score": float, "parameters": "Int64"}))
+def try_out(written: pd.DataFrame, ledger: Ledger, workers: int = 2) -> pd.DataFrame:
+    """Train each answer that keeps the contract for one epoch on digits.
+
+    Returns:
+        ``written`` (of :func:`answers`) with the columns status (after training, the contract's where it was not kept),
+        score and parameters; what failed has no score.
+    """
+    texts = written.loc[written["contract"] == "ok", "text"]
+    codes = texts.map(lambda text: extract(text, Kind.ARCHITECTURE).code)
+    tried = written.join(_evaluated(codes, get_protocol("digits"), ledger, workers))
+    return tried.assign(status=tried["status"].fillna(tried["contract"]))
 
 
 def save_model(folder: Path, model, tokenizer) -> None:
@@ -350,15 +335,15 @@ def save_card(folder: Path, corpus: pd.DataFrame, curve: pd.DataFrame, facts: di
 def training_facts(
     recipe: Recipe,
     seed: int,
-    model: LlamaForCausalLM,
+    coder: Coder,
     text: TrainingText,
     curve: pd.DataFrame,
     by_family: pd.DataFrame,
-    found: pd.DataFrame,
+    written: pd.DataFrame,
 ) -> dict:
     """The numbers of a card; a minute, for the losses.
 
-    ``by_family``: losses, a row per family. ``found``: sampled answers (column status: the contract's).
+    ``by_family``: losses, a row per family. ``written``: of :func:`answers`.
     """
     documents = {"networks": text.networks, "functions": len(text.train) - text.networks}
     return {
@@ -368,12 +353,12 @@ def training_facts(
         "documents": documents | {"tokens": sum(len(document.ids) for document in text.train)},
         "steps": len(curve),
         "loss_last_100_steps": round(float(curve["loss"].tail(100).mean()), 4),
-        "losses": {part: round(value, 5) for part, value in losses(model, text).items()},
+        "losses": {part: round(value, 5) for part, value in losses(coder, text).items()},
         "losses_by_family": json.loads(by_family.set_index("family").to_json(orient="index", double_precision=5)),
         "answers": {
-            "count": len(found),
-            "statuses": found["status"].value_counts().to_dict(),
-            "tokens": float(found["tokens"].mean()),
+            "count": len(written),
+            "statuses": written["contract"].value_counts().to_dict(),
+            "tokens": float(written["tokens"].mean()),
         },
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in coder.model.parameters()),
     }

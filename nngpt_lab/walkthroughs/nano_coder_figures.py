@@ -15,7 +15,6 @@ SOUND_COLOURS = {"train": OURS, "best": COLOURS[1], "reserved": OTHER}
 REASON_COLOURS = ("#d9d9d9", "#bdbdbd", "#969696", "#737373", "#525252", "#353535", "#1c1c1c")
 TOKEN_COLOURS = {"number": "#ffd27f", "layer": "#a8d5a2"}
 ALTERNATING = ("#dbe9f6", "#f0f0f0")
-DIFF_COLOURS = {"-": "#ffdce0", "+": "#dcf5e0"}
 FRAME = "white-space:pre-wrap;line-height:1.45;font-size:12px;font-family:monospace"
 SMOOTH = 50  # steps
 
@@ -32,16 +31,6 @@ def tokens(pieces: Sequence[str], kinds: Sequence[str]) -> str:
         style = f"background:{colour};color:#111;border-radius:2px;box-shadow:inset -1px 0 0 #fff"
         spans.append(f'<span style="{style}">{text}</span>')
     return f'<pre style="{FRAME}">{"".join(spans)}</pre>'
-
-
-def difference(lines: Sequence[str]) -> str:
-    """A unified diff as HTML: what went is red, what came is green."""
-    rows = []
-    for line in lines:
-        colour = DIFF_COLOURS.get(line[:1], "transparent")
-        rows.append(f'<span style="background:{colour};color:{"#111" if line[:1] in DIFF_COLOURS else "inherit"}">'
-                    f"{html.escape(line)}</span>")  # fmt: skip
-    return f'<pre style="{FRAME}">' + "\n".join(rows) + "</pre>"
 
 
 def split(parts: pd.DataFrame) -> Figure:
@@ -69,10 +58,9 @@ def lengths(table: pd.DataFrame) -> Figure:
     values = [clipped[table["family"] == family] for family in families]
     if values:
         ax.hist(values, bins=40, stacked=True, label=families, color=COLOURS[: len(families)])
+        figure.legend(loc="outside right upper")
     ax.set(xlabel="tokens per network (the longest hundredth at the right edge)", ylabel="networks")
     ax.set_title("How long a network is")
-    if values:
-        figure.legend(loc="outside right upper")
     return figure
 
 
@@ -85,8 +73,8 @@ def curve(table: pd.DataFrame, reserved: float | None = None) -> Figure:
     if reserved is not None:
         ax.plot(table["step"].max(), reserved, "D", color=PAPER, label="reserved networks, at the end", clip_on=False)
     for step in table.loc[table["epoch"].diff() > 0, "step"]:
-        for one in (ax, below):
-            one.axvline(step, color=MUTED, linewidth=0.8, linestyle=":")
+        for panel in (ax, below):
+            panel.axvline(step, color=MUTED, linewidth=0.8, linestyle=":")
     ax.set(ylabel="nats per token", title="Pretraining (dotted: a new epoch)", ylim=(0, None))
     ax.legend()
     below.plot(table["step"], table["lr"], color=MUTED)

@@ -15,9 +15,10 @@ from nngpt_lab.candidates.extract import extract
 from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.corpora.code import describe, tidy
 from nngpt_lab.corpora.narrow import SOUND
+from nngpt_lab.llm import lora
+from nngpt_lab.llm.models import Coder
 from nngpt_lab.statistics.intervals import wilson
-from nngpt_lab.walkthroughs import pretraining
-from nngpt_lab.walkthroughs.nano_coder import TrainingText, spread
+from nngpt_lab.walkthroughs.nano_coder import EVALUATION, TrainingText, spread
 from nngpt_lab.walkthroughs.pretraining import LAYER, NUMBER
 
 EXAMPLE_CHARACTERS = (1500, 2500)  # an example that fits on a screen
@@ -32,10 +33,10 @@ def example(corpus: pd.DataFrame, family: str = "ga") -> pd.Series:
     return (short if chosen.empty else chosen).iloc[0]
 
 
-def difference(row: pd.Series, context: int = 1) -> list[str]:
-    """What narrowing changed in a network (``code_before``, ``code``): lines of a unified diff, comments left out."""
+def difference(row: pd.Series) -> str:
+    """What narrowing changed in a network (``code_before``, ``code``): a unified diff, comments left out."""
     before, after = tidy(row["code_before"]).splitlines(), row["code"].splitlines()
-    return list(difflib.unified_diff(before, after, "LEMUR", "narrowed", n=context, lineterm=""))
+    return "\n".join(difflib.unified_diff(before, after, "LEMUR", "narrowed", n=1, lineterm=""))
 
 
 def structure(narrowed: pd.DataFrame, corpus: pd.DataFrame) -> pd.DataFrame:
@@ -46,12 +47,9 @@ def structure(narrowed: pd.DataFrame, corpus: pd.DataFrame) -> pd.DataFrame:
     programs checked; the share of them that runs; median parameters of those that run; and, among those that run or
     would if they were smaller, the share that is under 500,000. A program of two families is checked in the first's.
     """
-    rows = [_structure("all", narrowed, corpus)]
-    groups = corpus.groupby("family")
-    for family, sources in narrowed.groupby("family"):
-        checked = groups.get_group(family) if family in groups.groups else corpus.iloc[:0]
-        rows.append(_structure(family, sources, checked))
-    return pd.DataFrame([*rows[1:], rows[0]])
+    rows = [_structure(family, sources, corpus[corpus["family"] == family])
+            for family, sources in narrowed.groupby("family")]  # fmt: skip
+    return pd.DataFrame([*rows, _structure("all", narrowed, corpus)])
 
 
 def _structure(family: str, sources: pd.DataFrame, corpus: pd.DataFrame) -> dict:
@@ -137,19 +135,19 @@ def lengths_table(table: pd.DataFrame) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------------------- weights
 
 
-def losses_by_family(model, text: TrainingText, corpus: pd.DataFrame, most: int = 100) -> pd.DataFrame:
+def losses_by_family(coder: Coder, text: TrainingText, corpus: pd.DataFrame) -> pd.DataFrame:
     """Nats per token by family (rows) and part (columns, each with its number of networks).
 
-    On at most ``most`` networks of each family and part, spread evenly over the corpus's order.
+    On at most 100 networks of each family and part, spread evenly over the corpus's order.
     """
     documents = {"train": text.train[: text.networks], "reserved": text.reserved, "best": text.best}
     rows = {}
     for part, whole in documents.items():
         families = corpus.loc[corpus["part"] == part, "family"].reset_index(drop=True)
         for family, group in families.groupby(families):
-            chosen = [whole[group.index[place]] for place in spread(len(group), most)]
+            chosen = [whole[group.index[place]] for place in spread(len(group), 100)]
             row = rows.setdefault(family, {"family": family})
-            row |= {part: pretraining.mean_loss(model, chosen), f"{part}_networks": len(chosen)}
+            row |= {part: lora.mean_loss(coder, chosen, EVALUATION), f"{part}_networks": len(chosen)}
     columns = ["family", *(name for part in documents for name in (part, f"{part}_networks"))]
     table = pd.DataFrame([rows[family] for family in sorted(rows)], columns=columns)
     counts = [name for name in columns if name.endswith("networks")]
@@ -158,8 +156,8 @@ def losses_by_family(model, text: TrainingText, corpus: pd.DataFrame, most: int 
 
 def answers(tried: pd.DataFrame, corpus: pd.DataFrame) -> pd.DataFrame:
     """What became of the answers (``nano_coder.try_out``): how many, of how many, share with its Wilson interval."""
-    found = [extract(text, Kind.ARCHITECTURE).code for text in tried["text"]]
-    programs = pd.Series([describe(code).nameless_hash for code in found], index=tried.index)
+    codes = [extract(text, Kind.ARCHITECTURE).code for text in tried["text"]]
+    programs = pd.Series([describe(code).nameless_hash for code in codes], index=tried.index)
     holds, trains = tried["contract"] == "ok", tried["status"] == "ok"
     learnt = programs.isin(corpus.loc[corpus["part"] == "train", "program"])
     held_out = programs.isin(corpus.loc[corpus["part"].isin(("best", "reserved")), "program"])

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nngpt_lab.llm import lora
 from nngpt_lab.llm.lora import Example
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from nngpt_lab.llm.recipe import Recipe
 
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
 CHAT_TEMPLATE = (
@@ -126,37 +124,21 @@ def new_model(tokenizer: PreTrainedTokenizerFast, architecture: Architecture, se
         return LlamaForCausalLM(config)
 
 
-def batches(documents: Sequence[Example], tokens_per_batch: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    """Indices of documents of like length, each row one document from its start, in random order.
+def batches(documents: Sequence[Example], tokens_per_batch: int, rng: np.random.Generator) -> list[list[Example]]:
+    """Documents of like length together, each row one document from its start, batches in random order.
 
     Lengths are jittered before sorting, so that the same documents do not meet in every epoch.
     """
     lengths = np.array([len(document.ids) for document in documents])
     order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)), kind="stable")
-    rows, longest, found = [], 0, []
+    filled: list[list[int]] = [[]]
     for index in order:
-        if rows and max(longest, lengths[index]) * (len(rows) + 1) > tokens_per_batch:
-            found.append(rows)
-            rows, longest = [], 0
-        rows.append(int(index))
-        longest = max(longest, int(lengths[index]))
-    found.append(rows)
-    for position in rng.permutation(len(found)):
-        yield found[position]
-
-
-def loss(model: LlamaForCausalLM, documents: Sequence[Example]) -> tuple[torch.Tensor, int]:
-    """Summed cross-entropy (nats) over the answers' tokens, and their number."""
-    count = sum(document.response_tokens for document in documents)
-    return lora.loss_sum(model.model, model.lm_head, documents, 1, model.device), count
-
-
-@torch.inference_mode()
-def mean_loss(model: LlamaForCausalLM, documents: Sequence[Example], rows: int = 16) -> float:
-    """Cross-entropy per token of the answers, nats."""
-    model.eval()
-    parts = [loss(model, documents[start : start + rows]) for start in range(0, len(documents), rows)]
-    return sum(float(value) for value, _ in parts) / sum(count for _, count in parts)
+        rows = [*filled[-1], index]
+        if len(rows) > 1 and max(lengths[rows]) * len(rows) > tokens_per_batch:
+            filled.append([index])
+        else:
+            filled[-1] = rows
+    return [[documents[index] for index in filled[place]] for place in rng.permutation(len(filled))]
 
 
 def pretrain(
@@ -170,55 +152,47 @@ def pretrain(
     """Train in place.
 
     Args:
-        folder: keep a checkpoint there after each epoch, and go on from the one found.
+        folder: for this run alone; keep a checkpoint there after each epoch, and go on from the one that is there.
         minutes: stop after the epoch in which this time has passed.
 
     Returns:
         One row per step: step, epoch, lr, loss (nats per token), tokens (answers'), seconds since the start.
     """
     rng = np.random.default_rng(seed)
-    plan = [list(batches(documents, schedule.tokens_per_batch, rng)) for _ in range(schedule.epochs)]
-    total = sum(map(len, plan))
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.95), fused=True)
-    rows, first = _resume(folder, model, optimizer)
+    epochs = [batches(documents, schedule.tokens_per_batch, rng) for _ in range(schedule.epochs)]
+    steps = [(epoch, batch) for epoch, whole in enumerate(epochs) for batch in whole]
+    recipe = Recipe(batch=len(documents), pad_to=1, precision="float32", max_grad_norm=schedule.clip)
+    parameters, head = dict(model.named_parameters()), (model.model, model.lm_head)
+    optimizer = _optimizer(parameters, schedule)
+    checkpoint = folder and folder / lora.CHECKPOINT
+    rows = lora.read_checkpoint(checkpoint, folder and folder.name, parameters, optimizer)
     began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
     model.train()
-    with tqdm(total=total, initial=len(rows), desc="pretraining", unit=" steps", disable=None) as bar:
-        for epoch in range(first, schedule.epochs):
-            for batch in plan[epoch]:
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(len(rows), total, schedule)
-                value, count = _gradient(model, [documents[index] for index in batch])
-                torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-                row = {"step": len(rows), "epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
-                rows.append(row | {"loss": value, "tokens": count, "seconds": time.monotonic() - began})
-                bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}", refresh=False)
-                bar.update()
-            _save(folder, model, optimizer, rows, epoch)
-            if time.monotonic() - began > 60 * minutes:
-                break
+    with tqdm(total=len(steps), initial=len(rows), desc="pretraining", unit=" steps", disable=None) as bar:
+        for step in range(len(rows), len(steps)):
+            epoch, batch = steps[step]
+            lr = learning_rate(step, len(steps), schedule)
+            loss, _ = lora.descend(head, parameters, optimizer, step, [batch], lr, recipe)
+            tokens = sum(document.response_tokens for document in batch)
+            rows.append({"step": step, "epoch": epoch, "lr": lr, "loss": loss, "tokens": tokens})
+            rows[-1]["seconds"] = time.monotonic() - began
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+            if batch is epochs[epoch][-1]:
+                if checkpoint:
+                    lora.write_checkpoint(checkpoint, folder.name, parameters, optimizer, rows)
+                if rows[-1]["seconds"] > 60 * minutes:
+                    break
     model.eval()
     return pd.DataFrame(rows)
 
 
-def _gradient(model: LlamaForCausalLM, batch: Sequence[Example]) -> tuple[float, int]:
-    """Add up the gradient of a batch's mean loss; the loss and its number of tokens.
-
-    In passes of few rows: on a CPU what they compute stays in the cache, which is half as fast again.
-    """
-    count = sum(document.response_tokens for document in batch)
-    rows = max(1, lora.CACHE_TOKENS // max(len(document.ids) for document in batch))
-    total = 0.0
-    for start in range(0, len(batch), rows):
-        value = loss(model, batch[start : start + rows])[0] / count
-        value.backward()
-        total += float(value.detach())
-    return total, count
+def _optimizer(parameters: Mapping[str, torch.nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+    """AdamW that lets matrices decay, and norms not."""
+    matrices = [value for value in parameters.values() if value.dim() > 1]
+    norms = [value for value in parameters.values() if value.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": norms, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.95), fused=True)
 
 
 def learning_rate(step: int, total: int, schedule: Schedule) -> float:
@@ -227,20 +201,3 @@ def learning_rate(step: int, total: int, schedule: Schedule) -> float:
         return schedule.lr * (step + 1) / schedule.warmup
     done = (step - schedule.warmup) / max(1, total - schedule.warmup)
     return schedule.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2)
-
-
-def _save(folder: Path | None, model: LlamaForCausalLM, optimizer, rows: list[dict], epoch: int) -> None:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows, "epoch": epoch}
-        torch.save(state, folder / "pretraining.part")
-        (folder / "pretraining.part").replace(folder / "pretraining.pt")
-
-
-def _resume(folder: Path | None, model: LlamaForCausalLM, optimizer) -> tuple[list[dict], int]:
-    if folder is None or not (folder / "pretraining.pt").exists():
-        return [], 0
-    state = torch.load(folder / "pretraining.pt", map_location=model.device, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["rows"], state["epoch"] + 1

@@ -138,7 +138,7 @@ def test_retrieval_is_datasketchs(settings):
     index = NoveltyIndex(settings)
     index.add_many(codes, codes.values())
     reference = datasketch.MinHashLSH(threshold=settings.lsh_threshold, num_perm=settings.permutations)
-    sketches = novelty._sketch_codes(list(codes.values()), settings)
+    sketches = [novelty.sketch_code(code, settings) for code in codes.values()]
     theirs = [datasketch.MinHash(hashvalues=one.signature, scheme="affine32") for one in sketches]
     for name, one in zip(codes, theirs, strict=True):
         reference.insert(name, one)
@@ -296,7 +296,7 @@ def saved(tmp_path):
 def test_processes_agree_with_one(monkeypatch, saved):
     monkeypatch.setattr(novelty, "PARALLEL_FROM", 1)
     index = NoveltyIndex(saved[0].settings)
-    index.add_many(families(60), families(60).values(), jobs=2)
+    index.add_many(families(60), families(60).values())
     assert answers(index) == answers(saved[0])
 
 

@@ -80,7 +80,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tables(wheel):
-    return architectures.compile_tables(wheel, progress=False)
+    return architectures.compile_tables(wheel)
 
 
 def test_every_oddity_is_counted_once_under_its_reason(tables):
@@ -170,7 +170,7 @@ def compile_once(wheel, cache, monkeypatch):
 
     def compiler(path):
         calls.append(path)
-        return architectures.compile_tables(path, progress=False)
+        return architectures.compile_tables(path)
 
     monkeypatch.setattr(artifacts, "fetch", lambda artifact: wheel)
     return calls, lambda version=1: compiled.load_or_compile("tiny", version, artifacts.LEMUR, compiler)

@@ -59,10 +59,6 @@ def test_comments_and_docstrings_go():
     assert narrow('"""Text."""\nx = 64  # wide') == "x = 4"
 
 
-def test_another_factor():
-    assert narrow("nn.Linear(64, 40)", factor=8) == "nn.Linear(8, 5)"
-
-
 def test_what_does_not_parse_is_refused():
     with pytest.raises(SyntaxError):
         narrow("class Net(:")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nngpt_lab.llm import lora
+from nngpt_lab.llm import adapters, lora
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.recipe import Recipe
@@ -41,7 +41,7 @@ EXAMPLES = draw(9, 30, 12, 25, 5, 17, 40)
 
 def adapted(recipe: Recipe = RECIPE, seed: int = 0) -> Coder:
     """A coder whose adapter does something: B is zero at first, and A without gradient."""
-    coder = lora.add_adapter(new_coder(), recipe, seed)
+    coder = adapters.add_adapter(new_coder(), recipe, seed)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(1)
         for name, value in coder.model.named_parameters():

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
 
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.llm import lora
+from nngpt_lab.llm import adapters, lora
 from tests.helpers.lora_coders import (  # noqa: F401
     CPU,
     EXAMPLES,
@@ -165,7 +165,7 @@ def test_the_schedule_is_that_of_transformers(warmup, steps):
 
 def test_the_curve_is_complete_and_tuning_learns():
     recipe = replace(RECIPE, epochs=15, lr=3e-2)
-    coder = lora.add_adapter(new_coder(), recipe, 0)
+    coder = adapters.add_adapter(new_coder(), recipe, 0)
     before = lora.mean_loss(coder, EXAMPLES, recipe)
     curve = lora.tune(coder, EXAMPLES, recipe, 0, progress=False)
     assert tuple(curve.columns) == lora.COLUMNS
@@ -225,17 +225,17 @@ def test_same_seed_same_weights_and_the_global_generator_is_left_alone():
     for noise in (1, 2):
         torch.manual_seed(noise)
         state = torch.get_rng_state()
-        coder = lora.add_adapter(new_coder(), RECIPE, 5)
+        coder = adapters.add_adapter(new_coder(), RECIPE, 5)
         curve = lora.tune(coder, EXAMPLES, RECIPE, 6, progress=False)
         assert torch.equal(torch.get_rng_state(), state)
         runs.append((weights(coder), curve.drop(columns="seconds")))
     assert same(runs[0][0], runs[1][0])
     assert runs[0][1].equals(runs[1][1])
-    other = lora.add_adapter(new_coder(), RECIPE, 5)
+    other = adapters.add_adapter(new_coder(), RECIPE, 5)
     lora.tune(other, EXAMPLES, RECIPE, 7, progress=False)
     assert not same(weights(other), runs[0][0])
     assert not same(
-        weights(lora.add_adapter(new_coder(), RECIPE, 8)), weights(lora.add_adapter(new_coder(), RECIPE, 9))
+        weights(adapters.add_adapter(new_coder(), RECIPE, 8)), weights(adapters.add_adapter(new_coder(), RECIPE, 9))
     )
 
 

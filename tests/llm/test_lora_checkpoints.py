@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
-from nngpt_lab.llm import lora
+from nngpt_lab.llm import adapters, lora
 from nngpt_lab.llm.adapters import quiet
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.recipe import Recipe
@@ -86,7 +86,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     state = torch.load(tmp_path / lora.CHECKPOINT, weights_only=True)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
         patch.setattr(lora.torch, "save", torn)
-        lora._save(tmp_path / lora.CHECKPOINT, state["key"], {}, torch.optim.SGD([torch.zeros(1)], 1.0), [])
+        lora.write_checkpoint(tmp_path / lora.CHECKPOINT, state["key"], {}, torch.optim.SGD([torch.zeros(1)], 1.0), [])
     assert (tmp_path / lora.CHECKPOINT).read_bytes() == before
 
 
@@ -118,11 +118,11 @@ def test_the_base_is_bit_identical_after_add_tune_remove_for_several_arms():
     logits = coder.model(torch.tensor([EXAMPLES[0].ids])).logits
     first = None
     for _ in range(2):
-        coder = lora.add_adapter(coder, RECIPE, 0)
+        coder = adapters.add_adapter(coder, RECIPE, 0)
         lora.tune(coder, EXAMPLES, RECIPE, 0, progress=False)
         first = first or weights(coder)
         assert same(weights(coder), first)  # the second arm does not feel the first
-        coder = lora.remove_adapter(coder)
+        coder = adapters.remove_adapter(coder)
         assert same(base_state(coder), before)
         assert [name for name, _ in coder.model.named_modules()] == names
         assert torch.equal(coder.model(torch.tensor([EXAMPLES[0].ids])).logits, logits)
@@ -131,17 +131,17 @@ def test_the_base_is_bit_identical_after_add_tune_remove_for_several_arms():
 def test_a_fresh_adapter_changes_nothing_yet_and_only_it_is_trained():
     coder = new_coder()
     logits = coder.model(torch.tensor([EXAMPLES[0].ids])).logits
-    coder = lora.add_adapter(coder, RECIPE, 0)
+    coder = adapters.add_adapter(coder, RECIPE, 0)
     assert torch.equal(coder.model(torch.tensor([EXAMPLES[0].ids])).logits, logits)
     assert len(weights(coder)) == 2 * 7 * 2  # A and B, seven projections, two layers
     assert all("lora_" in name for name in weights(coder))
 
 
 def test_saved_in_pefts_format_and_read_by_peft_alone(tmp_path):
-    coder = lora.add_adapter(new_coder(), RECIPE, 0)
+    coder = adapters.add_adapter(new_coder(), RECIPE, 0)
     lora.tune(coder, EXAMPLES, RECIPE, 0, progress=False)
-    lora.save_adapter(coder, tmp_path / "adapter")
-    lora.save_adapter(coder, tmp_path / "adapter")  # over the old one
+    adapters.save_adapter(coder, tmp_path / "adapter")
+    adapters.save_adapter(coder, tmp_path / "adapter")  # over the old one
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {p.name for p in (tmp_path / "adapter").iterdir()}
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
@@ -153,10 +153,10 @@ def test_saved_in_pefts_format_and_read_by_peft_alone(tmp_path):
 
 
 def test_a_loaded_adapter_is_tuned_on_as_if_it_had_stayed(tmp_path):
-    coder = lora.add_adapter(new_coder(), RECIPE, 0)
+    coder = adapters.add_adapter(new_coder(), RECIPE, 0)
     lora.tune(coder, EXAMPLES, RECIPE, 0, progress=False)
-    lora.save_adapter(coder, tmp_path / "adapter")
-    again = lora.load_adapter(new_coder(), tmp_path / "adapter")
+    adapters.save_adapter(coder, tmp_path / "adapter")
+    again = adapters.load_adapter(new_coder(), tmp_path / "adapter")
     assert same(weights(again), weights(coder))
     for one in (coder, again):
         lora.tune(one, EXAMPLES, RECIPE, 1, progress=False)
@@ -164,8 +164,8 @@ def test_a_loaded_adapter_is_tuned_on_as_if_it_had_stayed(tmp_path):
 
 
 def test_an_adapter_that_is_not_trainable_is_refused(tmp_path):
-    lora.save_adapter(lora.add_adapter(new_coder(), RECIPE, 0), tmp_path / "adapter")
-    frozen = lora.load_adapter(new_coder(), tmp_path / "adapter", trainable=False)
+    adapters.save_adapter(adapters.add_adapter(new_coder(), RECIPE, 0), tmp_path / "adapter")
+    frozen = adapters.load_adapter(new_coder(), tmp_path / "adapter", trainable=False)
     for coder in (frozen, new_coder()):
         with pytest.raises(UsageError, match="no adapter that can be trained"):
             lora.tune(coder, EXAMPLES, RECIPE, 0, progress=False)
@@ -174,7 +174,7 @@ def test_an_adapter_that_is_not_trainable_is_refused(tmp_path):
 def test_layers_that_the_model_lacks_are_left_out(caplog):
     def layers(recipe):
         with caplog.at_level(logging.INFO):
-            coder = lora.add_adapter(new_coder(layers=3), recipe, 0)
+            coder = adapters.add_adapter(new_coder(layers=3), recipe, 0)
         return sorted({int(name.split("layers.")[1].split(".")[0]) for name in weights(coder)})
 
     assert layers(Recipe(rank=2)) == [0, 1, 2]  # the papers' 0 to 23
@@ -182,21 +182,21 @@ def test_layers_that_the_model_lacks_are_left_out(caplog):
     assert layers(Recipe(rank=2, layers=None)) == [0, 1, 2]
     assert layers(Recipe(rank=2, layers=(1, 7))) == [1]
     with pytest.raises(UsageError, match="has layers 0 to 2"):
-        lora.add_adapter(new_coder(layers=3), Recipe(layers=(5, 6)), 0)
+        adapters.add_adapter(new_coder(layers=3), Recipe(layers=(5, 6)), 0)
 
 
 def test_misuse_is_named_before_any_work(tmp_path):
     with pytest.raises(UsageError, match="no layers called c_attn"):
-        lora.add_adapter(new_coder(), replace(RECIPE, targets=("q_proj", "c_attn")), 0)
+        adapters.add_adapter(new_coder(), replace(RECIPE, targets=("q_proj", "c_attn")), 0)
     base = new_coder()
-    coder = lora.add_adapter(base, RECIPE, 0)
+    coder = adapters.add_adapter(base, RECIPE, 0)
     with pytest.raises(UsageError, match="has an adapter already"):
-        lora.add_adapter(coder, RECIPE, 0)
+        adapters.add_adapter(coder, RECIPE, 0)
     with pytest.raises(UsageError, match="which another Coder now holds"):
-        lora.add_adapter(base, RECIPE, 0)
+        adapters.add_adapter(base, RECIPE, 0)
     with pytest.raises(DataError, match="holds no adapter"):
-        lora.load_adapter(new_coder(), tmp_path)
-    for use in (lora.remove_adapter, lambda bare: lora.save_adapter(bare, tmp_path / "x")):
+        adapters.load_adapter(new_coder(), tmp_path)
+    for use in (adapters.remove_adapter, lambda bare: adapters.save_adapter(bare, tmp_path / "x")):
         with pytest.raises(UsageError, match="has no adapter"):
             use(new_coder())
     with pytest.raises(UsageError, match="does not run on cpu"):

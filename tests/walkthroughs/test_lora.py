@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.llm import lora
+from nngpt_lab.llm import adapters, lora
+from nngpt_lab.llm.recipe import PROJECTIONS
 from nngpt_lab.walkthroughs import lora as hand
 from tests.helpers.lora_coders import EXAMPLES, STILL, new_coder, one_thread  # noqa: F401
 
@@ -74,10 +75,10 @@ def test_forward_and_merging_are_pefts(rank):
 
 def test_counts_are_pefts():
     coder = new_coder()
-    shapes = hand.linear_shapes(coder.model, lora.PROJECTIONS)
+    shapes = hand.linear_shapes(coder.model, PROJECTIONS)
     table = hand.counts(shapes, STILL.rank)
-    assert len(table) == 14 and set(table["layer"].str.rpartition(".")[2]) == set(lora.PROJECTIONS)
-    trainable, _ = lora.add_adapter(coder, STILL, 0).model.get_nb_trainable_parameters()
+    assert len(table) == 14 and set(table["layer"].str.rpartition(".")[2]) == set(PROJECTIONS)
+    trainable, _ = adapters.add_adapter(coder, STILL, 0).model.get_nb_trainable_parameters()
     assert table["adapter"].sum() == trainable
 
 
@@ -93,11 +94,11 @@ def test_base_weights_have_their_names_and_bits_with_an_adapter_on():
     coder = new_coder()
     before = hand.base_weights(coder.model)
     assert before.keys() == dict(coder.model.named_parameters()).keys()
-    tuned = lora.add_adapter(coder, STILL, 0)
+    tuned = adapters.add_adapter(coder, STILL, 0)
     lora.tune(tuned, EXAMPLES, STILL, 0, progress=False)
     after = hand.base_weights(tuned.model)
     assert hand.same_bits(before, after)
-    assert hand.same_bits(before, hand.base_weights(lora.remove_adapter(tuned).model))
+    assert hand.same_bits(before, hand.base_weights(adapters.remove_adapter(tuned).model))
 
 
 def test_one_changed_bit_and_one_missing_name_are_seen():

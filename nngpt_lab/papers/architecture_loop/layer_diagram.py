@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from textwrap import wrap
 
@@ -16,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
 
+from nngpt_lab.corpora.code import UNREADABLE, parse
 from nngpt_lab.statistics.style import COLOURS, MUTED, new_figure
 
 Layer = tuple[str, str, int | None]
@@ -39,12 +39,10 @@ def layers_of(code: str) -> list[Layer]:
 
     From the syntax tree alone, in the order of the text; without containers and losses. Empty if it does not parse.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "\d" in a candidate's string
-        try:
-            calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return []
+    try:
+        calls = [node for node in ast.walk(parse(code)) if isinstance(node, ast.Call)]
+    except UNREADABLE:
+        return []
     named = [(node.func.end_lineno, node.func.end_col_offset, _layer(node.func), node) for node in calls if
              _layer(node.func)]  # fmt: skip
     ordered = sorted(named, key=lambda item: item[:2])

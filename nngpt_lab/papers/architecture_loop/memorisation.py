@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from nngpt_lab.candidates import canonical, novelty
-from nngpt_lab.corpora.code import CodeFacts, describe, no_collection
+from nngpt_lab.corpora.code import UNREADABLE, describe, no_collection, parse
 from nngpt_lab.ground.errors import UsageError
 
 SHINGLES = {"raw_tokens": 7, "nn_dup": 10, "ast_nameless": 10, "structure": 1}
@@ -114,12 +113,10 @@ def diff(code: str, neighbour: str, context: int = 3) -> str:
 
 
 def _tidy(code: str) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "\d" in a candidate's string
-        try:
-            return ast.unparse(ast.parse(code))
-        except canonical.UNREADABLE:
-            return code
+    try:
+        return ast.unparse(parse(code))
+    except UNREADABLE:
+        return code
 
 
 def _nearest(sets: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -167,18 +164,12 @@ def _copies(
     """(len(codes), 2) bool: verbatim, and the same up to names only. Renaming leaves a bag of calls as it is, so only
     what shares one is compared."""
     wanted = set(bags)
-    known = [_facts(code) for code, bag in zip(corpus, corpus_bags, strict=True) if bag in wanted]
+    known = [describe(code) for code, bag in zip(corpus, corpus_bags, strict=True) if bag in wanted]
     text, program, nameless = (
         {getattr(facts, level) for facts in known} - {None} for level in ("code_hash", "ast_hash", "nameless_hash")
     )
     found = np.zeros((len(codes), 2), bool)
-    for i, facts in enumerate(map(_facts, codes)):
+    for i, facts in enumerate(map(describe, codes)):
         verbatim = facts.code_hash in text or facts.ast_hash in program
         found[i] = verbatim, not verbatim and facts.nameless_hash in nameless
     return found
-
-
-def _facts(code: str) -> CodeFacts:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return describe(code)

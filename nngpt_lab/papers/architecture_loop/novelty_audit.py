@@ -16,7 +16,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from nngpt_lab.candidates import canonical, novelty
-from nngpt_lab.candidates.novelty import PAPER_B, NoveltyIndex, NoveltySettings, Sketch, sketch
+from nngpt_lab.candidates.novelty import PAPER_B, NoveltyIndex, NoveltySettings, Sketch, sketch, sketch_code
 from nngpt_lab.ground.errors import UsageError
 
 PAIR_COLUMNS = ["seed", "first", "second", "jaccard", "estimate"]
@@ -50,9 +50,9 @@ def similarities(code: str, versions: Mapping[str, str], settings: Sequence[Nove
     """Likeness of ``code`` and its versions: change, form, shingle, jaccard (exact), estimate, threshold, duplicate."""
     rows = []
     for one in settings:
-        base = _sketch(code, one)
+        base = sketch_code(code, one)
         for change, version in versions.items():
-            other = _sketch(version, one)
+            other = sketch_code(version, one)
             exact = float(novelty.jaccard(base.shingles, [other.shingles])[0])
             estimate = float((base.signature == other.signature).mean())
             threshold = one.jaccard_threshold
@@ -214,10 +214,6 @@ def errors_of_judgement(pairs: pd.DataFrame, settings: NoveltySettings) -> pd.Da
 
 def _shingles(code: str, settings: NoveltySettings) -> np.ndarray:
     return novelty.shingle_hashes(canonical.FORMS[settings.form].tokens(code), settings.shingle)
-
-
-def _sketch(code: str, settings: NoveltySettings) -> Sketch:
-    return novelty.sketch(canonical.FORMS[settings.form].canonical(code), settings)
 
 
 def sensitivity_of(

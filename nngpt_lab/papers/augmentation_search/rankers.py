@@ -31,7 +31,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from nngpt_lab.corpora.augmentations import TAIL
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.seeds import derive, generator
-from nngpt_lab.llm import lora, models, sampling
+from nngpt_lab.llm import adapters, lora, models, sampling
 from nngpt_lab.llm.likelihood import log_likelihoods, without_common_end
 from nngpt_lab.llm.prompts import encode, encode_pair
 from nngpt_lab.papers.augmentation_search.pairs import draw_pairs, get_style, pair_examples
@@ -252,13 +252,13 @@ class Writer:
         pairs = draw_pairs(task.known, rng, self._llm.pairs, shuffled=kind == "shuffled")
         examples = pair_examples(self._coder.tokenizer, pairs, self._llm.style)
         seed = derive("paper A", "replay tuning", task.seed)
-        tuned = lora.add_adapter(self._coder, self._llm.recipe, seed)
+        tuned = adapters.add_adapter(self._coder, self._llm.recipe, seed)
         try:
             lora.tune(tuned, examples, self._llm.recipe, seed, progress=False)
             with sampling.merged(tuned):
                 return log_likelihoods(tuned, texts)
         finally:
-            self._coder = lora.remove_adapter(tuned)
+            self._coder = adapters.remove_adapter(tuned)
 
     def _texts(self, task: Task) -> list[tuple[int, ...]]:
         known = task.known.dropna(subset="score").sort_values("score")

@@ -1,0 +1,22 @@
+"""One function on many items, on all cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+FEW = 500  # items: fewer are done sooner than processes have started
+
+
+def in_processes(function: Callable[[Item], Result], items: Sequence[Item], title: str, few: int = FEW) -> list[Result]:
+    """``function`` of each item, in order, with a bar on a terminal; up to ``few`` items in this process.
+
+    For pure Python, which threads do not speed up. joblib's workers start from notebooks and scripts alike.
+    """
+    parallel = Parallel(n_jobs=-1 if len(items) > few else 1, batch_size=64, return_as="generator")
+    results = parallel(delayed(function)(item) for item in items)
+    return list(tqdm(results, title, len(items), disable=None, leave=False))
