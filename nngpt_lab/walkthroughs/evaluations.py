@@ -7,7 +7,6 @@ A frame of evaluations has one row per candidate: ``name``, ``group`` (family or
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -18,6 +17,7 @@ from nngpt_lab.corpora import architectures
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
+from nngpt_lab.statistics.plots import legend_right, reference_line, stack
 from nngpt_lab.statistics.style import COLOURS, MUTED, new_figure
 
 LEAST = 10  # candidates below which a group's correlation is not reported
@@ -111,38 +111,24 @@ def recorded_against_ours(frame: pd.DataFrame, ours: str) -> Figure:
     figure, ax = new_figure(width=7, height=4.6)
     for colour, (group, part) in zip(COLOURS, known.groupby("group"), strict=False):
         ax.scatter(part["recorded"], part["score"], s=16, alpha=0.75, color=colour, label=f"{group} ({len(part)})")
-    ax.axhline(0.1, color=MUTED, linewidth=0.8, linestyle=":")
-    ax.axvline(0.1, color=MUTED, linewidth=0.8, linestyle=":")
-    ax.set(
-        xlabel="recorded accuracy after epoch 1, CIFAR-10 (one run of the authors')",
-        ylabel=f"our accuracy after one epoch, {ours}",
-        xlim=(0, None),
-        ylim=(0, None),
-    )
-    ax.annotate("chance", (0.1, 1), xycoords=("data", "axes fraction"), xytext=(3, -3), textcoords="offset points",
-                va="top", fontsize=8, color=MUTED)  # fmt: skip
+    ax.axhline(0.1, color=MUTED, linewidth=1, linestyle="--", zorder=1)
+    reference_line(ax, 0.1, "chance", MUTED, vertical=True)
+    ax.set(xlabel="recorded accuracy after epoch 1, CIFAR-10 (one run of the authors')", xlim=(0, None))
+    ax.set(ylabel=f"our accuracy after one epoch, {ours}", ylim=(0, None))
     if len(known):
-        figure.legend(loc="outside right upper")
+        legend_right(figure)
     return figure
 
 
 def statuses(table: pd.DataFrame) -> Figure:
     """Stacked bars of a :func:`status_table`: how the candidates of each group ended, as shares."""
-    groups = table[table["group"] != "all"].iloc[::-1]
-    columns = [column for column in table.columns if column not in ("group", "candidates", "ok_share")]
-    figure, ax = new_figure(width=8, height=0.8 + 0.36 * len(groups))
-    left = np.zeros(len(groups))
-    for colour, column in zip(_status_colours(columns), columns, strict=True):
-        share = (groups[column] / groups["candidates"]).to_numpy()
-        ax.barh(groups["group"], share, left=left, color=colour, label=column.replace("_", " "), height=0.7)
-        left += share
-    ax.set(xlabel="share of candidates", xlim=(0, 1))
-    ax.grid(axis="y", visible=False)
-    figure.legend(loc="outside right upper")
-    return figure
-
-
-def _status_colours(columns: Sequence[str]) -> list[str]:
-    """Grey for what is ok; a colour of its own for every failure."""
+    groups = table[table["group"] != "all"].set_index("group").iloc[::-1]
+    names = [name for name in groups.columns if name not in ("candidates", "ok_share")]
     failures = iter([*COLOURS, "#444444", "#bbaa00"])
-    return ["#d9d9d9" if column == "ok" else next(failures) for column in columns]
+    looks = {name: {"label": name.replace("_", " "), "facecolor": "#d9d9d9" if name == "ok" else next(failures)}
+             for name in names}  # fmt: skip
+    figure, ax = new_figure(width=8, height=0.8 + 0.36 * len(groups))
+    stack(ax, groups[names].div(groups["candidates"], axis=0), looks)
+    ax.set(xlabel="share of candidates", xlim=(0, 1))
+    legend_right(figure)
+    return figure

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.statistics.plots import line, whole_numbers
 from nngpt_lab.statistics.style import COLOURS, MUTED, OTHER, OURS, new_figure
 
 ADAPTER = "lora_"  # how peft names what it adds
@@ -203,8 +204,8 @@ def draw_tuning(curve: pd.DataFrame, losses: pd.DataFrame) -> Figure:
     figure, (left, right) = new_figure(1, 2, width=9, height=3.8, sharey=True)
     left.scatter(curve["step"], curve["loss"], color=MUTED, s=12, label="a step")
     by_epoch = curve.groupby("epoch")[["step", "loss"]].mean()
-    left.plot(by_epoch["step"], by_epoch["loss"], color=OURS, marker="o", markersize=4, label="mean of an epoch")
-    left.xaxis.get_major_locator().set_params(integer=True)
+    line(left, by_epoch, "step", "loss", color=OURS, marker="o", markersize=4, label="mean of an epoch")
+    whole_numbers(left.xaxis)
     left.set(xlabel="step", ylabel="loss, nats per token", title="While tuning")
     left.legend(loc="upper right")
     for tuned, colour, label in ((True, OURS, "tuned on"), (False, OTHER, "not tuned on")):

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.statistics.intervals import wilson
-from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, error_bars, new_figure, reference_line
+from nngpt_lab.statistics.plots import points, reference_line
+from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, new_figure
 
 # ------------------------------------------------------------------------------------------------------ sets of runs
 
@@ -197,8 +198,7 @@ def draw_retrieval(table: pd.DataFrame, threshold: float) -> Figure:
         bands, rows = part[["bands", "rows"]].iloc[0]
         label = f"{name}: {bands} bands of {rows}"
         ax.plot(similarity, 100 * retrieval(similarity, bands, rows), color=colour, label=label)
-        ends = (100 * part[end] for end in ("share", "low", "high"))
-        error_bars(ax, part["jaccard"], *ends, color=colour)
+        points(ax, part["jaccard"], part, "share", ends=("low", "high"), scale=100, color=colour)
     reference_line(ax, threshold, "a duplicate\nfrom here on", MUTED, vertical=True)
     ax.set(xlabel="exact Jaccard index of a pair", ylabel="pairs looked at, %", ylim=(-3, 118), xlim=(0, 1.08),
            title="What LSH looks at at all")  # fmt: skip

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from nngpt_lab.statistics.plots import legend_right, stack
 from nngpt_lab.statistics.style import COLOURS, MUTED, OTHER, OURS, PAPER, new_figure
 
 SOUND_COLOURS = {"train": OURS, "best": COLOURS[1], "reserved": OTHER}
@@ -35,30 +35,27 @@ def tokens(pieces: Sequence[str], kinds: Sequence[str]) -> str:
 
 def split(parts: pd.DataFrame) -> Figure:
     """Stacked bars of the split: programs by family and part; reasons for leaving one out in greys."""
-    rows = parts[parts["family"] != "all"].iloc[::-1]
-    names = [name for name in parts.columns if name not in ("family", "programs")]
+    rows = parts[parts["family"] != "all"].set_index("family").iloc[::-1]
+    names = [name for name in rows.columns if name != "programs"]
     greys = iter(REASON_COLOURS)
+    colours = [SOUND_COLOURS.get(name) or next(greys, "black") for name in names]
     figure, ax = new_figure(width=9, height=1 + 0.36 * len(rows))
-    left = np.zeros(len(rows))
-    for name in names:
-        colour = SOUND_COLOURS.get(name) or next(greys, "black")
-        ax.barh(rows["family"], rows[name], left=left, color=colour, label=name.replace("_", " "), height=0.7)
-        left += rows[name].to_numpy()
+    stack(ax, rows, {name: {"label": name.replace("_", " "), "facecolor": colour}
+                     for name, colour in zip(names, colours, strict=True)})  # fmt: skip
     ax.set(xlabel="distinct programs", title="What becomes of LEMUR's networks")
-    ax.grid(axis="y", visible=False)
-    figure.legend(loc="outside right upper")
+    legend_right(figure)
     return figure
 
 
 def lengths(table: pd.DataFrame) -> Figure:
     """Histogram of tokens per network, families stacked (``nano_coder_tables.lengths``)."""
     figure, ax = new_figure(width=8, height=3.2)
-    families = list(table["family"].value_counts().index)
+    order = list(table["family"].value_counts().index)
     clipped = table["tokens"].clip(upper=table["tokens"].quantile(0.99))
-    values = [clipped[table["family"] == family] for family in families]
-    if values:
-        ax.hist(values, bins=40, stacked=True, label=families, color=COLOURS[: len(families)])
-        figure.legend(loc="outside right upper")
+    groups = [clipped[table["family"] == family] for family in order]
+    if groups:
+        ax.hist(groups, bins=40, stacked=True, label=order, color=COLOURS[: len(order)])
+        legend_right(figure)
     ax.set(xlabel="tokens per network (the longest hundredth at the right edge)", ylabel="networks")
     ax.set_title("How long a network is")
     return figure
@@ -66,7 +63,7 @@ def lengths(table: pd.DataFrame) -> Figure:
 
 def curve(table: pd.DataFrame, reserved: float | None = None) -> Figure:
     """Loss and learning rate by step (``pretraining.pretrain``); ``reserved``: loss on held-out networks at the end."""
-    figure, (ax, below) = new_figure(2, 1, width=8, height=4.6, sharex=True, gridspec_kw={"height_ratios": (3, 1)})
+    figure, (ax, below) = new_figure(2, 1, width=8, height=4.6, sharex=True, height_ratios=(3, 1))
     smooth = table["loss"].ewm(span=min(SMOOTH, max(2, len(table) // 4))).mean()
     ax.plot(table["step"], table["loss"], color=OURS, alpha=0.25, linewidth=0.8, label="each batch")
     ax.plot(table["step"], smooth, color=OURS, linewidth=2, label="moving average")

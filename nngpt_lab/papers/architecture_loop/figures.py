@@ -11,34 +11,55 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nngpt_lab.papers.architecture_loop.lemur_overview import CYCLES, wilson_cycles
+from nngpt_lab.papers.architecture_loop.novelty_figures import FORM_LOOKS
 from nngpt_lab.papers.architecture_loop.tables import LOOP, MEASURES, SHARES, arms
-from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER, error_bars, new_figure
+from nngpt_lab.statistics.plots import (
+    legend_below,
+    legend_right,
+    line,
+    lines,
+    name_rows,
+    no_data,
+    panels,
+    points,
+    reference_line,
+    rows_of,
+    stack,
+    whole_numbers,
+)
+from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER, new_figure
+from nngpt_lab.study.looks import STYLES, UNKNOWN, arm_looks
 
 PAPER_LABEL = "paper B (CIFAR-10, 7B)"
 HOLLOW = {"color": PAPER, "markerfacecolor": "white", "marker": "D", "markersize": 6, "linestyle": "none", "zorder": 5}
-LOOKS = {
-    LOOP: {"color": OURS, "marker": "o", "linestyle": "-", "linewidth": 2.2, "zorder": 4},
-    "no tuning": {"color": COLOURS[1], "marker": "s", "linestyle": "--"},
-    "shuffled scores": {"color": COLOURS[2], "marker": "^", "linestyle": "-."},
-    "no novelty filter": {"color": COLOURS[4], "marker": "D", "linestyle": ":"},
-    "random pairs": {"color": COLOURS[5], "marker": "v", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
-    "random search": {"color": "black", "marker": "x", "linestyle": (0, (1, 3))},
+LINES = [{"markersize": 4.5, **style} for style in STYLES[:3]]  # of one arm's several lines
+STATUSES = {
+    "ok": {"label": "trained", "facecolor": "#dce9f3"},
+    "non_finite": {"label": "loss not finite", "facecolor": COLOURS[9]},
+    "no_code": {"label": "no code", "facecolor": "#4d4d4d"},
+    "syntax": {"label": "does not parse", "facecolor": COLOURS[3]},
+    "contract": {"label": "breaks the contract", "facecolor": COLOURS[1], "hatch": "//"},
+    "duplicate": {"label": "duplicate", "facecolor": COLOURS[6], "hatch": ".."},
+    "parameters": {"label": "too many parameters", "facecolor": COLOURS[4], "hatch": "\\\\"},
+    "shape": {"label": "shapes do not fit", "facecolor": COLOURS[2], "hatch": "++"},
+    "out_of_memory": {"label": "out of memory", "facecolor": COLOURS[5], "hatch": "xx"},
+    "timeout": {"label": "too slow", "facecolor": COLOURS[8]},
+    "forbidden": {"label": "forbidden", "facecolor": "#000000"},
+    "crash": {"label": "crash", "facecolor": COLOURS[7], "hatch": "--"},
 }
-LINES = [LOOKS[LOOP], LOOKS["no tuning"], LOOKS["shuffled scores"]]  # of one arm's several lines
-BESIDE = {"width_ratios": (3, 1.25)}
-
-
-def look(arm: str, number: int | None = None) -> dict:
-    """How an arm is drawn; one that :data:`LOOKS` does not know is grey, or drawn as the arm of that ``number``."""
-    style = LOOKS.get(arm, {"color": MUTED, "marker": "P", "linestyle": "-"})
-    if arm not in LOOKS and number is not None:
-        style = list(LOOKS.values())[number % len(LOOKS)]
-    return {"markersize": 4.5, "linewidth": 1.4, **style}
+"""Name and look of each status, in the order of the stack."""
+STAGE_LOOKS = {
+    "sampling_seconds": {"label": "sampling", "facecolor": COLOURS[0]},
+    "evaluation_seconds": {"label": "evaluation", "facecolor": COLOURS[1], "hatch": "//"},
+    "selection_seconds": {"label": "selection", "facecolor": "#4d4d4d"},
+    "tuning_seconds": {"label": "tuning", "facecolor": COLOURS[9], "hatch": ".."},
+}
 
 
 # ----------------------------------------------------------------------------------------------------- rates per cycle
@@ -50,15 +71,13 @@ def valid_rate(cycles: pd.DataFrame) -> Figure:
     ``cycles``: arm, cycle, valid, valid_low, valid_high (``pooled_cycles``).
     """
     figure, ax = new_figure(width=9, height=4.2)
-    for arm in arms(cycles):
-        part = cycles[cycles["arm"] == arm]
-        _line(ax, part, "valid", arm, look(arm), band=arm == LOOP or cycles["arm"].nunique() == 1)
+    looks = arm_looks(cycles)
+    lines(ax, cycles, "arm", "cycle", "valid", looks, bands=looks if len(looks) == 1 else [LOOP], scale=100)
     paper = wilson_cycles()
-    error_bars(ax, paper["cycle"], paper["valid"], paper["valid_low"], paper["valid_high"], label=PAPER_LABEL, fmt="",
-               **HOLLOW)  # fmt: skip
+    points(ax, paper["cycle"], paper, "valid", label=PAPER_LABEL, **HOLLOW)
     cycle_axis(ax, max(cycles["cycle"].max(), 22))
     ax.set(ylabel="samples that run, %", ylim=(0, 102), title="Valid samples per cycle (band: Wilson interval)")
-    legend_below(figure, ax)
+    legend_below(figure)
     return figure
 
 
@@ -69,26 +88,23 @@ def accuracy(cycles: pd.DataFrame, arm: str = LOOP, same_data: bool = False) -> 
     that its cycles stand in the same axes.
     """
     part = cycles[cycles["arm"] == arm]
-    figure, ax, beside = _with_paper(same_data)
-    names = {"best": "best", "mean": "mean", "median": "median"}
-    for (name, label), style in zip(names.items(), (LINES[1], LINES[0], LINES[2]), strict=True):
-        _line(ax, part, name, label, {"markersize": 4.5, **style}, band=name != "best")
-    for name, marker in (("best", "s"), ("mean", "o")):
+    figure, ax, beside = _with_paper(cycles, same_data)
+    line(ax, part, "cycle", "best", scale=100, label="best", **LINES[1])
+    line(ax, part, "cycle", "mean", scale=100, band=True, label="mean", **LINES[0])
+    line(ax, part, "cycle", "median", scale=100, band=True, label="median", **LINES[2])
+    for name, marker, away in (("best", "s", 8), ("mean", "o", -16)):
         style = {**HOLLOW, "marker": marker, "linestyle": ":", "linewidth": 1}
-        (beside or ax).plot(CYCLES["cycle"], CYCLES[name], label=f"{name}, {PAPER_LABEL}", **style)
-        if beside:
-            away = 8 if name == "best" else -16
+        line(beside, CYCLES, "cycle", name, label=f"{name}, {PAPER_LABEL}", **style)
+        if beside is not ax:
             beside.annotate(name, (22, CYCLES[name].iloc[-1]), xytext=(0, away), textcoords="offset points",
                             ha="center", fontsize=9, color=PAPER)  # fmt: skip
-    cycle_axis(ax, 22 if same_data else cycles["cycle"].max())
     trained = part[part["trained"] > 0]
     unit = "seeds" if len(trained) and (trained["unit"] == "seeds").all() else "candidates"
-    ax.set(ylabel="accuracy after one epoch, %", ylim=(0, 102))
     bands = f"bands: bootstrap over {unit}" if part["mean_low"].notna().any() else "too few networks for intervals"
-    ax.set_title(f"Accuracy per cycle ({bands})")
+    ax.set(ylabel="accuracy after one epoch, %", ylim=(0, 102), title=f"Accuracy per cycle ({bands})")
     if not len(trained):
-        say(ax, "nothing was trained")
-    legend_below(figure, ax)
+        no_data(ax, "nothing was trained")
+    legend_below(figure)
     return figure
 
 
@@ -101,34 +117,31 @@ def shares(cycles: pd.DataFrame, labels: Sequence[str], arm: str = LOOP, same_da
         same_data: as for :func:`accuracy`.
     """
     part = cycles[cycles["arm"] == arm]
-    figure, ax, beside = _with_paper(same_data)
+    figure, ax, beside = _with_paper(cycles, same_data)
     for name, label, style in zip(SHARES, labels, LINES, strict=True):
-        _line(ax, part, name, f"at least {label}", {"markersize": 4.5, **style}, band=True)
+        line(ax, part, "cycle", name, scale=100, band=True, label=f"at least {label}", **style)
     paper = wilson_cycles()
-    error_bars(beside or ax, paper["cycle"], paper["over_40"], paper["over_40_low"], paper["over_40_high"],
-               label=f"at least 40 %, {PAPER_LABEL}", fmt="", **HOLLOW)  # fmt: skip
-    cycle_axis(ax, 22 if same_data else cycles["cycle"].max())
-    if beside:
+    points(beside, paper["cycle"], paper, "over_40", label=f"at least 40 %, {PAPER_LABEL}", **HOLLOW)
+    if beside is not ax:
         beside.set_xlabel("cycle (share at or over 40 %)")
     if not part["trained"].any():
-        say(ax, "nothing was trained")
+        no_data(ax, "nothing was trained")
     ax.set(ylabel="share of trained networks, %", ylim=(-2, 102), title="Over the thresholds (bands: Wilson interval)")
-    legend_below(figure, ax)
+    legend_below(figure)
     return figure
 
 
 def controls_per_cycle(cycles: pd.DataFrame, measure: str = "mean", label: str = "mean accuracy") -> Figure:
-    """One measure per cycle, one line per arm; a band where there is one arm or for the loop.
+    """One measure per cycle, one line per arm; a band for the loop.
 
     ``cycles``: as ``pooled_cycles`` returns; ``measure``: one of its columns that is a fraction.
     """
     figure, ax = new_figure(width=9, height=4.4)
-    for number, arm in enumerate(arms(cycles)):
-        band = arm == LOOP and f"{measure}_low" in cycles
-        _line(ax, cycles[cycles["arm"] == arm], measure, arm, look(arm, number), band=band)
+    bands = [LOOP] if f"{measure}_low" in cycles else []
+    lines(ax, cycles, "arm", "cycle", measure, arm_looks(cycles, numbered=True), bands, scale=100)
     cycle_axis(ax, cycles["cycle"].max())
     ax.set(ylabel=f"{label}, %", title=f"{label.capitalize()} per cycle (band: 95 % interval of the loop)")
-    legend_below(figure, ax)
+    legend_below(figure)
     return figure
 
 
@@ -139,75 +152,181 @@ def differences(table: pd.DataFrame, title: str) -> Figure:
     """
     key = "control" if "control" in table else "arm"
     names = list(dict.fromkeys(table[key]))
-    figure, axes = new_figure(1, len(MEASURES), width=11, height=1.9 + 0.36 * len(names), sharey=True)
-    for ax, (measure, label) in zip(axes, MEASURES.items(), strict=True):
+    titles = [label.replace(", ", ",\n") for label in MEASURES.values()]
+    figure, axes = panels(titles, width=11, height=1.9 + 0.36 * len(names))
+    for ax, measure in zip(axes, MEASURES, strict=True):
+        part = table[table["measure"] == measure]
+        bounded = part[["difference_low", "difference_high"]].notna().all(axis=1)
+        looks = [{"markerfacecolor": OURS if method.startswith("paired") else "white", "marker": "o" if known else "x"}
+                 for method, known in zip(part["method"], bounded, strict=True)]  # fmt: skip
         ax.axvline(0, color="black", linewidth=0.8)
-        for row in table[table["measure"] == measure].itertuples():
-            y, paired = names.index(getattr(row, key)), row.method.startswith("paired")
-            values = [[100 * value] for value in (row.difference, row.difference_low, row.difference_high)]
-            bounded = np.isfinite(values[1:]).all()
-            style = {"color": OURS, "markersize": 6, "fmt": ("o" if bounded else "x")}
-            if not bounded:
-                values = values[:1] * 3
-            error_bars(ax, [y], *values, horizontal=True, markerfacecolor=OURS if paired else "white", **style)
-        reach = _reach(table[table["measure"] == measure])
-        ax.set(xlim=(-reach, reach), ylim=(max(len(names), 1) - 0.5, -0.5))
-        ax.set_title(label.replace(", ", ",\n"), fontsize=9.5)
+        points(ax, rows_of(part[key], names), part, "difference", scale=100, horizontal=True, looks=looks, color=OURS,
+               markersize=6)  # fmt: skip
+        values = part[["difference", "difference_low", "difference_high"]].to_numpy(float)
+        reach = 115 * np.max(np.abs(values), initial=0.01, where=np.isfinite(values))
+        ax.set_xlim(-reach, reach)
         ax.xaxis.set_major_locator(MaxNLocator(3, symmetric=True))
-    axes[0].set_yticks(range(len(names)), names)
+    name_rows(axes[0], names)
     if not names:
-        say(axes[len(axes) // 2], "nothing to compare")
+        no_data(axes[len(axes) // 2], "nothing to compare")
     figure.supxlabel("points of accuracy or of share; filled: paired over seeds, hollow: within the run, "
                      "cross: no interval", fontsize=9)  # fmt: skip
     figure.suptitle(title, fontsize=12)
     return figure
 
 
+def novel(cycles: pd.DataFrame) -> Figure:
+    """Novel networks per cycle (of 100 samples, beside the paper's) and in all, per arm; faint lines are single seeds.
+
+    ``cycles``: arm, seed, cycle, sampled, novel, cumulative_novel (``cycle_table``).
+    """
+    figure, (left, right) = new_figure(1, 2, width=9.5, height=4.2)
+    cycles = cycles.assign(rate=100 * cycles["novel"] / cycles["sampled"])
+    mean = cycles.groupby(["arm", "cycle"], as_index=False)[["rate", "cumulative_novel"]].mean()
+    looks = arm_looks(cycles)
+    lines(left, mean, "arm", "cycle", "rate", looks)
+    lines(right, mean, "arm", "cycle", "cumulative_novel", looks)
+    for (arm, _), run in cycles.groupby(["arm", "seed"]):
+        if cycles.loc[cycles["arm"] == arm, "seed"].nunique() > 1:
+            right.plot(run["cycle"], run["cumulative_novel"], color=looks[arm]["color"], linewidth=0.7, alpha=0.4)
+    left.plot(CYCLES["cycle"], 100 * CYCLES["novel"] / CYCLES["generated"], label=PAPER_LABEL, **HOLLOW)
+    cycle_axis(left, max(22, cycles["cycle"].max()))
+    cycle_axis(right, cycles["cycle"].max())
+    left.set(title="Novel per cycle", ylabel="novel networks per 100 samples", ylim=(0, None))
+    right.set(title="Novel so far", ylabel="novel networks", ylim=(0, 1.05 * max(cycles["cumulative_novel"].max(), 1)))
+    legend_below(figure)
+    return figure
+
+
+# ------------------------------------------------------------------------- distributions, failures, likeness, time
+
+
+def ridgelines(candidates: pd.DataFrame, threshold: float | None = None, arm: str = LOOP) -> Figure:
+    """Distribution of one arm's accuracies, a ridge a cycle, the first at the top; over all seeds.
+
+    Ridges are Gaussian kernel densities, reflected at 0 and 1 so that none lies outside, with one bandwidth for all
+    cycles and the same area for each; the tick under a ridge is a network, the thick one the median. A cycle without a
+    trained network is an empty line.
+    """
+    rows = candidates[candidates["arm"] == arm]
+    scores = {cycle: part["score"].dropna().to_numpy() for cycle, part in rows.groupby("cycle")}
+    figure, ax = new_figure(width=9, height=1.6 + 0.3 * max(len(scores), 3))
+    x = np.linspace(0, 1, 400)
+    width = _bandwidth(list(scores.values()))
+    ridges = [_density(values, x, width) for values in scores.values()]
+    tallest = max((ridge.max() for ridge in ridges), default=0) or 1
+    shades = sns.color_palette("crest", max(len(scores), 2))
+    for place, (values, ridge) in enumerate(zip(scores.values(), ridges, strict=True)):
+        if len(values):
+            top = place - 1.9 * ridge / tallest
+            ax.fill_between(100 * x, place, top, color=shades[place], alpha=0.85, linewidth=0, zorder=place + 2)
+            ax.plot(100 * x, top, color="white", linewidth=1, zorder=place + 2)
+            ax.vlines(100 * values, place, place + 0.14, color="black", linewidth=0.6, zorder=100)
+            ax.vlines(100 * np.median(values), place, place + 0.26, color="black", linewidth=2.6, zorder=100)
+        ax.annotate(f"n = {len(values)}", (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")
+    if threshold is not None:
+        reference_line(ax, 100 * threshold, "threshold", MUTED, vertical=True)
+    ax.set_yticks(range(len(scores)), scores)
+    ax.grid(False, axis="y")
+    ax.set(xlim=(0, 100), ylim=(max(len(scores) - 1, 1) + 0.4, -2.1), ylabel="cycle")
+    ax.set(xlabel="accuracy after one epoch, %", title="Accuracies per cycle (ticks: networks; thick: median)")
+    return figure
+
+
+def _bandwidth(groups: Sequence[np.ndarray]) -> float:
+    """Silverman's rule within a cycle, for all cycles; at least one point of accuracy."""
+    spreads = [group.std(ddof=1) * len(group) ** -0.2 for group in groups if len(group) > 1]
+    return max(0.9 * float(np.median(spreads)) if spreads else 0.0, 0.01)
+
+
+def _density(values: np.ndarray, x: np.ndarray, width: float) -> np.ndarray:
+    if not len(values):
+        return np.zeros_like(x)
+    centres = np.concatenate([values, -values, 2 - values])
+    return np.exp(-(((x[:, None] - centres) / width) ** 2) / 2).sum(axis=1) / (len(values) * width)
+
+
+def failures(table: pd.DataFrame, arm: str = LOOP) -> Figure:
+    """How one arm's samples ended, per cycle, as stacked areas (``failure_table``)."""
+    wide = 100 * table[table["arm"] == arm].pivot(index="cycle", columns="status", values="share").fillna(0)
+    seen = [status for status in STATUSES if status in wide and wide[status].any()]
+    figure, ax = new_figure(width=9, height=4.2)
+    cycle_axis(ax, int(wide.index.max()))
+    if len(wide) > 1:
+        for area, status in zip(ax.stackplot(wide.index, wide[seen].T), seen, strict=True):
+            area.set(**STATUSES[status], edgecolor="white", linewidth=0.6)
+        ax.set_xlim(wide.index.min(), wide.index.max())
+    else:
+        stack(ax, wide, {status: STATUSES[status] for status in seen}, horizontal=False)
+    ax.set(ylabel="samples, %", ylim=(0, 100), title="How the samples ended")
+    legend_right(figure, upwards=True)  # as they are stacked
+    return figure
+
+
+def neighbours(table: pd.DataFrame, arm: str = LOOP, threshold: tuple[str, float] = ("nn_dup", 0.90)) -> Figure:
+    """Likeness of an arm's accepted networks to their nearest in the corpus, and how many are copies, per cycle.
+
+    ``table``: as ``memorisation_table`` returns. ``threshold``: form and Jaccard index from which the run's filter
+    sees a duplicate.
+    """
+    part = table[table["arm"] == arm]
+    figure, (left, right) = new_figure(1, 2, width=9.5, height=4.2, width_ratios=(1.7, 1))
+    looks = {form: FORM_LOOKS.get(form, UNKNOWN) for form in dict.fromkeys(part["form"])}
+    lines(left, part, "form", "cycle", "median", looks, bands=looks, ends=("lower_quartile", "upper_quartile"),
+          markersize=4.5)  # fmt: skip
+    reference_line(left, threshold[1], f"a duplicate in {threshold[0]}", MUTED, place="below")
+    copies = part.drop_duplicates("cycle")
+    points(right, copies["cycle"] - 0.1, copies, "verbatim", scale=100, color=OURS, label="verbatim")
+    points(right, copies["cycle"] + 0.1, copies, "renamed", scale=100, color=COLOURS[1], marker="s",
+           label="but for names")  # fmt: skip
+    for ax in (left, right):
+        cycle_axis(ax, int(table["cycle"].max()) if len(table) else 1)
+    left.set(title="Nearest network of the corpus (median, quartiles)", ylabel="Jaccard index", ylim=(0, 1.02))
+    right.set(title="Copies of the corpus", ylabel="accepted networks, %", ylim=(-2, 102))
+    if len(part):
+        right.legend(loc="upper right")
+        legend_below(figure)
+    else:
+        no_data(left, "no network was accepted")
+    return figure
+
+
+def stages(cycles: pd.DataFrame, arm: str = LOOP) -> Figure:
+    """Wall-clock time by stage: an arm's seconds per cycle (mean over seeds), and the share of each arm's whole time.
+
+    ``cycles``: arm, seed, cycle and ``<stage>_seconds`` (``cycle_table``).
+    """
+    seconds, order = list(STAGE_LOOKS), arms(cycles)
+    figure, (left, right) = new_figure(1, 2, width=9.5, height=4, width_ratios=(1.5, 1))
+    stack(left, cycles[cycles["arm"] == arm].groupby("cycle")[seconds].mean(), STAGE_LOOKS, horizontal=False)
+    cycle_axis(left, int(cycles["cycle"].max()))
+    left.set(title=f"Seconds per cycle, {arm}", ylabel="seconds")
+    whole = cycles.groupby("arm")[seconds].sum().loc[order].reset_index(drop=True)
+    stack(right, 100 * whole.div(whole.sum(axis=1).replace(0, np.nan), axis=0).fillna(0), STAGE_LOOKS)
+    name_rows(right, order)
+    right.set(title="Share of the wall time", xlabel="%", xlim=(0, 100))
+    legend_below(figure)
+    return figure
+
+
 # ------------------------------------------------------------------------------------------------------------- helpers
-
-
-def _line(ax: Axes, table: pd.DataFrame, name: str, label: str, style: dict, band: bool) -> None:
-    """A column in per cent over the cycles, and its interval as a band."""
-    table = table.sort_values("cycle")
-    ax.plot(table["cycle"], 100 * table[name].astype(float), label=label, **style)
-    if band:
-        low, high = 100 * table[f"{name}_low"].astype(float), 100 * table[f"{name}_high"].astype(float)
-        known = table[name].notna()  # no band where there is no value: a Wilson interval of nothing holds everything
-        ax.fill_between(table["cycle"], low, high, where=known, color=style["color"], alpha=0.18, linewidth=0)
-
-
-def _with_paper(same_data: bool) -> tuple[Figure, Axes, Axes | None]:
-    """One pair of axes, or two with the paper's beside ours."""
-    if same_data:
-        figure, ax = new_figure(width=9, height=4.2)
-        return figure, ax, None
-    figure, (ax, beside) = new_figure(1, 2, width=9, height=4.2, sharey=True, gridspec_kw=BESIDE)
-    cycle_axis(beside, 22)
-    beside.set_xticks(CYCLES["cycle"])
-    beside.set_title(PAPER_LABEL, color=PAPER)
-    return figure, ax, beside
 
 
 def cycle_axis(ax: Axes, last: int) -> None:
     """Whole cycles from 1 to ``last``."""
     ax.set(xlabel="cycle", xlim=(0.5, last + 0.5))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=12))
+    whole_numbers(ax.xaxis)
 
 
-def legend_below(figure: Figure, ax: Axes) -> None:
-    """The lines' names below all axes."""
-    handles, labels = ax.get_legend_handles_labels()
-    ncols = 4 if sum(map(len, labels[:4])) < 80 else 2
-    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False, handlelength=3.5)
-
-
-def say(ax: Axes, text: str) -> None:
-    """A remark in the middle of axes that have nothing to show."""
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=MUTED)
-
-
-def _reach(rows: pd.DataFrame) -> float:
-    columns = ["difference", "difference_low", "difference_high"]
-    values = np.abs(rows[columns].to_numpy(float))
-    finite = values[np.isfinite(values)]
-    return 1.15 * 100 * max(finite.max(initial=0), 0.01)
+def _with_paper(cycles: pd.DataFrame, same_data: bool) -> tuple[Figure, Axes, Axes]:
+    """Axes for our cycles and for the paper's: the same, or the paper's beside ours."""
+    if same_data:
+        figure, ax = new_figure(width=9, height=4.2)
+        cycle_axis(ax, 22)
+        return figure, ax, ax
+    figure, (ax, beside) = new_figure(1, 2, width=9, height=4.2, sharey=True, width_ratios=(3, 1.25))
+    cycle_axis(ax, cycles["cycle"].max())
+    cycle_axis(beside, 22)
+    beside.set_xticks(CYCLES["cycle"])
+    beside.set_title(PAPER_LABEL, color=PAPER)
+    return figure, ax, beside

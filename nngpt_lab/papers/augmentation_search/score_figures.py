@@ -7,9 +7,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER, error_bars, new_figure, reference_line
-
-# ---- paper B ---------------------------------------------------------------------------------------------------------
+from nngpt_lab.statistics.plots import line, name_rows, points, reference_line, rows_of
+from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER, new_figure
 
 
 def score_distributions(functions: pd.DataFrame) -> Figure:
@@ -29,13 +28,11 @@ def operation_effects(effects: pd.DataFrame) -> Figure:
     """Effect of each operation on the score: alone, and with the other operations held fixed."""
     figure, ax = new_figure(height=5.6)
     rows = np.arange(len(effects))
-    error_bars(ax, rows - 0.15, 100 * effects["difference"], 100 * effects["difference_low"],
-               100 * effects["difference_high"], horizontal=True, color=MUTED, label="with minus without")  # fmt: skip
-    error_bars(ax, rows + 0.15, 100 * effects["effect"], 100 * effects["effect_low"], 100 * effects["effect_high"],
-               horizontal=True, color=OURS, label="others held fixed (regression)")  # fmt: skip
+    common = {"scale": 100, "horizontal": True}
+    points(ax, rows - 0.15, effects, "difference", color=MUTED, label="with minus without", **common)
+    points(ax, rows + 0.15, effects, "effect", color=OURS, label="others held fixed (regression)", **common)
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_yticks(rows, effects["operation"])
-    ax.invert_yaxis()
+    name_rows(ax, effects["operation"])
     ax.set(xlabel="effect on one-epoch accuracy, points", title="What an operation does to the score")
     ax.legend(loc="upper left")
     return figure
@@ -45,22 +42,20 @@ def replicate_scores(groups: pd.DataFrame) -> Figure:
     """Scores of the codes that were scored most often (columns label, score): same code, different result."""
     figure, ax = new_figure(height=4)
     labels = list(dict.fromkeys(groups["label"]))
-    row = groups["label"].map({label: i for i, label in enumerate(labels)}).to_numpy()
     spread = (np.arange(len(groups)) * 0.618) % 1 - 0.5  # the golden ratio fills a row evenly, and the same each time
-    ax.scatter(100 * groups["score"], row + 0.4 * spread, s=14, alpha=0.6, color=OURS, linewidths=0, rasterized=True)
-    ax.set_yticks(range(len(labels)), labels)
-    ax.invert_yaxis()
-    ax.set(xlabel="one-epoch accuracy, %", ylabel="", title="The same code, scored again and again")
+    height = rows_of(groups["label"], labels) + 0.4 * spread
+    ax.scatter(100 * groups["score"], height, s=14, alpha=0.6, color=OURS, linewidths=0, rasterized=True)
+    name_rows(ax, labels)
+    ax.set(xlabel="one-epoch accuracy, %", title="The same code, scored again and again")
     return figure
 
 
 def pair_flips(flips: pd.DataFrame, within_sd: float) -> Figure:
     """Probability that a better/worse pair flips when both are run again, by the gap first seen."""
     figure, ax = new_figure(height=3.8)
-    middle = 100 * (flips["gap_low"] + flips["gap_high"]) / 2
-    error_bars(ax, middle, 100 * flips["observed"], 100 * flips["observed_low"], 100 * flips["observed_high"],
-               color=OURS, label="observed among replicates", linestyle="-")  # fmt: skip
-    ax.plot(middle, 100 * flips["model"], color=PAPER, linestyle="--", label="normal noise, all functions")
+    gap = 100 * (flips["gap_low"] + flips["gap_high"]) / 2
+    points(ax, gap, flips, "observed", scale=100, color=OURS, linestyle="-", label="observed among replicates")
+    ax.plot(gap, 100 * flips["model"], color=PAPER, linestyle="--", label="normal noise, all functions")
     reference_line(ax, 100 * within_sd, "noise SD", MUTED, vertical=True)
     ax.set(xlabel="gap first seen, points", ylabel="pairs that flip, %", ylim=(0, 55),
            title="How often the better of two is the worse of two next time")  # fmt: skip
@@ -71,11 +66,14 @@ def pair_flips(flips: pd.DataFrame, within_sd: float) -> Figure:
 def best_of_n(curve: pd.DataFrame, marks: tuple[int, ...] = (10, 100, 600)) -> Figure:
     """Best score found by random search after n candidates: exact expectation, and where one search falls."""
     figure, ax = new_figure(height=4)
-    ax.fill_between(curve["n"], 100 * curve["draw_low"], 100 * curve["draw_high"], color=OURS, alpha=0.15, linewidth=0,
-                    label="where one search falls (95 of 100)")  # fmt: skip
-    ax.fill_between(curve["n"], 100 * curve["ci_low"], 100 * curve["ci_high"], color=OURS, alpha=0.4, linewidth=0,
-                    label="95 % interval of the mean")  # fmt: skip
-    ax.plot(curve["n"], 100 * curve["expected_best"], "o-", color=OURS, markersize=3, label="mean best score (exact)")
+    for low, high, alpha, label in (
+        ("draw_low", "draw_high", 0.15, "where one search falls (95 of 100)"),
+        ("ci_low", "ci_high", 0.4, "95 % interval of the mean"),
+    ):
+        ax.fill_between(curve["n"], 100 * curve[low], 100 * curve[high], color=OURS, alpha=alpha, linewidth=0,
+                        label=label)  # fmt: skip
+    line(ax, curve, "n", "expected_best", scale=100, color=OURS, marker="o", markersize=3,
+         label="mean best score (exact)")  # fmt: skip
     for n, best in curve.loc[curve["n"].isin(marks), ["n", "expected_best"]].itertuples(index=False):
         ax.annotate(f"{n:.0f} candidates: {100 * best:.1f} %", (n, 100 * best), xytext=(6, -14), fontsize=8,
                     textcoords="offset points")  # fmt: skip
@@ -90,12 +88,10 @@ def operation_use(use: pd.DataFrame) -> Figure:
     """Share of functions that use each operation: the LLM's, the corpus', the corpus' best tenth."""
     figure, ax = new_figure(height=5.6)
     rows = np.arange(len(use))
-    groups = [("llm", "LLM", PAPER), ("best_tenth", "best tenth of the corpus", OURS), ("corpus", "corpus", MUTED)]
-    for i, (name, label, colour) in enumerate(groups):
-        error_bars(ax, rows + (i - 1) * 0.22, use[name], use[f"{name}_low"], use[f"{name}_high"], horizontal=True,
-                   color=colour, label=label)  # fmt: skip
-    ax.set_yticks(rows, use["operation"])
-    ax.invert_yaxis()
+    points(ax, rows - 0.22, use, "llm", horizontal=True, color=PAPER, label="LLM")
+    points(ax, rows, use, "best_tenth", horizontal=True, color=OURS, label="best tenth of the corpus")
+    points(ax, rows + 0.22, use, "corpus", horizontal=True, color=MUTED, label="corpus")
+    name_rows(ax, use["operation"])
     ax.set(xlabel="functions that use it, %", title="Which operations the LLM writes")
     ax.legend(loc="lower right")
     return figure
@@ -104,8 +100,7 @@ def operation_use(use: pd.DataFrame) -> Figure:
 def five_epochs(pairs: pd.DataFrame) -> Figure:
     """One-epoch against five-epoch score of the augmentation functions (columns one_epoch, five_epochs)."""
     figure, ax = new_figure(width=6.4, height=4.4)
-    ax.scatter(
-        100 * pairs["one_epoch"], 100 * pairs["five_epochs"], s=7, alpha=0.35, color=OURS, linewidths=0, rasterized=True
-    )
+    one, five = 100 * pairs["one_epoch"], 100 * pairs["five_epochs"]
+    ax.scatter(one, five, s=7, alpha=0.35, color=OURS, linewidths=0, rasterized=True)
     ax.set(xlabel="accuracy after one epoch, %", ylabel="accuracy after five epochs, %", title="Augmentation functions")
     return figure

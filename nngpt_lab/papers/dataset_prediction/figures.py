@@ -1,17 +1,39 @@
-"""Figures of paper C's language models: from the tables of ``dataset_answers.py``."""
+"""Figures of paper C: of its questions and baselines, and of its language models (tables of ``answers.py``).
+
+Shares come in per cent. The black line at 50 % is the paper's chance level.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nngpt_lab.papers.dataset_prediction.baseline_figures import SPLIT_TITLES
 from nngpt_lab.papers.dataset_prediction.questions import DATASETS, PUBLISHED_RESULTS
-from nngpt_lab.statistics.style import COLOURS, MUTED, OTHER, OURS, PAPER, error_bars, new_figure, reference_line
+from nngpt_lab.statistics.plots import (
+    legend_below,
+    lines,
+    name_rows,
+    panels,
+    points,
+    reference_line,
+    rows_of,
+    side_by_side,
+    whole_numbers,
+)
+from nngpt_lab.statistics.style import COLOURS, MUTED, OTHER, OURS, PAPER, new_figure
 
+SPLIT_TITLES = {
+    "published": "as published\n(no hold-out)",
+    "architectures": "held-out\narchitectures",
+    "families": "held-out\nfamilies",
+    "dataset": "held-out\ndata set",
+    "near-duplicates": "near-duplicates\nheld out together",
+}
 PROMPT_TITLES = {
     "scores": "normalised accuracies",
     "metadata": "metadata",
@@ -20,7 +42,75 @@ PROMPT_TITLES = {
     "networks": "two networks",
 }
 PUBLISHED_NAMES = {"scores": "normalised accuracy", "metadata": "metadata", "code": "code only"}
-TITLES = SPLIT_TITLES | {"near-duplicates": "near-duplicates\nheld out together"}
+CELL = ["model", "prompt", "split", "question_set"]
+BOUNDS = ("low", "high")
+
+
+# --------------------------------------------------------------------------------------------- questions and baselines
+
+
+def pair_balance(balance: pd.DataFrame) -> Figure:
+    """Per pair of data sets, how often the usual winner wins: what knowing the two names is worth."""
+    figure, ax = new_figure(height=5.6)
+    rows = np.arange(len(balance))
+    ax.barh(rows, balance["share"], color=OURS, alpha=0.6)
+    points(ax, rows, balance, "share", horizontal=True, color="black", marker="")
+    reference_line(ax, 50, "the paper's chance level", vertical=True)
+    name_rows(ax, [f"{row.pair}  (n = {row.n:,})" for row in balance.itertuples()], above=1.3)
+    ax.set(xlabel="questions won by the usual winner, %", xlim=(0, 102), title="The answer is mostly in the two names")
+    return figure
+
+
+def published_results(results: pd.DataFrame, names: tuple[float, float, float]) -> Figure:
+    """Paper C's peaks with Wilson intervals at their n, against what names alone reach (value, low, high; per cent)."""
+    figure, ax = new_figure(height=3.4)
+    ax.axhspan(names[1], names[2], color=OTHER, alpha=0.25, linewidth=0)
+    reference_line(ax, names[0], f"names alone, held-out architectures: {names[0]:.1f} %", OTHER)
+    reference_line(ax, 50, "the paper's chance level", MUTED)
+    points(ax, range(len(results)), results, "accuracy", ends=("ci_low", "ci_high"), color=PAPER, markersize=6)
+    labels = [f"{row.prompt}, {row.model}\n{row.correct} of {row.n}" for row in results.itertuples()]
+    ax.set_xticks(range(len(results)), labels)
+    ax.set(ylabel="accuracy, %", ylim=(40, 103), xlim=(-0.5, len(results) + 0.4),
+           title="Paper C's peaks, with the interval that their n allows")  # fmt: skip
+    return figure
+
+
+def baselines(table: pd.DataFrame) -> Figure:
+    """Accuracy of every baseline under every split: on all questions (top) and where names say nothing (bottom)."""
+    whole = table[table["part"] == "all parts"]
+    order = list(dict.fromkeys(whole["baseline"]))
+    looks = [{"color": OURS if name.startswith("code") else MUTED} for name in order]
+    splits = [split for split in SPLIT_TITLES if split in set(whole["split"])]
+    figure, axes = new_figure(2, len(splits), width=11, height=6.4, sharey=True, sharex="row", squeeze=False)
+    for row, question_set in zip(axes, ("all", "balanced"), strict=True):
+        for ax, split in zip(row, splits, strict=True):
+            part = whole[(whole["split"] == split) & (whole["question_set"] == question_set)]
+            part = part.set_index("baseline").loc[order]
+            points(ax, range(len(order)), part, "accuracy", ends=("ci_low", "ci_high"), horizontal=True, looks=looks)
+            _chance(ax)
+    for ax, split in zip(axes[0], splits, strict=True):
+        ax.set_title(SPLIT_TITLES[split], fontsize=10)
+    axes[0, 0].set(ylabel="all questions", xlim=(40, 92))
+    axes[1, 0].set(ylabel="balanced questions\n(names carry nothing)", xlim=(40, 75))
+    name_rows(axes[0, 0], [name.replace("_", " ") for name in order])
+    figure.supxlabel("accuracy, %  (blue: reads the code)", fontsize=10)
+    return figure
+
+
+def label_reliability(table: pd.DataFrame) -> Figure:
+    """How often two halves of the trials give a question the same answer, per pair of data sets."""
+    pairs = table[table["pair"] != "all"].sort_values("agreement", ascending=False)
+    whole = table.loc[table["pair"] == "all", "agreement"].iloc[0]
+    figure, ax = new_figure(height=5.6)
+    points(ax, range(len(pairs)), pairs, "agreement", horizontal=True, color=OURS)
+    reference_line(ax, whole, f"all questions: {whole:.1f} %", PAPER, vertical=True)
+    reference_line(ax, 50, "a coin", MUTED, vertical=True)
+    name_rows(ax, pairs["pair"], above=1.3)
+    ax.set(xlabel="questions whose two labels agree, %", xlim=(40, 101), title="How reproducible the right answer is")
+    return figure
+
+
+# ----------------------------------------------------------------------------------------------------- language models
 
 
 def accuracy_per_epoch(epochs: pd.DataFrame, readout: str = "both orders") -> Figure:
@@ -29,28 +119,22 @@ def accuracy_per_epoch(epochs: pd.DataFrame, readout: str = "both orders") -> Fi
     Lines are means over seeds; bands are the mean of the seeds' Wilson intervals on all test questions.
     """
     shown = epochs[(epochs["readout"] == readout) & (epochs["on"] == "all")]
+    shown = shown.assign(line=_names(shown, ["model", "split", "question_set"]))
+    mean = shown.groupby(["prompt", "line", "epoch"], as_index=False)[["accuracy", *BOUNDS]].mean()
+    looks = {name: {"color": COLOURS[(place + place // 3) % len(COLOURS)], "marker": "o", "markersize": 3}
+             for place, name in enumerate(dict.fromkeys(shown["line"]))}  # fmt: skip
     prompts = [name for name in PROMPT_TITLES if name in set(shown["prompt"])]
-    figure, axes = new_figure(1, len(prompts), width=max(5, 2.9 * len(prompts)), height=3.8, sharey=True, squeeze=False)
-    lines = list(dict.fromkeys(zip(shown["model"], shown["split"], shown["question_set"], strict=True)))
-    for ax, name in zip(axes[0], prompts, strict=True):
-        part = shown[shown["prompt"] == name]
-        for place, (model, split, question_set) in enumerate(lines):
-            own = part[(part["model"] == model) & (part["split"] == split) & (part["question_set"] == question_set)]
-            mean = own.groupby("epoch")[["accuracy", "low", "high"]].mean()
-            colour = COLOURS[(place + place // 3) % len(COLOURS)]
-            label = f"{model}, {_flat(split)}, {question_set}"
-            ax.plot(mean.index, mean["accuracy"], "o-", markersize=3, color=colour, label=label)
-            ax.fill_between(mean.index, mean["low"], mean["high"], color=colour, alpha=0.15, linewidth=0)
+    titles = [PROMPT_TITLES[name] for name in prompts]
+    figure, axes = panels(titles, width=max(5, 2.9 * len(prompts)), height=3.8)
+    for ax, name in zip(axes, prompts, strict=False):
+        lines(ax, mean[mean["prompt"] == name], "line", "epoch", "accuracy", looks, bands=looks, ends=BOUNDS)
         for peak in PUBLISHED_RESULTS[PUBLISHED_RESULTS["prompt"] == PUBLISHED_NAMES.get(name)].itertuples():
-            value = 100 * peak.correct / peak.n
-            reference_line(ax, value, f"paper's peak, {peak.model}, n = {peak.n}")
+            reference_line(ax, 100 * peak.correct / peak.n, f"paper's peak, {peak.model}, n = {peak.n}")
         ax.axhline(50, color="black", linewidth=0.8)
-        ax.set_title(PROMPT_TITLES[name], fontsize=10)
         ax.set(xlabel="outer epoch (0: untuned)", ylim=(-2, 103))
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0, 0].set_ylabel("test accuracy, %")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=2)
+        whole_numbers(ax.xaxis)
+    axes[0].set_ylabel("test accuracy, %")
+    legend_below(figure, ncols=2)
     return figure
 
 
@@ -61,32 +145,25 @@ def models_and_baselines(table: pd.DataFrame, question_set: str = "balanced", re
     questions.
     """
     shown = table[(table["question_set"] == question_set) & table["readout"].isin([readout, ""])]
-    splits = list(dict.fromkeys(shown["split"]))
-    models = shown[shown["readout"] != ""]
-    rows = [(row.answerer, row.prompt) for row in models[["answerer", "prompt"]].drop_duplicates().itertuples()]
-    rows += [(name, "") for name in dict.fromkeys(shown.loc[shown["readout"] == "", "answerer"])]
-    size = {"width": max(6, 2.2 + 3 * len(splits)), "height": 1.4 + 0.3 * len(rows)}
-    figure, axes = new_figure(1, len(splits), sharey=True, squeeze=False, **size)
+    names = [f"{row.answerer}: {PROMPT_TITLES[row.prompt]}" if row.readout else row.answerer.replace("_", " ")
+             for row in shown.itertuples()]  # fmt: skip
+    shown = shown.assign(name=names)
+    order = list(shown.sort_values("readout", key=lambda readout: readout == "", kind="stable")["name"].unique())
     looks = {
-        "tuned": {"color": OURS, "label": "tuned"},
-        "untuned": {"color": OURS, "alpha": 0.35, "label": "untuned"},
-        "the whole training part": {"color": MUTED, "label": "baseline, whole training part"},
-        "the same questions": {"color": MUTED, "mfc": "white", "label": "baseline, the model's questions"},
+        "tuned": (-0.15, {"color": OURS, "label": "tuned"}),
+        "untuned": (0.15, {"color": OURS, "alpha": 0.35, "label": "untuned"}),
+        "the whole training part": (-0.15, {"color": MUTED, "label": "baseline, whole training part"}),
+        "the same questions": (0.15, {"color": MUTED, "mfc": "white", "label": "baseline, the model's questions"}),
     }
-    for ax, split in zip(axes[0], splits, strict=True):
-        for state, look in looks.items():
+    figure, split_axes = _split_panels(shown, left=2.2, width=3, least=6, height=1.4 + 0.3 * len(order))
+    for split, ax in split_axes.items():
+        for state, (shift, look) in looks.items():
             part = shown[(shown["split"] == split) & (shown["state"] == state)]
-            y = [rows.index((row.answerer, row.prompt)) for row in part.itertuples()]
-            y = np.array(y) + (0.15 if state in ("untuned", "the same questions") else -0.15)
-            error_bars(ax, y, part["accuracy"], part["low"], part["high"], horizontal=True, **look)
-        ax.axvline(50, color="black", linewidth=0.8)
-        ax.set_title(TITLES.get(split, split), fontsize=10)
-        ax.set(xlabel="test accuracy, %")
-    names = [f"{a}: {PROMPT_TITLES[p]}" if p else a.replace("_", " ") for a, p in rows]
-    axes[0, 0].set_yticks(range(len(rows)), names)
-    axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=2)
+            points(ax, rows_of(part["name"], order) + shift, part, "accuracy", ends=BOUNDS, horizontal=True, **look)
+        _chance(ax)
+        ax.set_xlabel("test accuracy, %")
+    name_rows(figure.axes[0], order)
+    legend_below(figure, ncols=2)
     return figure
 
 
@@ -94,101 +171,68 @@ def order_consistency(table: pd.DataFrame) -> Figure:
     """How often the answer stays when the names change places, how often it is what stands first, and how often those
     that stay are right."""
     shown = table[table["n"] > 0].sort_values(["state", "prompt", "readout"], ascending=[False, True, True])
-    labels = [
-        f"{row.model}, {PROMPT_TITLES[row.prompt]}\n{row.state}, {row.readout}, {_flat(row.split)}, {row.question_set}"
-        for row in shown.itertuples()
-    ]
-    panels = {
+    measures = {
         "consistent": "same answer in both orders, %",
         "first_place": "names what stands first, %",
         "consistent_accuracy": "the consistent: right, %",
     }
+    looks = [{"color": OURS if state == "tuned" else MUTED} for state in shown["state"]]
     figure, axes = new_figure(1, 3, width=11, height=1.3 + 0.42 * len(shown), sharey=True)
-    rows = np.arange(len(shown))
-    colours = [OURS if state == "tuned" else MUTED for state in shown["state"]]
-    for ax, (name, title) in zip(axes, panels.items(), strict=True):
-        for y, colour in enumerate(colours):
-            line = shown.iloc[y]
-            error_bars(
-                ax, [y], [line[name]], [line[f"{name}_low"]], [line[f"{name}_high"]], horizontal=True, color=colour
-            )
-        ax.axvline(50, color="black", linewidth=0.8)
-        ax.set(xlabel=title, xlim=(-2, 102))
-    axes[0].set_yticks(rows, labels, fontsize=8)
-    axes[0].invert_yaxis()
+    for ax, (name, label) in zip(axes, measures.items(), strict=True):
+        points(ax, range(len(shown)), shown, name, horizontal=True, looks=looks)
+        _chance(ax)
+        ax.set(xlabel=label, xlim=(-2, 102))
+    labels = _names(shown, ["model", "prompt"]) + "\n" + _names(shown, ["state", "readout", "split", "question_set"])
+    name_rows(axes[0], labels, fontsize=8)
     return figure
 
 
 def ablations(table: pd.DataFrame) -> Figure:
     """Accuracy of a tuned model with altered inputs; the line is the unaltered input."""
-    cells = list(table.groupby(["model", "prompt", "split", "question_set"], sort=False))
     conditions = list(dict.fromkeys(table["condition"]))
+    looks = [{"color": OTHER if condition == "as asked" else OURS} for condition in conditions]
+    titles = _names(table, CELL[:2]) + "\n" + _names(table, CELL[2:])
+    cells = list(table.groupby(titles, sort=False))
     width = max(6, 2 + 3.2 * len(cells))
-    figure, axes = new_figure(
-        1, len(cells), width=width, height=1.2 + 0.3 * len(conditions), sharey=True, squeeze=False
-    )
-    for ax, ((model, name, split, question_set), part) in zip(axes[0], cells, strict=True):
+    figure, axes = panels([title for title, _ in cells], width=width, height=1.2 + 0.3 * len(conditions))
+    for ax, (_, part) in zip(axes, cells, strict=False):
         part = part.set_index("condition").reindex(conditions)
-        colours = [OTHER if condition == "as asked" else OURS for condition in conditions]
-        for y, colour in enumerate(colours):
-            line = part.iloc[y]
-            error_bars(
-                ax,
-                [y],
-                [line["accuracy"]],
-                [line["accuracy_low"]],
-                [line["accuracy_high"]],
-                horizontal=True,
-                color=colour,
-            )
+        points(ax, range(len(conditions)), part, "accuracy", horizontal=True, looks=looks)
         ax.axvline(part.loc["as asked", "accuracy"], color=OTHER, linestyle="--", linewidth=1)
-        ax.axvline(50, color="black", linewidth=0.8)
-        ax.set_title(f"{model}, {PROMPT_TITLES[name]}\n{_flat(split)}, {question_set}", fontsize=10)
-        ax.set(xlabel="test accuracy, %")
-    axes[0, 0].set_yticks(range(len(conditions)), conditions)
-    axes[0, 0].invert_yaxis()
+        _chance(ax)
+        ax.set_xlabel("test accuracy, %")
+    name_rows(axes[0], conditions)
     return figure
 
 
 def per_dataset(table: pd.DataFrame, split: str, question_set: str) -> Figure:
     """Accuracy on the questions that name each data set, by model and prompt, in the paper's form."""
     shown = table[(table["split"] == split) & (table["question_set"] == question_set)].dropna(subset="accuracy")
-    groups = list(dict.fromkeys(zip(shown["model"], shown["prompt"], strict=True)))
+    groups = list(shown.groupby(_names(shown, ["model", "prompt"]), sort=False))
     names, width = sorted(DATASETS), 0.8 / max(1, len(groups))
     figure, ax = new_figure(width=9, height=4)
-    for place, (model, name) in enumerate(groups):
-        part = shown[(shown["model"] == model) & (shown["prompt"] == name)].set_index("dataset").reindex(names)
-        x = np.arange(len(names)) + (place - (len(groups) - 1) / 2) * width
-        colour = COLOURS[place % len(COLOURS)]
-        ax.bar(x, part["accuracy"], width, color=colour, alpha=0.6, label=f"{model}, {PROMPT_TITLES[name]}")
-        error_bars(ax, x, part["accuracy"], part["low"], part["high"], fmt="none", color="black", linewidth=0.8)
-    x = names.index("celeba-gender")
-    ax.plot([x - 0.42, x + 0.42], [90.9, 90.9], color=PAPER, linestyle="--", label="paper: 90.9 % (metadata)")
+    for place, ((label, part), shift) in enumerate(zip(groups, side_by_side(len(groups), width), strict=True)):
+        part, x = part.set_index("dataset").reindex(names), np.arange(len(names)) + shift
+        ax.bar(x, part["accuracy"], width, color=COLOURS[place % len(COLOURS)], alpha=0.6, label=label)
+        points(ax, x, part, "accuracy", ends=BOUNDS, marker="", color="black", linewidth=0.8)
+    paper = names.index("celeba-gender")
+    ax.hlines(90.9, paper - 0.42, paper + 0.42, color=PAPER, linestyle="--", label="paper: 90.9 % (metadata)")
     ax.axhline(50, color="black", linewidth=0.8)
     ax.set_xticks(range(len(names)), names)
-    ax.set(
-        ylabel="test accuracy, %",
-        ylim=(0, 103),
-        title=f"Questions that name a data set ({_flat(split)}, {question_set})",
-    )
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=3)
+    title = f"Questions that name a data set ({_flat(split)}, {question_set})"
+    ax.set(ylabel="test accuracy, %", ylim=(0, 103), title=title)
+    legend_below(figure, ncols=3)
     return figure
 
 
 def calibration(table: pd.DataFrame) -> Figure:
     """How often answers given with so much confidence are right; on the diagonal a probability means what it says."""
     figure, ax = new_figure(width=6.5, height=4.6)
-    for place, ((model, name, split, question_set), part) in enumerate(
-        table.groupby(["model", "prompt", "split", "question_set"], sort=False)
-    ):
-        label = f"{model}, {PROMPT_TITLES[name]}, {_flat(split)}, {question_set}"
-        colour = COLOURS[place % len(COLOURS)]
-        error_bars(
-            ax, part["confidence"], part["accuracy"], part["low"], part["high"], fmt="o-", color=colour, label=label
-        )
+    for (label, part), colour in zip(table.groupby(_names(table, CELL), sort=False), cycle(COLOURS), strict=False):
+        points(ax, part["confidence"], part, "accuracy", ends=BOUNDS, linestyle="-", color=colour, label=label)
     ax.plot([50, 100], [50, 100], color="black", linewidth=0.8)
     ax.set(xlabel="confidence: share of the likelier name, %", ylabel="right, %", title="Confidence against accuracy")
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=1)
+    legend_below(figure, ncols=1)
     return figure
 
 
@@ -196,26 +240,47 @@ def model_size(table: pd.DataFrame, parameters: Mapping[str, int], question_set:
     """Accuracy of the tuned models (both orders) by their number of parameters, a panel per split."""
     shown = table[(table["state"] == "tuned") & (table["readout"] == "both orders")]
     shown = shown[(shown["question_set"] == question_set) & shown["answerer"].isin(list(parameters))]
-    splits = list(dict.fromkeys(shown["split"]))
-    width = max(5, 3.2 * len(splits))
-    figure, axes = new_figure(1, len(splits), width=width, height=3.6, sharey=True, squeeze=False)
+    shown = shown.assign(parameters=shown["answerer"].map(parameters)).sort_values("parameters")
     prompts = [name for name in PROMPT_TITLES if name in set(shown["prompt"])]
-    for ax, split in zip(axes[0], splits, strict=True):
-        for place, name in enumerate(prompts):
+    figure, split_axes = _split_panels(shown, left=0, width=3.2, least=5, height=3.6)
+    for split, ax in split_axes.items():
+        for name, shift, colour in zip(prompts, side_by_side(len(prompts), 1), COLOURS, strict=False):
             part = shown[(shown["split"] == split) & (shown["prompt"] == name)]
-            part = part.assign(parameters=part["answerer"].map(parameters)).sort_values("parameters")
-            x = part["parameters"] * 1.06 ** (place - (len(prompts) - 1) / 2)
-            look = {"fmt": "o-", "color": COLOURS[place], "label": PROMPT_TITLES[name]}
-            error_bars(ax, x, part["accuracy"], part["low"], part["high"], **look)
+            points(ax, part["parameters"] * 1.06**shift, part, "accuracy", ends=BOUNDS, linestyle="-", color=colour,
+                   label=PROMPT_TITLES[name])  # fmt: skip
         ax.axhline(50, color="black", linewidth=0.8)
-        ax.set_title(TITLES.get(split, split), fontsize=10)
         ax.set(xscale="log", xlabel="parameters")
-    axes[0, 0].set_ylabel("test accuracy, %")
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=len(prompts)
-    )
+    figure.axes[0].set_ylabel("test accuracy, %")
+    legend_below(figure, ncols=2)
     return figure
 
 
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _split_panels(
+    table: pd.DataFrame, left: float, width: float, least: float, height: float
+) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for each split of a table, ``width`` inches each."""
+    splits = list(dict.fromkeys(table["split"]))
+    titles = [SPLIT_TITLES.get(split, split) for split in splits]
+    figure, axes = panels(titles, width=max(least, left + width * len(splits)), height=height)
+    return figure, dict(zip(splits, axes, strict=False))
+
+
+def _chance(ax: Axes) -> None:
+    ax.axvline(50, color="black", linewidth=0.8)
+
+
+def _names(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """What the rows show, in words: the values of ``columns``, with commas."""
+    words = table[list(columns)].astype(str)
+    if "prompt" in words:
+        words["prompt"] = words["prompt"].map(PROMPT_TITLES)
+    if "split" in words:
+        words["split"] = words["split"].map(_flat)
+    return words.agg(", ".join, axis=1) if len(words) else pd.Series(dtype=str)
+
+
 def _flat(split: str) -> str:
-    return TITLES.get(split, split).replace("\n", " ")
+    return SPLIT_TITLES.get(split, split).replace("\n", " ")

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from nngpt_lab.papers.architecture_loop import detail_figures, figures, layer_diagram, tables
+from nngpt_lab.papers.architecture_loop import figures, layer_diagram, novelty_figures, tables
 from nngpt_lab.papers.architecture_loop.lemur_overview import CYCLES
 from nngpt_lab.sandbox.status import Status
+from nngpt_lab.study import looks
 from tests.helpers.loop_candidates import ALL_ARMS, frame, row, runs
 
 THRESHOLDS = (0.5, 0.4, 0.3)
@@ -70,11 +71,11 @@ def everything(candidates: pd.DataFrame) -> dict[str, Figure]:
         "controls per cycle": figures.controls_per_cycle(pooled),
         "controls": figures.differences(controls, "The loop minus each control"),
         "rise": figures.differences(rise, "The last cycles minus the first"),
-        "ridges": detail_figures.ridgelines(candidates, 0.5),
-        "novel": detail_figures.novel(cycles),
-        "failures": detail_figures.failures(tables.failure_table(candidates)),
-        "neighbours": detail_figures.neighbours(likeness(candidates)),
-        "stages": detail_figures.stages(cycles),
+        "ridges": figures.ridgelines(candidates, 0.5),
+        "novel": figures.novel(cycles),
+        "failures": figures.failures(tables.failure_table(candidates)),
+        "neighbours": figures.neighbours(likeness(candidates)),
+        "stages": figures.stages(cycles),
     }
 
 
@@ -114,9 +115,9 @@ def test_valid_rate_draws_each_arm_and_the_papers_cycles(pooled):
 
 
 def test_arms_differ_without_colour():
-    looks = [(figures.look(arm)["marker"], str(figures.look(arm)["linestyle"])) for arm in ALL_ARMS]
-    assert len(set(looks)) == len({marker for marker, _ in looks}) == len(ALL_ARMS)
-    assert figures.look("an arm of mine")["marker"] not in {marker for marker, _ in looks}
+    styles = [(looks.look(arm)["marker"], str(looks.look(arm)["linestyle"])) for arm in ALL_ARMS]
+    assert len(set(styles)) == len({marker for marker, _ in styles}) == len(ALL_ARMS)
+    assert looks.look("an arm of mine")["marker"] not in {marker for marker, _ in styles}
 
 
 def test_the_paper_stands_beside_unless_the_data_are_the_same(pooled):
@@ -152,13 +153,13 @@ def test_differences_are_filled_when_paired_and_crossed_without_an_interval():
 def test_ridges_have_one_area_and_lie_between_0_and_1():
     x = np.linspace(0, 1, 2001)
     for values in (np.array([0.0, 0.02, 0.5]), np.array([0.99]), np.linspace(0, 1, 40)):
-        ridge = detail_figures._density(values, x, 0.05)
+        ridge = figures._density(values, x, 0.05)
         assert ((ridge[1:] + ridge[:-1]) / 2).sum() * (x[1] - x[0]) == pytest.approx(np.sqrt(2 * np.pi), rel=1e-3)
 
 
 def test_ridges_show_every_network_of_one_arm():
     candidates = runs(dead=(3,))
-    ax = rendered(detail_figures.ridgelines(candidates)).axes[0]
+    ax = rendered(figures.ridgelines(candidates)).axes[0]
     trained = candidates.query("arm == 'loop'").dropna(subset="score").groupby("cycle").size()
     assert texts(ax) == [f"n = {trained.get(cycle, 0)}" for cycle in range(1, 9)]
 
@@ -166,7 +167,7 @@ def test_ridges_show_every_network_of_one_arm():
 def test_novel_networks_are_counted_per_100_samples_beside_the_papers():
     candidates = runs(("loop",), seeds=2, samples=10)
     cycles = tables.cycle_table(candidates, THRESHOLDS, "demo", "digits")
-    left, right = rendered(detail_figures.novel(cycles)).axes
+    left, right = rendered(figures.novel(cycles)).axes
     assert lines(left)["loop"].get_ydata() == pytest.approx(10 * cycles.groupby("cycle")["novel"].mean())
     assert lines(left)[figures.PAPER_LABEL].get_ydata()[0] == pytest.approx(100 / 150)
     assert lines(right)["loop"].get_ydata()[-1] == cycles.query("cycle == 8")["cumulative_novel"].mean()
@@ -174,16 +175,16 @@ def test_novel_networks_are_counted_per_100_samples_beside_the_papers():
 
 
 def test_failures_add_up_and_every_status_has_a_name():
-    assert set(detail_figures.STATUSES) == {status.value for status in Status}
+    assert set(figures.STATUSES) == {status.value for status in Status}
     table = tables.failure_table(runs())
-    figure = rendered(detail_figures.failures(table))
+    figure = rendered(figures.failures(table))
     tops = [area.get_paths()[0].vertices[:, 1].max() for area in figure.axes[0].collections]
     assert tops[-1] == pytest.approx(100)
     assert legend(figure)[-1] == "trained" and len(legend(figure)) == table["status"].nunique()
 
 
 def test_sensitivity_writes_every_count_and_frames_the_runs_setting():
-    figure = rendered(detail_figures.novelty_sensitivity(sensitivity(), {"nn_dup": (10, 0.9), "structure": (7, 0.9)}))
+    figure = rendered(novelty_figures.novelty_sensitivity(sensitivity(), {"nn_dup": (10, 0.9), "structure": (7, 0.9)}))
     assert [texts(ax) for ax in figure.axes] == [["0", "1", "10", "11"]] * 2
     assert [len(ax.patches) for ax in figure.axes] == [1, 0]
     assert figure.axes[0].patches[0].get_xy() == pytest.approx((1.04, 1.04))
@@ -191,7 +192,7 @@ def test_sensitivity_writes_every_count_and_frames_the_runs_setting():
 
 def test_stages_stack_to_the_whole():
     cycles = tables.cycle_table(runs(("loop", "no tuning"), seeds=2), THRESHOLDS, "demo", "digits")
-    left, right = rendered(detail_figures.stages(cycles)).axes
+    left, right = rendered(figures.stages(cycles)).axes
     tops = [bar.get_y() + bar.get_height() for bar in left.containers[-1]]
     assert tops == pytest.approx([10.0] * 8)
     assert [bar.get_width() for bar in right.containers[0]] == pytest.approx([40.0, 40.0])
