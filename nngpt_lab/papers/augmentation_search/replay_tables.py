@@ -27,7 +27,6 @@ from nngpt_lab.statistics.intervals import Estimate
 RANDOM = "random order"
 POINTS = 120  # of a curve, over all evaluations, evenly in their logarithm
 QUANTILES = (0.9, 0.99, 0.995, 0.999, 1.0)
-KEYS = ["method", "n0", "seed"]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from nngpt_lab.papers.dataset_prediction.inputs import View, alterations, distin
 from nngpt_lab.papers.dataset_prediction.lab import Lab, Run
 from nngpt_lab.papers.dataset_prediction.questions import best_records, build_questions
 from nngpt_lab.records.results import Results
-from nngpt_lab.statistics.intervals import Estimate, cluster_mean
+from nngpt_lab.statistics.intervals import Estimate
 
 BASELINES = ("frequent_winner", "names", "metadata", "family_and_names", "code_logistic", "code_and_names")
 NEAR = NoveltySettings("ast_nameless", shingle=7, permutations=2, lsh_threshold=0.9, jaccard_threshold=0.95)
@@ -167,7 +167,6 @@ def _answer_baselines(
     part: str,
     question_set: str,
     seed: int,
-    names: Sequence[str] = BASELINES,
 ) -> pd.DataFrame:
     """The baselines' answers to a run's test questions, trained on the run's questions, and on the whole fold."""
     this = Run("", split, part, question_set, seed)
@@ -178,7 +177,7 @@ def _answer_baselines(
     test, tables = parts.test[parts.test["sampled"]], []
     with threadpool_limits(1):
         trained = {"the same questions": parts.train, "the whole training part": whole}
-        for (trained_on, train), name in product(trained.items(), names):
+        for (trained_on, train), name in product(trained.items(), BASELINES):
             chance = dataset_baselines.BASELINES[name](train, test, features, seed)
             correct = dataset_baselines.graded(chance, test)
             facts = {"question": test.index, "group": test["group"].to_numpy(), "correct": correct}
@@ -236,35 +235,6 @@ def _networks_table(runs: DatasetRuns, rng: np.random.Generator, resamples: int)
     place = {"split": "architectures", "part": "a fifth", "question_set": "balanced"}
     controls = runs.controls.assign(**place, trained_on="the same questions")
     return dataset_answers.models_table(decided, controls, dataset_answers.picked_epochs(decided), rng, resamples)
-
-
-def duplicate_rules(
-    design: Design,
-    questions: pd.DataFrame,
-    code: Mapping[str, str],
-    seeds: Sequence[int],
-    rng: np.random.Generator,
-    resamples: int,
-    names: Sequence[str] = ("family_and_names", "code_logistic", "code_and_names"),
-) -> pd.DataFrame:
-    """What it does to the baselines if copies or near-duplicates of tested networks may be trained on; balanced set.
-
-    Columns: rule (a split), groups (architectures that have to stay together), largest (share of the questions in the
-    largest of them, per cent), baseline, n, accuracy, low, high (per cent, bootstrap over groups). 20 s on one core.
-    """
-    if "near_duplicates" not in questions:
-        group = near_duplicates({name: code[name] for name in questions["architecture"].unique()}, NEAR)
-        questions = questions.assign(near_duplicates=questions["architecture"].map(group))
-    rules = {"copies on both sides": "architecture", "architectures": "group", "near-duplicates": "near_duplicates"}
-    whole, rows = replace(design, train=None, test=None), []
-    for rule, column in rules.items():
-        size = questions[column].value_counts(normalize=True)
-        place = (rule, "a fifth", "balanced")
-        found = _stack([_answer_baselines(whole, questions, code, *place, seed, names) for seed in seeds])
-        for name, group in found[found["trained_on"] == "the whole training part"].groupby("baseline", sort=False):
-            mean = cluster_mean(group["correct"].to_numpy(), group["group"], rng, resamples).scaled(100)
-            rows.append((rule, len(size), 100 * size.iloc[0], name, mean.n, mean.value, mean.low, mean.high))
-    return pd.DataFrame(rows, columns=["rule", "groups", "largest", "baseline", "n", "accuracy", "low", "high"])
 
 
 def code_views(design: Design, questions: pd.DataFrame, code: Mapping[str, str]) -> pd.DataFrame:

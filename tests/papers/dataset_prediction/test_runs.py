@@ -117,12 +117,3 @@ def test_how_much_of_the_code_is_shown_is_counted():
     table = dataset_runs.code_views(SMALL, questions, code).set_index("view")
     assert table.loc["all of it", "distinct"] == 60 and table["architectures"].eq(60).all()
     assert "near_duplicates" in questions and questions["near_duplicates"].nunique() == 30
-
-
-def test_the_rule_about_near_duplicates_is_shown_by_the_baselines():
-    questions, code = dataset_runs.prepare(replace(SMALL, cells=()), made_up_lemur())
-    with threadpool_limits(1):
-        table = dataset_runs.duplicate_rules(SMALL, questions, code, [0], np.random.default_rng(0), 50)
-    sizes = table.drop_duplicates("rule").set_index("rule")["groups"]
-    assert sizes.to_dict() == {"copies on both sides": 60, "architectures": 30, "near-duplicates": 30}
-    assert len(table) == 9 and table["n"].gt(0).all() and table["largest"].between(1, 4).all()
