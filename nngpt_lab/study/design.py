@@ -51,7 +51,7 @@ class LoopDesign(Design):
     """A design of a loop that writes candidates and trains them.
 
     Attributes:
-        coder: which model, by its name in ``llm/models.py``.
+        coder: which model, by its name in ``llm/catalogue.py``.
         prompt: what it is asked, by its name in the paper's ``prompts/``.
         protocol: how a candidate is scored (``candidates/protocols.py``).
         samples: candidates of one cycle or epoch.

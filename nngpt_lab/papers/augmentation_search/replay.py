@@ -1,7 +1,7 @@
 """Paper A's search replayed on its corpus: "evaluating" a function is looking its recorded score up (2601.03808).
 
     runs = search(get_replay("demo"), augmentations.load().brute_force, folder)
-    table = replay.needed(runs)
+    table = replay_tables.needed(runs)
 
 For each seed a universe of functions is drawn and put into random order. Its first ``n0`` are the start set: evaluated,
 and all that a method may learn from. Each method then ranks the others by its guess, and they are evaluated in that
@@ -185,7 +185,7 @@ def ordering(
     the names meant before tuning is gone, what the scores tell of them is not).
 
     Returns:
-        One row per test, method and seed: columns of ``replay.ordering``. Arguments are those of :func:`search`;
+        One row per test, method and seed: columns of ``replay_tables.ordering``. Arguments are those of :func:`search`;
         ``rng`` and ``resamples`` are for the intervals.
     """
     within_sd = augmentation_scores.noise(functions, generator("paper A", "spread"), resamples=2).within_sd.value
