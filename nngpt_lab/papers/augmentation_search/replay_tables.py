@@ -333,7 +333,8 @@ def ordering_summary(table: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds of :func:`ordering`'s rows (columns test, method, seed, ...), with t intervals over seeds.
 
     With one seed the interval is that seed's own. Columns: test, method, seeds, functions, pairs (means), accuracy
-    (_low, _high), rerun, oracle, of_ceiling (accuracy above one half, as a share of what the oracle has above it).
+    (_low, _high), rerun, oracle, of_ceiling (accuracy above one half, as a share of what the oracle has above it; nan
+    where it has nothing, as a handful of pairs can have it).
     """
     rows = []
     for (test, method), group in table.groupby(["test", "method"], sort=False):
@@ -343,7 +344,8 @@ def ordering_summary(table: pd.DataFrame) -> pd.DataFrame:
         means = group[["functions", "pairs", "rerun", "oracle"]].mean()
         row = {"test": test, "method": method, "seeds": len(group), **means[["functions", "pairs"]]}
         row |= found.columns("accuracy") | dict(means[["rerun", "oracle"]])
-        rows.append(row | {"of_ceiling": (found.value - 0.5) / (means["oracle"] - 0.5)})
+        ceiling = means["oracle"] - 0.5
+        rows.append(row | {"of_ceiling": (found.value - 0.5) / ceiling if ceiling > 0 else np.nan})
     return pd.DataFrame(rows)
 
 

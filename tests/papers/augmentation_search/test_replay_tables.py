@@ -239,6 +239,8 @@ def test_ordering_summary_has_a_t_interval_over_seeds():
     low, high = stats.ttest_1samp(values, 0).confidence_interval()
     assert [row["accuracy"], row["accuracy_low"], row["accuracy_high"]] == pytest.approx([0.65, low, high])
     assert row["of_ceiling"] == pytest.approx(0.15 / 0.4)
+    noise = replay_tables.ordering_summary(pd.DataFrame([rows[0] | {"oracle": 0.5}])).iloc[0]
+    assert np.isnan(noise["of_ceiling"])  # a share of nothing
     alone = replay_tables.ordering_summary(pd.DataFrame(rows[:1])).iloc[0]
     assert [alone["accuracy_low"], alone["accuracy_high"]] == pytest.approx([0.5, 0.7])
 
