@@ -70,7 +70,7 @@ def as_text(checks: list[Check]) -> str:
 
 def check_hardware(profile: Profile) -> None:
     """Refuse a profile that needs a CUDA device this machine lacks. Only then is torch asked: it takes seconds."""
-    if not profile.needs_gpu:
+    if not profile.gpu_memory_gib:
         return
     memory = max((device["memory_gib"] for device in manifest.cuda_devices()), default=0)
     if memory < profile.gpu_memory_gib:

@@ -39,6 +39,8 @@ KERNEL_LOG = ".kernel.log"  # of the kernel's process, not of the notebook; tell
 LOCK, HOLDER = ".lock", ".lock-holder.json"
 KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a dictionary",
          list: "a list", tuple: "a list in parentheses"}  # fmt: skip
+ANNOTATIONS = {"int": int, "float": float, "str": str, "bool": bool}
+EXAMPLES = {int: 10, float: 0.5, bool: True}  # of a value to give, where None is the default
 OWN_OPTIONS = ("profile", "seed", "output")  # parameters every notebook has, set by options of their own
 KERNEL_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS is not deterministic, and it must be set before CUDA is
@@ -68,6 +70,24 @@ class RunOutcome:
             f"  {self.error['type']}: {self.error['message']}",
             f"  see {manifest.display(self.folder / manifest.EXECUTED)}; again: {self.again}",
         ]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A line of a parameters cell: ``name: kind | None = default``; ``optional`` says whether None is allowed.
+
+    Without an annotation the default's type is the kind. Where neither says one, any literal will do.
+    """
+
+    default: Any
+    kind: type | None
+    optional: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Whether it can have this value, as it is. Numbers are finite: a manifest is JSON."""
+        if value is None or self.kind is None:
+            return self.optional
+        return type(value) is self.kind and repr(value) not in ("nan", "inf", "-inf")
 
 
 @dataclass(frozen=True)
@@ -110,7 +130,7 @@ def run_notebooks(
         notebooks: paths of notebooks, each with one cell tagged ``parameters``.
         profile: name of a profile.
         seed: seed of everything random, 0 or more.
-        parameters: values by name; a text is converted to the type of the notebook's default.
+        parameters: values by name; a text is converted to the type that the notebook's parameters cell gives.
         output: folder that holds one folder per notebook; default ``results/<profile>``.
         force: run again even what is up to date.
         progress: show a progress line per notebook (never where stderr is not a terminal).
@@ -140,13 +160,14 @@ def prepare(
     if len({notebook.stem for notebook in notebooks}) < len(notebooks):
         raise UsageError("two of the notebooks have one name and would share a results folder", "run them separately")
     contents = {notebook: read_notebook(notebook) for notebook in notebooks}
-    defaults = {notebook: read_parameters(contents[notebook], notebook.name) for notebook in notebooks}
-    check_names(given, defaults)
+    parameters = {notebook: read_parameters(contents[notebook], notebook.name) for notebook in notebooks}
+    check_names(given, parameters)
     jobs = []
-    for notebook in notebooks:
-        own = {name: convert(name, given[name], value) for name, value in defaults[notebook].items() if name in given}
+    for notebook, known in parameters.items():
+        own = {name: convert(name, given[name], parameter) for name, parameter in known.items() if name in given}
         folder = output / notebook.stem
-        values = defaults[notebook] | own | {"profile": profile.name, "seed": seed, "output": str(folder)}
+        defaults = {name: parameter.default for name, parameter in known.items()}
+        values = defaults | own | {"profile": profile.name, "seed": seed, "output": str(folder)}
         again = rerun_command(notebook, profile.name, seed, own, output if custom_output else None)
         jobs.append(Job(notebook, contents[notebook], values, folder, again))
     doctor.check_hardware(profile)
@@ -174,12 +195,12 @@ def read_notebook(path: Path):
         ) from error
 
 
-def read_parameters(notebook, name: str) -> dict[str, Any]:
-    """Names and default values of the cell tagged ``parameters``, read without running it.
+def read_parameters(notebook, name: str) -> dict[str, Parameter]:
+    """Names, types and defaults of the cell tagged ``parameters``, read without running it.
 
     Raises:
-        UsageError: there is not exactly one such cell, a line of it is not ``name = literal``, or one of
-            ``profile``, ``seed``, ``output`` is missing.
+        UsageError: there is not exactly one such cell, a line of it is neither ``name = literal`` nor
+            ``name: type = literal``, or one of ``profile``, ``seed``, ``output`` is missing.
     """
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
@@ -193,62 +214,84 @@ def read_parameters(notebook, name: str) -> dict[str, Any]:
         raise UsageError(
             f"the parameters cell of {name} is not Python: {error.msg}", "mend it in JupyterLab"
         ) from error
-    values = dict(_assignment(statement, name) for statement in statements)
-    if missing := [option for option in OWN_OPTIONS if option not in values]:
+    parameters = dict(_parameter(statement, name) for statement in statements)
+    if missing := [option for option in OWN_OPTIONS if option not in parameters]:
         raise UsageError(
             f"the parameters cell of {name} lacks {', '.join(missing)}",
             'it must hold profile = "smoke", seed = 0 and output = ""',
         )
-    return values
+    return parameters
 
 
-def _assignment(statement: ast.stmt, notebook: str) -> tuple[str, Any]:
-    with contextlib.suppress(ValueError):
+def _parameter(statement: ast.stmt, notebook: str) -> tuple[str, Parameter]:
+    """One line of a parameters cell: the name and what it may be."""
+    try:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                return name, ast.literal_eval(value)
-    raise UsageError(
-        f"the parameters cell of {notebook} holds more than plain values: {ast.unparse(statement)}",
-        "write one `name = literal` a line there and compute in the next cell",
-    )
+                default = ast.literal_eval(value)
+                return name, Parameter(default, None if default is None else type(default), default is None)
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value):
+                default, written = ast.literal_eval(value), ast.unparse(annotation)
+            case _:
+                raise ValueError("no assignment of one value to one name")
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"the parameters cell of {notebook} holds more than plain values: {ast.unparse(statement)}",
+            "write one `name = literal` or `name: type = literal` a line there and compute in the next cell",
+        ) from error
+    kind, *others = [part for part in written.split(" | ") if part != "None"] or [written]
+    if others or kind not in ANNOTATIONS:
+        raise UsageError(
+            f"the parameters cell of {notebook} gives {name!r} the type {written}",
+            f"use {', '.join(ANNOTATIONS)}, each alone or with `| None`",
+        )
+    default = float(default) if kind == "float" and type(default) is int else default
+    parameter = Parameter(default, ANNOTATIONS[kind], optional="None" in written)
+    if not parameter.allows(default):
+        raise UsageError(
+            f"the parameters cell of {notebook} gives {name!r} the type {written} and the value {default!r}",
+            "change one of them in JupyterLab",
+        )
+    return name, parameter
 
 
-def check_names(given: dict[str, Any], defaults: dict[Path, dict[str, Any]]) -> None:
+def check_names(given: dict[str, Any], parameters: dict[Path, dict[str, Parameter]]) -> None:
     """Refuse a parameter that none of the notebooks has, and those that have an option of their own."""
-    known = sorted({name for values in defaults.values() for name in values if name not in OWN_OPTIONS})
+    known = sorted({name for own in parameters.values() for name in own if name not in OWN_OPTIONS})
     for name in given:
         if name in OWN_OPTIONS:
             raise UsageError(f"{name!r} is not set with -p", f"use --{name} {given[name]}")
         if name not in known:
-            notebooks = ", ".join(notebook.stem for notebook in defaults)
+            notebooks = ", ".join(notebook.stem for notebook in parameters)
             choice = f"it takes {', '.join(known)}" if known else "it takes no parameters of its own"
             raise UsageError(f"{notebooks} has no parameter {name!r}", did_you_mean(name, known) + choice)
 
 
-def convert(name: str, value: Any, default: Any) -> Any:
-    """``value`` as the type of ``default``; a text, as the command line gives it, is read as that type.
+def convert(name: str, given: Any, parameter: Parameter) -> Any:
+    """``given`` as the parameter takes it; a text, as the command line gives it, is read as its type.
 
-    A default of None says nothing about the type, so any literal will do, and else the text itself.
-
-    >>> convert("epochs", "3", default=5), convert("lr", "1e-3", default=0.1), convert("plot", "false", default=True)
-    (3, 0.001, False)
+    >>> convert("epochs", "3", Parameter(5, int)), convert("resamples", "none", Parameter(None, int, optional=True))
+    (3, None)
     """
-    kind, given = type(default), value
+    kind, value = parameter.kind, given
+    if isinstance(value, str) and parameter.optional and value.lower() == "none":
+        return None
     if isinstance(value, str) and kind is not str:
         value = _read_literal(value, kind)
     if kind is float and type(value) is int:
         value = float(value)
     if kind in (list, tuple) and isinstance(value, list | tuple):
         value = kind(value)
-    if default is not None and (type(value) is not kind or repr(value) in ("nan", "inf", "-inf")):
+    if not parameter.allows(value):
+        example = EXAMPLES.get(kind, "NAME") if parameter.default is None else parameter.default
         raise UsageError(
             f"parameter {name!r} takes {KINDS.get(kind, 'a value')} ({kind.__name__}), not {given!r}",
-            f"for example -p {name} {shlex.quote(str(default))}",
+            f"for example -p {name} {shlex.quote(str(example))}" + f", or -p {name} none" * parameter.optional,
         )
     return value
 
 
-def _read_literal(text: str, kind: type) -> Any:
+def _read_literal(text: str, kind: type | None) -> Any:
     """``text`` read as ``kind``, or unchanged, for the caller to refuse, when it cannot be."""
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
@@ -395,6 +438,6 @@ def rerun_command(notebook: Path, profile: str, seed: int, parameters: dict[str,
     """The shell command that repeats a run."""
     words = ["nngpt-lab", "run", manifest.display(notebook), "--profile", profile, "--seed", seed]
     for name, value in parameters.items():
-        words += ["-p", name, value]
+        words += ["-p", name, "none" if value is None else value]
     words += ["--output", manifest.display(output)] if output else []
     return shlex.join(map(str, words))

@@ -61,7 +61,7 @@ def test_there_are_notebooks():
 def test_parameters_cell_has_smoke_defaults(notebook):
     path, content = notebook
     values = runner.read_parameters(content, path.name)
-    assert (values["profile"], values["seed"], values["output"]) == ("smoke", 0, "")
+    assert [values[name].default for name in ("profile", "seed", "output")] == ["smoke", 0, ""]
 
 
 def test_sources_are_stripped_valid_and_short(notebook):

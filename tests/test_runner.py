@@ -87,6 +87,16 @@ def test_every_notebook_is_checked_before_the_first_starts(tmp_path, no_kernel):
     assert "bad.ipynb lacks seed, output" in refused(good, bad, output=tmp_path / "out")
 
 
+def parameter(default) -> runner.Parameter:
+    """A parameter as the line ``x = default`` makes it."""
+    return read(f"x = {default!r}")["x"]
+
+
+def read(lines: str) -> dict[str, runner.Parameter]:
+    cell = nbformat.v4.new_code_cell(HEADER + lines, metadata={"tags": ["parameters"]})
+    return runner.read_parameters(nbformat.v4.new_notebook(cells=[cell]), "n.ipynb")
+
+
 @pytest.mark.parametrize(
     ("default", "given", "expected"),
     [
@@ -106,7 +116,7 @@ def test_every_notebook_is_checked_before_the_first_starts(tmp_path, no_kernel):
     ],
 )
 def test_values_take_the_type_of_the_default(default, given, expected):
-    value = runner.convert("x", given, default)
+    value = runner.convert("x", given, parameter(default))
     assert value == expected
     assert type(value) is type(expected)
 
@@ -118,10 +128,56 @@ def test_values_take_the_type_of_the_default(default, given, expected):
 )  # fmt: skip
 def test_a_wrong_type_is_refused_by_name_type_and_value(default, given, kind):
     with pytest.raises(UsageError) as error:
-        runner.convert("epochs", given, default)
+        runner.convert("epochs", given, parameter(default))
     assert "'epochs'" in error.value.cause
     assert f"({kind})" in error.value.cause
     assert repr(given) in error.value.cause
+
+
+ANNOTATED = {
+    "int | None = None": {"7": 7, "0": 0, "none": None, "None": None, None: None, 7: 7},
+    "int | None = 3": {"7": 7, "NONE": None},
+    "None | float = None": {"2": 2.0, "1e-3": 0.001, 2: 2.0, "none": None},
+    "float = 1": {"0.5": 0.5},
+    "str | None = None": {"loop, no tuning": "loop, no tuning", "7": "7", "none": None},
+    "bool | None = None": {"true": True, "none": None},
+    "int = 3": {"7": 7},
+}
+
+
+@pytest.mark.parametrize("annotated", ANNOTATED)
+def test_values_take_the_type_of_the_annotation(annotated):
+    """``none``, in any case, is None where the annotation allows it; 0 is 0."""
+    for given, expected in ANNOTATED[annotated].items():
+        value = runner.convert("x", given, read(f"x: {annotated}")["x"])
+        assert value == expected and type(value) is type(expected), given
+
+
+@pytest.mark.parametrize(
+    ("annotated", "given", "message"),
+    [
+        ("int | None = None", "ten", "'x' takes a whole number (int), not 'ten'"),
+        ("int | None = None", "1.5", "for example -p x 10, or -p x none"),
+        ("int | None = None", True, "not True"),
+        ("int = 3", "none", "for example -p x 3"),
+        ("int = 3", None, "not None"),
+        ("float | None = None", "nan", "'x' takes a number (float), not 'nan'"),
+        ("bool | None = None", "maybe", "takes true or false"),
+        ("str | None = None", 7, "takes a text (str), not 7"),
+    ],
+)
+def test_what_an_annotation_does_not_allow_is_refused(annotated, given, message):
+    with pytest.raises(UsageError) as error:
+        runner.convert("x", given, read(f"x: {annotated}")["x"])
+    assert message in str(error.value)
+
+
+def test_a_run_gets_none_as_the_command_line_writes_it(tmp_path, no_kernel):
+    notebook = write_notebook(tmp_path / "n.ipynb", parameters="resamples: int | None = 5\narms: str | None = None")
+    (job,) = runner.prepare([notebook], runner.get_profile("smoke"), 0, {"resamples": "none"}, tmp_path, True)
+    assert (job.parameters["resamples"], job.parameters["arms"]) == (None, None)
+    assert "-p resamples none" in job.again
+    assert "not 'ten'" in refused(notebook, output=tmp_path / "out", parameters={"resamples": "ten"})
 
 
 def test_a_wrong_type_starts_nothing(tmp_path, no_kernel):
@@ -156,6 +212,13 @@ def test_a_profile_for_a_gpu_is_refused_without_one(tmp_path, no_kernel, monkeyp
         ("import os", "more than plain values: import os"),
         ("a = b = 1", "more than plain values"),
         ("x = (", "is not Python"),
+        ("x: int", "more than plain values: x: int"),
+        ("x: int = y", "more than plain values: x: int = y"),
+        ("x: list = [1]", "gives 'x' the type list"),
+        ("x: int | str = 1", "gives 'x' the type int | str"),
+        ("x: None = None", "gives 'x' the type None"),
+        ("x: int = None", "gives 'x' the type int and the value None"),
+        ("x: int | None = 'a'", "gives 'x' the type int | None and the value 'a'"),
     ],
 )
 def test_a_parameters_cell_holds_literals_only(tmp_path, no_kernel, cell, message):
@@ -265,10 +328,15 @@ def test_a_failed_notebook_is_kept_and_the_others_run(tmp_path):
 
 
 def test_plain_papermill_runs_the_same_notebook(tmp_path):
-    notebook = write_notebook(tmp_path / "n.ipynb", WRITES_A_TABLE)
+    typed = "resamples: int | None = None\nseeds: int | None = 3\narms: str | None = None"
+    notebook = write_notebook(
+        tmp_path / "n.ipynb", WRITES_A_TABLE, "table.write_text(f'{profile},{resamples},{seeds},{arms}')",
+        parameters=typed,
+    )  # fmt: skip
     command = [sys.executable, "-m", "papermill", "n.ipynb", "out.ipynb", "-p", "profile", "demo", "-p", "output", "."]
+    command += ["-p", "resamples", "10", "-p", "seeds", "None"]  # papermill's own spelling
     subprocess.run(command, cwd=notebook.parent, check=True, capture_output=True, timeout=LIMIT)
-    assert (tmp_path / "tables" / "t.csv").read_text() == "demo,0"
+    assert (tmp_path / "tables" / "t.csv").read_text() == "demo,10,None,None"
 
 
 # --- what is repeated, and what is not --------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from pathlib import Path
 import pandas as pd
 
 from nngpt_lab.ground import paths
-from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.records.profiles import Profile, get_profile
 
 PNG_DPI = 150
@@ -39,16 +38,6 @@ class Results:
         for part in self._contents:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.folder / "manifest.json").unlink(missing_ok=True)
-
-    def setting(self, name: str, value: int) -> int:
-        """A notebook's parameter: ``value`` itself, or the profile's ``name`` where it is 0.
-
-        Raises:
-            UsageError: it is negative or no whole number.
-        """
-        if type(value) is not int or value < 0:
-            raise UsageError(f"{name} takes a whole number from 0 up, not {value!r}", "use 0 for the profile's own")
-        return value or getattr(self.profile, name)
 
     def table(self, frame: pd.DataFrame, name: str, caption: str, digits: int = 3) -> pd.DataFrame:
         """Write ``frame`` as CSV (full precision) and Markdown (``digits``); return it rounded, to show in a cell."""

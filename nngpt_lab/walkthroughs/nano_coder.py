@@ -40,6 +40,7 @@ from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import named
 from nngpt_lab.ground.processes import in_processes
+from nngpt_lab.ground.settings import choose
 from nngpt_lab.llm import lora
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.lora import Example
@@ -214,18 +215,15 @@ RECIPES = {
 }
 
 
-def recipe(name: str, networks: int = 0, epochs: int = 0) -> Recipe:
-    """The recipe of that name, with another number of networks or epochs where they are not 0.
+def recipe(name: str, networks: int | None = None, epochs: int | None = None) -> Recipe:
+    """The recipe of that name, with another number of networks or epochs where they are not None.
 
     Raises:
-        UsageError: no such recipe, or a number that is negative or not whole.
+        UsageError: no such recipe, or a number below 1 or not whole.
     """
-    chosen = named("recipe", name, RECIPES)
-    for setting, value in {"networks": networks, "epochs": epochs}.items():
-        if type(value) is not int or value < 0:
-            raise UsageError(f"{setting} takes a whole number from 0 up, not {value!r}", "use 0 for the profile's own")
-    schedule = replace(chosen.schedule, epochs=epochs or chosen.schedule.epochs)
-    return replace(chosen, networks=networks or chosen.networks, schedule=schedule)
+    own = named("recipe", name, RECIPES)
+    schedule = replace(own.schedule, epochs=choose("epochs", epochs, own.schedule.epochs))
+    return replace(own, networks=choose("networks", networks, own.networks), schedule=schedule)
 
 
 @dataclass(frozen=True)

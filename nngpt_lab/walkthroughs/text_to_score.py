@@ -22,24 +22,33 @@ from nngpt_lab.candidates.screening import Screened, screen
 from nngpt_lab.corpora import architectures, augmentations
 from nngpt_lab.ground.formatting import words
 from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.settings import choose
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.walkthroughs import evaluations
 
 
-def adjusted(name: str, *, train_images: int = 0, parameters: int = 0, batch: int = 0, minutes: float = 0) -> Protocol:
-    """A protocol with another size; 0 keeps its own, but for ``parameters`` where 0 sets no limit.
+def adjusted(
+    name: str,
+    *,
+    parameters: int | None,
+    train_images: int | None = None,
+    batch: int | None = None,
+    minutes: float | None = None,
+) -> Protocol:
+    """A protocol with another size; None keeps its own, but for ``parameters`` where None sets no limit.
 
     The changed protocol has a hash of its own, so its scores are never mixed with others'.
     """
-    protocol = replace(get_protocol(name), max_parameters=parameters or None)
-    changes = {"train_limit": train_images, "batch": batch, "wall_seconds": 60 * minutes}
-    return replace(protocol, **{field: value for field, value in changes.items() if value})
+    seconds = None if minutes is None else 60 * minutes
+    changes = {"train_limit": train_images, "batch": batch, "wall_seconds": seconds}
+    changes = {field: value for field, value in changes.items() if value is not None}
+    return replace(get_protocol(name), max_parameters=parameters, **changes)
 
 
-def corpus_index(size: int, rng: np.random.Generator) -> NoveltyIndex:
-    """``size`` of LEMUR's networks (0: all) under paper B's novelty settings; all take 15 s."""
+def corpus_index(size: int | None, rng: np.random.Generator) -> NoveltyIndex:
+    """``size`` of LEMUR's networks (None: all) under paper B's novelty settings; all take 15 s."""
     table = architectures.load().architectures.sort_values("name")
-    if size and size < len(table):
+    if (size := choose("corpus", size, len(table))) < len(table):
         table = table.iloc[np.sort(rng.choice(len(table), size, replace=False))]
     index = NoveltyIndex()
     index.add_many(table["name"], table["code"])

@@ -89,11 +89,3 @@ def test_an_unknown_profile_makes_no_folder(tmp_path):
     with pytest.raises(UsageError, match="did you mean 'demo'"):
         Results(tmp_path / "new", "dmeo")
     assert not (tmp_path / "new").exists()
-
-
-def test_a_setting_of_zero_is_the_profiles_and_a_negative_one_is_refused(tmp_path):
-    results = Results(tmp_path, "smoke")
-    assert results.setting("seeds", 0) == results.profile.seeds
-    assert results.setting("seeds", 7) == 7
-    with pytest.raises(UsageError, match="seeds takes a whole number from 0 up, not -1"):
-        results.setting("seeds", -1)

@@ -198,14 +198,16 @@ def test_spread(length, count):
 # -------------------------------------------------------------------------------------------------------------- recipes
 
 
-def test_every_profile_has_a_recipe_and_zero_leaves_it_as_it_is():
+def test_every_profile_has_a_recipe_and_none_leaves_it_as_it_is():
     for profile in PROFILES.values():
-        assert nano_coder.recipe(profile.pretraining) == nano_coder.RECIPES[profile.pretraining]
+        assert (
+            nano_coder.recipe(profile.walkthroughs.pretraining) == nano_coder.RECIPES[profile.walkthroughs.pretraining]
+        )
     changed = nano_coder.recipe("nano-coder", networks=7, epochs=9)
     assert (changed.networks, changed.schedule.epochs, changed.functions) == (7, 9, nano_coder.FUNCTIONS)
 
 
-@pytest.mark.parametrize("options", [{"networks": -1}, {"epochs": 1.5}, {"epochs": True}])
+@pytest.mark.parametrize("options", [{"networks": -1}, {"networks": 0}, {"epochs": 1.5}, {"epochs": True}])
 def test_a_number_that_is_none_is_refused(options):
     with pytest.raises(UsageError, match="whole number"):
         nano_coder.recipe("tiny", **options)

@@ -100,7 +100,7 @@ def test_an_adjusted_protocol_is_another_protocol():
     digits = get_protocol("digits")
     same = text_to_score.adjusted("digits", parameters=digits.max_parameters)
     assert same.hash("") == digits.hash("")
-    changed = text_to_score.adjusted("digits", parameters=0, batch=64, train_images=100, minutes=0.5)
+    changed = text_to_score.adjusted("digits", parameters=None, batch=64, train_images=100, minutes=0.5)
     assert (changed.max_parameters, changed.batch, changed.train_limit, changed.wall_seconds) == (None, 64, 100, 30)
     assert changed.hash("") != digits.hash("")
 

@@ -25,6 +25,7 @@ from nngpt_lab.corpora.code import tidy
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
 from nngpt_lab.ground.names import did_you_mean
 from nngpt_lab.ground.seeds import generator
+from nngpt_lab.ground.settings import choose
 from nngpt_lab.llm import models
 from nngpt_lab.llm.recipe import PROJECTIONS
 from nngpt_lab.papers.augmentation_search import loop
@@ -102,33 +103,38 @@ STUDIES = {  # by profile and model
 }
 
 
-def profile_studies(profile: str, named: str = "", samples: int = 0, epochs: int = 0, seeds: int = 0) -> list[Study]:
+def profile_studies(
+    profile: str,
+    named: str | None = None,
+    *,
+    samples: int | None = None,
+    epochs: int | None = None,
+    seeds: int | None = None,
+) -> list[Study]:
     """A profile's studies.
 
     Args:
-        named: models, separated by commas; empty: all of the profile's.
-        samples, epochs, seeds: instead of the studies' own; 0 keeps them. A model that is not tuned stays untuned.
+        named: models, separated by commas; None: all of the profile's.
+        samples, epochs, seeds: instead of the studies' own; None keeps them. A model that is not tuned stays
+            untuned.
 
     Raises:
         UsageError: a model that the profile has no study of, or a number that is negative or not whole.
     """
     known = STUDIES[profile]
-    wanted = [name.strip() for name in named.split(",") if name.strip()] or list(known)
+    wanted = [name.strip() for name in (named or "").split(",") if name.strip()] or list(known)
     for name in wanted:
         if name not in known:
             cure = f"{did_you_mean(name, known)}use some of {', '.join(known)}, or another profile"
             raise UsageError(f"profile {profile!r} does not compare prompts with {name!r}", cure)
-    for what, value in {"samples": samples, "epochs": epochs, "seeds": seeds}.items():
-        if type(value) is not int or value < 0:
-            raise UsageError(f"{what} takes a whole number from 0 up, not {value!r}", "use 0 for the profile's own")
     return [
         replace(
-            one,
-            samples=samples or one.samples,
-            epochs=(epochs or one.epochs) if one.epochs else 0,
-            seeds=seeds or one.seeds,
+            study,
+            samples=choose("samples", samples, study.samples),
+            epochs=choose("epochs", epochs, study.epochs) if study.epochs else 0,
+            seeds=choose("seeds", seeds, study.seeds),
         )
-        for one in (known[name] for name in dict.fromkeys(wanted))
+        for study in (known[name] for name in dict.fromkeys(wanted))
     ]
 
 
