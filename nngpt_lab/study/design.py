@@ -39,6 +39,12 @@ class Design:
     batch: int = field(default=32, kw_only=True)
     four_bit: bool = field(default=False, kw_only=True)
 
+    def __post_init__(self):
+        for name in ("cycles", "epochs", "samples", "train", "test", "altered", "batch"):
+            value = getattr(self, name, None)  # None: all that there are
+            if value is not None and value < 1:
+                raise UsageError(f"design {self.name!r} is too small: {name} is {value}", f"{name} counts from 1")
+
     def hash(self) -> str:
         """SHA-256 over all that can change a sample, a choice or an answer, the scheme of the seeds included."""
         left_out = ("name", "source", *self.NOT_HASHED)

@@ -36,7 +36,6 @@ from nngpt_lab.candidates.screening import screen
 from nngpt_lab.corpora import architectures, augmentations
 from nngpt_lab.corpora.code import code_hash, describe, tidy
 from nngpt_lab.corpora.narrow import CARD, narrow
-from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import named
 from nngpt_lab.ground.processes import in_processes

@@ -30,6 +30,14 @@ def test_none_is_the_designs_own_and_zero_is_zero():
     assert resized(PAPER, corpus_pairs=0).corpus_pairs == 0
 
 
+@pytest.mark.parametrize("design", DESIGNS, ids=lambda design: design.name)
+@pytest.mark.parametrize("size", ["cycles", "epochs", "samples", "train", "test", "altered"])
+def test_a_run_of_nothing_is_refused(design, size):
+    if size in vars(design):
+        with pytest.raises(UsageError, match=f"{size} is 0"):
+            resized(design, **{size: 0})
+
+
 def test_an_unknown_field_is_refused():
     with pytest.raises(UsageError, match="did you mean 'cycles'"):
         resized(DEMO, cylces=3)

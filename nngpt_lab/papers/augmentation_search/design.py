@@ -47,8 +47,9 @@ class Design(study.LoopDesign):
 
     def __post_init__(self):
         check_style(self.style)
-        if min(self.epochs, self.samples, self.pairs_per_epoch, self.batch) < 1 or self.start < 4:
-            raise UsageError(f"design {self.name!r} is too small", "counts are from 1, start from 4")
+        super().__post_init__()
+        if self.pairs_per_epoch < 1 or self.start < 4:
+            raise UsageError(f"design {self.name!r} is too small", "pairs_per_epoch counts from 1, start from 4")
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"design {self.name!r} has threshold {self.threshold}", "accuracies and quantiles: 0 to 1")
 
