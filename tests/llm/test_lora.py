@@ -253,7 +253,8 @@ def test_gradient_checkpointing_changes_no_weight():
     for checkpointing in (False, True):
         coder, recipe = adapted(), replace(RECIPE, gradient_checkpointing=checkpointing)
         lora.tune(coder, EXAMPLES, recipe, 0, progress=False)
-        assert not coder.model.get_base_model().is_gradient_checkpointing
+        with adapters.quiet():  # transformers 5.24 calls it by another name; earlier ones know only this
+            assert not coder.model.get_base_model().is_gradient_checkpointing
         runs.append(weights(coder))
     for name in runs[0]:
         torch.testing.assert_close(runs[0][name], runs[1][name], rtol=1e-6, atol=1e-7)
