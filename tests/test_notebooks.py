@@ -114,6 +114,14 @@ def test_run_leaves_tables_figures_and_a_manifest_that_vouches_for_them(smoke_ru
     assert {path.stem for path in (smoke_run / "figures").glob("*.png")} == set(contents["figures"])
 
 
+def test_what_counts_as_a_warning_in_an_executed_notebook():
+    output = nbformat.v4.new_output
+    table = output("display_data", data={"text/plain": "warnings: 3"})
+    assert not list(warnings_in([output("stream", name="stdout", text="done"), table]))
+    told = output("stream", name="stdout", text="x.py:3: UserWarning: old")
+    assert list(warnings_in([output("stream", name="stderr", text="slow"), told])) == ["slow", "UserWarning: old"]
+
+
 def test_a_run_shows_no_warning(smoke_run):
     cells = nbformat.read(smoke_run / "executed.ipynb", as_version=4).cells
     assert not [text for cell in cells for text in warnings_in(cell.get("outputs", ()))]

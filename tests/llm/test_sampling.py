@@ -145,7 +145,7 @@ def test_greedy_is_generate_token_for_token(name, lora, short_buffers):
         assert [one.finished for one in samples] == [answer[-1] in end_tokens(coder) for answer in expected]
 
 
-@pytest.mark.parametrize("name", map(param, NAMES))
+@pytest.mark.parametrize("name", [param(name) for name in NAMES])
 def test_text_depends_on_its_seed_alone(name, short_buffers):
     coder = made(name)
     coder.model.generation_config.eos_token_id = [END, *range(20, 28)]
