@@ -93,20 +93,21 @@ def load_claims(package: Path = paths.PACKAGE) -> dict[str, Claim]:
     return claims
 
 
-def verdict(claim: Claim, estimate: Estimate | None) -> str:
-    """The verdict that the claim's test gives for our interval.
+def verdict(test: str, value: float, estimate: Estimate | None) -> str:
+    """The verdict that a claim's test against a value gives for our interval.
 
-    >>> claim = Claim("x", "A", "…", 50, "%", "P", "…", "at_least")
-    >>> verdict(claim, Estimate(55, 52, 58, 100)), verdict(claim, Estimate(55, 48, 62, 10)), verdict(claim, None)
-    ('reproduced', 'inconclusive', 'not tested')
+    >>> verdict("at_least", 50, Estimate(55, 52, 58, 100)), verdict("at_least", 50, Estimate(55, 48, 62, 10))
+    ('reproduced', 'inconclusive')
+    >>> verdict("at_least", 50, None)
+    'not tested'
     """
     if estimate is None or not estimate.n or not np.isfinite([estimate.value, estimate.low, estimate.high]).all():
         return "not tested"  # no data, no verdict: the interval of an empty sample holds every value
-    if claim.test == "equal":
-        return "reproduced" if estimate.low <= claim.value <= estimate.high else "not reproduced"
-    holds = (estimate.low >= claim.value, estimate.high >= claim.value)
-    if claim.test == "at_most":
-        holds = (estimate.high <= claim.value, estimate.low <= claim.value)
+    if test == "equal":
+        return "reproduced" if estimate.low <= value <= estimate.high else "not reproduced"
+    holds = (estimate.low >= value, estimate.high >= value)
+    if test == "at_most":
+        holds = (estimate.high <= value, estimate.low <= value)
     return "reproduced" if holds[0] else "inconclusive" if holds[1] else "not reproduced"
 
 
@@ -136,7 +137,7 @@ def claims_table(papers: str, measured: dict[str, Measured]) -> pd.DataFrame:
                 claim.value,
                 *_numbers(found.estimate),
                 claim.grade,
-                verdict(claim, found.estimate),
+                verdict(claim.test, claim.value, found.estimate),
                 " ".join(note for note in notes if note),
                 claim.source,
             ]

@@ -57,6 +57,23 @@ def difference_of_proportions(a: int, n_a: int, b: int, n_b: int) -> Estimate:
     return Estimate(value, low, high, n_a + n_b)
 
 
+def difference_of_paired_proportions(only_first: int, only_second: int, n: int, level: float = LEVEL) -> Estimate:
+    """Difference of two proportions of the same ``n`` units, of which so many succeed in the one or the other alone.
+
+    With the adjusted Wald interval of Bonett and Price (2012), which adds one to both counts.
+    """
+    first, second = ((count + 1) / (n + 2) for count in (only_first, only_second))
+    reach = stats.norm.ppf((1 + level) / 2) * np.sqrt(max(first + second - (first - second) ** 2, 0) / (n + 2))
+    low, high = max(first - second - reach, -1), min(first - second + reach, 1)
+    return Estimate((only_first - only_second) / n, float(low), float(high), n)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact p-value of McNemar's test; 1 where no unit succeeds in one alone."""
+    discordant = only_first + only_second
+    return float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
+
+
 def difference_of_means(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Estimate:
     """``mean(a) - mean(b)`` of two independent samples with Welch's interval (unequal variances)."""
     interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)

@@ -19,9 +19,9 @@ from typing import Self, TypeVar
 from nngpt_lab.ground.errors import DataError
 from nngpt_lab.llm import adapters, lora
 from nngpt_lab.llm.models import Coder
+from nngpt_lab.study.samples import STAGES
 
 T = TypeVar("T")
-STAGES = ("sampling", "evaluation", "selection", "tuning")
 
 
 class RunState:

@@ -29,14 +29,14 @@ def claim_of(test: str) -> Claim:
     ],
 )  # fmt: skip
 def test_verdicts_at_the_edges(test, low, high, expected):
-    assert verdict(claim_of(test), Estimate((low + high) / 2, low, high, 10)) == expected
+    assert verdict(test, 50, Estimate((low + high) / 2, low, high, 10)) == expected
 
 
 @pytest.mark.parametrize("test", claims.TESTS)
 @pytest.mark.parametrize("nothing", [None, wilson(0, 0).scaled(100), Estimate(math.nan, math.nan, math.nan, 0)])
 def test_no_data_is_no_verdict(test, nothing):
     """The interval of an empty sample holds every value: it must not pass for a reproduction, nor for a failure."""
-    assert verdict(claim_of(test), nothing) == "not tested"
+    assert verdict(test, 50, nothing) == "not tested"
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from nngpt_lab.papers.architecture_loop.tables import LOOP
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.claims import Measured
 from nngpt_lab.statistics.intervals import Estimate
+from nngpt_lab.study.samples import LOOP
 
 CYCLES = (1, 10, 18, 22)  # of the paper, recovered
-RATES = {"valid": "valid", "mean": "mean", "best": "best", "share-40": "share_40"}  # claim's name -> our column
+RATES = {"valid": "valid", "mean": "mean", "best": "best", "share-40": "over_threshold"}  # claim's name -> our column
 
 
 def measure(
@@ -24,7 +24,7 @@ def measure(
     """What the loop says to each claim, by the claim's id.
 
     Args:
-        pooled, per_cycle: as ``loop_cycles.pooled_cycles`` and ``cycle_table`` return.
+        pooled, per_cycle: as ``tables.pooled_cycles`` and ``cycle_table`` return.
         published: whether the run is one of the paper's own protocol.
     """
     loop, runs = (table[table["arm"] == LOOP] for table in (pooled, per_cycle))

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nngpt_lab.papers.architecture_loop.lemur_overview import CYCLES, wilson_cycles
 from nngpt_lab.papers.architecture_loop.novelty_figures import FORM_LOOKS
-from nngpt_lab.papers.architecture_loop.tables import LOOP, MEASURES, SHARES, arms
+from nngpt_lab.papers.architecture_loop.tables import MEASURES, SHARES
 from nngpt_lab.statistics.plots import (
     legend_below,
     legend_right,
@@ -35,6 +35,7 @@ from nngpt_lab.statistics.plots import (
 )
 from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER, new_figure
 from nngpt_lab.study.looks import STYLES, UNKNOWN, arm_looks
+from nngpt_lab.study.samples import LOOP, arms
 
 PAPER_LABEL = "paper B (CIFAR-10, 7B)"
 HOLLOW = {"color": PAPER, "markerfacecolor": "white", "marker": "D", "markersize": 6, "linestyle": "none", "zorder": 5}
@@ -152,7 +153,7 @@ def differences(table: pd.DataFrame, title: str) -> Figure:
     """
     key = "control" if "control" in table else "arm"
     names = list(dict.fromkeys(table[key]))
-    titles = [label.replace(", ", ",\n") for label in MEASURES.values()]
+    titles = [measure.label.replace(", ", ",\n") for measure in MEASURES.values()]
     figure, axes = panels(titles, width=11, height=1.9 + 0.36 * len(names))
     for ax, measure in zip(axes, MEASURES, strict=True):
         part = table[table["measure"] == measure]

@@ -10,24 +10,37 @@ copy of one that did: what an answer owes to its format must not depend on wheth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.augmentation_search.answer_forms import TYPES, answer_type, form, found_by_authors, reasons
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
+from nngpt_lab.statistics.claims import verdict
+from nngpt_lab.statistics.intervals import Estimate
+from nngpt_lab.study.comparison import MCNEMAR, RESULT, Mean, PairedProportion, PairedRatio, Statistic, compare
+from nngpt_lab.study.samples import bootstrap_runs
 
 STYLES = ("direct", "cot")
 SETTING = ["model", "shots", "tuned"]  # within which the two styles are compared
 ARM = ["model", "shots", "tuned", "style"]
 SHARES = ["valid", "new", "authors", "reasoned"]
 SAMPLE = [*SETTING, "seed", "epoch", "position"]
-SEEDS = 3  # from so many on, a run is the unit
-FEWEST = 5  # functions with a score: a bootstrap of fewer promises far too much
+MEASURES = {
+    "valid": PairedProportion("valid, of the samples", "valid"),
+    "new": PairedProportion("valid and no copy, of the samples", "new"),
+    "authors": PairedProportion("valid by the authors' extraction, of the samples", "authors"),
+    "reasoned": PairedProportion("with words before the code, of the samples", "reasoned"),
+    "mean": Mean("mean accuracy of the trained", lambda part: part["score"]),
+    "best": Statistic("best accuracy", lambda part: part["score"].max()),
+    "tokens_per_valid": PairedRatio("tokens per valid function", "tokens", "valid"),
+    "within": Statistic("valid functions within the same tokens", lambda part: float(part["within"].sum())),
+    "spread": Statistic("SD of the valid share over LLM epochs", lambda part: _spread(part)),
+}
+"""What the two styles are compared by."""
 
 
 # ------------------------------------------------------------------------------------------------------------ answers
@@ -79,15 +92,14 @@ def epoch_table(rows: pd.DataFrame, profile: str) -> pd.DataFrame:
         :func:`described`); mean, median, best (accuracy of those trained; nan without any), best_so_far; tokens,
         tokens_per_valid (nan without a valid one).
     """
-    found = []
-    for key, part in rows.groupby(["model", "style", "shots", "tuned", "seed", "epoch"], sort=False):
-        names = ["model", "style", "shots", "tuned", "seed", "epoch"]
+    names, epochs = ["model", "style", "shots", "tuned", "seed", "epoch"], []
+    for key, part in rows.groupby(names, sort=False):
         row = {"profile": profile, **dict(zip(names, key, strict=True)), "sampled": len(part)}
         row |= {name: int(part[name].sum()) for name in (*SHARES, "within")}
         row |= {"mean": part["score"].mean(), "median": part["score"].median(), "best": part["score"].max()}
         row |= {"best_so_far": np.nan, "tokens": int(part["tokens"].sum())}
-        found.append(row | {"tokens_per_valid": _ratio(row["tokens"], row["valid"])})
-    table = pd.DataFrame(found)
+        epochs.append(row | {"tokens_per_valid": MEASURES["tokens_per_valid"].value(part)})
+    table = pd.DataFrame(epochs)
     table["best_so_far"] = table.groupby([*ARM, "seed"])["best"].transform(lambda best: best.cummax().ffill())
     return table
 
@@ -96,226 +108,159 @@ def arm_table(rows: pd.DataFrame, rng: np.random.Generator, resamples: int) -> p
     """One row per arm, over all seeds and LLM epochs, with 95 % intervals.
 
     Shares have Wilson intervals, which take all samples as independent. Means and ratios have bootstrap intervals over
-    seeds from three on, else over samples; they are nan with fewer than five functions that have a score.
+    seeds from three on, else over functions with a score and over samples; see :func:`samples.bootstrap_runs`.
 
     Returns:
         model, shots, tuned, style; seeds, sampled; valid, new, authors, reasoned, clean (shares of the samples), mean
         (accuracy of the trained), tokens_per_valid, each with ``_low`` and ``_high``; best; within, budget (sums over
         seeds: valid ones in the same tokens as the thriftier style's).
     """
-    found = []
+    arms = []
     for key, part in rows.groupby(ARM, sort=False):
         row = {**dict(zip(ARM, key, strict=True)), "seeds": part["seed"].nunique(), "sampled": len(part)}
         for name, count in part[SHARES].assign(clean=part["type"] == "clean").items():
             row |= intervals.wilson(int(count.sum()), len(part)).columns(name)
-        row |= _bootstrapped(part, "mean", rng, resamples).columns("mean")
-        row |= _bootstrapped(part, "tokens_per_valid", rng, resamples).columns("tokens_per_valid")
+        scores = [run.dropna().to_numpy() for _, run in part.groupby("seed")["score"] if run.count()]
+        row |= bootstrap_runs(scores, np.mean, rng, resamples).columns("mean")
+        costs = [run[["tokens", "valid"]].to_numpy(float) for _, run in part.groupby("seed")]
+        row |= bootstrap_runs(costs, _ratio, rng, resamples).columns("tokens_per_valid")
         row |= {"best": part["score"].max(), "within": int(part["within"].sum())}
-        found.append(row | {"budget": int(part.groupby("seed")["budget"].first().sum())})
-    return pd.DataFrame(found)
+        arms.append(row | {"budget": int(part.groupby("seed")["budget"].first().sum())})
+    return pd.DataFrame(arms)
+
+
+def _ratio(rows: np.ndarray, axis: int) -> np.ndarray:
+    """Sum of the first column by the sum of the second; nan where that is zero. ``rows``: (..., 2)."""
+    above, below = np.moveaxis(rows.sum(axis), -1, 0)
+    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)
 
 
 def type_table(rows: pd.DataFrame) -> pd.DataFrame:
     """How the answers of each arm are: the table ``answer_types.csv``; every type has a row.
 
-    Columns model, shots, tuned, style, type, count, sampled, share, low, high (Wilson).
+    Columns model, shots, tuned, style, type, count, sampled, share(_low, _high) (Wilson).
     """
     return _counted(rows, ARM, "type", TYPES)
 
 
 def failure_table(rows: pd.DataFrame) -> pd.DataFrame:
     """How the samples of each arm ended, LLM epoch by LLM epoch: columns model, shots, tuned, style, epoch, status,
-    count, sampled, share, low, high (Wilson). Only statuses that occur in a model's answers."""
-    known = [status.value for status in Status]
-    tables = [
-        _counted(part, [*ARM, "epoch"], "status", [one for one in known if one in set(part["status"])])
-        for _, part in rows.groupby("model", sort=False)
-    ]
+    count, sampled, share(_low, _high) (Wilson). Only statuses that occur in a model's answers."""
+    tables = []
+    for _, part in rows.groupby("model", sort=False):
+        occurring = [status.value for status in Status if status.value in set(part["status"])]
+        tables.append(_counted(part, [*ARM, "epoch"], "status", occurring))
     return pd.concat(tables, ignore_index=True)
 
 
-def _counted(rows: pd.DataFrame, keys: list[str], column: str, values) -> pd.DataFrame:
-    found = []
+def _counted(rows: pd.DataFrame, keys: list[str], column: str, values: Sequence[str]) -> pd.DataFrame:
+    """How many samples of each key have each value of a column, as a share of the key's samples."""
+    table = []
     for key, part in rows.groupby(keys, sort=False):
         counts = part[column].value_counts()
         for value in values:
-            share = intervals.wilson(int(counts.get(value, 0)), len(part))
-            found.append((*key, value, int(counts.get(value, 0)), len(part), share.value, share.low, share.high))
-    return pd.DataFrame(found, columns=[*keys, column, "count", "sampled", "share", "low", "high"])
+            count = int(counts.get(value, 0))
+            row = dict(zip(keys, key, strict=True)) | {column: value, "count": count, "sampled": len(part)}
+            table.append(row | intervals.wilson(count, len(part)).columns("share"))
+    return pd.DataFrame(table)
 
 
 # --------------------------------------------------------------------------------------------------------- paired tests
 
-MEASURES = {
-    "valid": "valid, of the samples",
-    "new": "valid and no copy, of the samples",
-    "authors": "valid by the authors' extraction, of the samples",
-    "reasoned": "with words before the code, of the samples",
-    "mean": "mean accuracy of the trained",
-    "best": "best accuracy",
-    "tokens_per_valid": "tokens per valid function",
-    "within": "valid functions within the same tokens",
-    "spread": "SD of the valid share over LLM epochs",
-}
-MCNEMAR = "McNemar over samples (interval: Bonett and Price)"
-PAIRED = "paired t over seeds"
-EQUAL = "equal in all seeds: no interval"
-BOOTSTRAP = "bootstrap over paired samples; does not cover the seed"
-NOTHING = "no interval: too few seeds or functions"
-TEST = ["measure", "direct", "cot", "difference", "low", "high", "p_value", "n", "method"]
 
-
-def paired_tests(rows: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+def paired_tests(rows: pd.DataFrame) -> pd.DataFrame:
     """Direct minus chain of thought in each setting, by every measure: the table ``paired_tests.csv``.
 
-    Validity has McNemar's exact test over samples of the same seed, epoch and position, and everything has a paired t
-    test over seeds where there are three; samples of one tuned model are not independent of each other, so where both
-    are there, the t test is the one that covers another run. The p-values are not adjusted for their number.
+    Only samples that both styles have (the same seed, epoch and position) are compared, as
+    :mod:`nngpt_lab.study.comparison` says. Shares have McNemar's exact test in any case, and over three seeds a paired
+    t test, too; samples of one tuned model are not independent of each other, so where both are there, the t test is
+    the one that covers another run. The p-values are not adjusted for their number.
 
     Returns:
-        model, shots, tuned; measure, direct, cot (values), difference (direct minus cot), low, high, p_value (nan for a
-        bootstrap), n (pairs of samples, or seeds), method; only_direct, only_cot (samples valid in one style alone).
+        model, shots, tuned; measure, direct, cot (values), difference(_low, _high) (direct minus cot), n (pairs of
+        samples, functions or seeds), method, p_value (nan without a test); only_direct, only_cot (samples valid in one
+        style alone).
     """
-    tables = []
+    tests = []
     for key, part in rows.groupby(SETTING, sort=False):
-        pairs = _pairs(part)
-        if not len(pairs):
+        direct, cot = _common(part)
+        if not len(direct):
             continue
-        discordant = int((pairs["valid_direct"] & ~pairs["valid_cot"]).sum())
-        found = pd.DataFrame(list(_tests(part, pairs, rng, resamples)), columns=TEST)
-        found = found.assign(only_direct=discordant, only_cot=int((pairs["valid_cot"] & ~pairs["valid_direct"]).sum()))
-        tables.append(found.assign(**dict(zip(SETTING, key, strict=True))))
-    columns = [*SETTING, *TEST, "only_direct", "only_cot"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+        first, second = direct["valid"].to_numpy(), cot["valid"].to_numpy()
+        alone = {"only_direct": int((first & ~second).sum()), "only_cot": int((second & ~first).sum())}
+        for name, measure in MEASURES.items():
+            results = [compare(direct, cot, measure)]
+            if name in SHARES and results[0].method != MCNEMAR:
+                results.insert(0, measure.within(direct, cot))
+            for result in results:
+                row = dict(zip(SETTING, key, strict=True)) | {"measure": name} | result.columns("direct", "cot")
+                tests.append(row | {"p_value": result.p_value} | alone)
+    columns = [*SETTING, "measure", "direct", "cot", *RESULT, "p_value", "only_direct", "only_cot"]
+    return pd.DataFrame(tests, columns=columns)
 
 
-def _pairs(part: pd.DataFrame) -> pd.DataFrame:
-    """One row per sample that both styles have, columns with the endings ``_direct`` and ``_cot``."""
+def _common(part: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
+    """The samples of a setting that both styles have, style by style, in the same order."""
     direct, cot = (part[part["style"] == style].set_index(SAMPLE) for style in STYLES)
-    wanted = [*SHARES, "tokens", "score"]
-    return direct[wanted].add_suffix("_direct").join(cot[wanted].add_suffix("_cot"), how="inner").reset_index()
+    both = direct.index.intersection(cot.index)
+    return tuple(table.loc[both].reset_index() for table in (direct, cot))
 
 
-def _tests(part: pd.DataFrame, pairs: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Iterator[tuple]:
-    by_seed = {
-        style: pd.DataFrame({seed: values(one) for seed, one in part[part["style"] == style].groupby("seed")}).T
-        for style in STYLES
-    }
-    for measure in MEASURES:
-        if measure in SHARES:
-            yield measure, *_mcnemar(pairs[f"{measure}_direct"], pairs[f"{measure}_cot"])
-        seeds = pd.concat([by_seed[style][measure] for style in STYLES], axis=1, keys=STYLES).dropna()
-        if len(seeds) >= SEEDS:
-            yield measure, *_t_test(seeds["direct"], seeds["cot"])
-        elif measure not in SHARES:
-            direct, cot = (values(part[part["style"] == style])[measure] for style in STYLES)
-            low = high = np.nan
-            trained = min(pairs["score_direct"].count(), pairs["score_cot"].count())
-            if measure in ("mean", "tokens_per_valid") and trained >= FEWEST:
-                low, high = _paired_bootstrap(pairs, measure, rng, resamples)
-            method = BOOTSTRAP if np.isfinite(low) else NOTHING
-            yield measure, direct, cot, direct - cot, low, high, np.nan, len(pairs), method
-
-
-def values(part: pd.DataFrame) -> dict[str, float]:
-    """The value of every measure of :data:`MEASURES` for some rows of one arm; nan where there is none."""
-    shares = part.groupby(["seed", "epoch"])["valid"].mean().groupby("seed").std().mean()
-    return {
-        **{name: part[name].mean() for name in SHARES},
-        "mean": part["score"].mean(),
-        "best": part["score"].max(),
-        "tokens_per_valid": _ratio(part["tokens"].sum(), part["valid"].sum()),
-        "within": float(part["within"].sum()),
-        "spread": shares,
-    }
-
-
-def _mcnemar(direct: pd.Series, cot: pd.Series) -> tuple:
-    """Exact test of the discordant pairs; the difference with the adjusted Wald interval of Bonett and Price (2012)."""
-    n, only = len(direct), (int((direct & ~cot).sum()), int((cot & ~direct).sum()))
-    p_value = stats.binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
-    first, second = ((count + 1) / (n + 2) for count in only)
-    reach = stats.norm.ppf((1 + intervals.LEVEL) / 2)
-    reach *= np.sqrt(max(first + second - (first - second) ** 2, 0) / (n + 2))
-    low, high = max(first - second - reach, -1), min(first - second + reach, 1)
-    return direct.mean(), cot.mean(), (only[0] - only[1]) / n, low, high, p_value, n, MCNEMAR
-
-
-def _t_test(direct: pd.Series, cot: pd.Series) -> tuple:
-    difference = (direct - cot).to_numpy(float)
-    found = intervals.t_interval(difference)
-    equal = np.isnan(found.low)
-    p_value = np.nan if equal else float(stats.ttest_1samp(difference, 0).pvalue)
-    means = direct.mean(), cot.mean(), found.value
-    return *means, found.low, found.high, p_value, found.n, EQUAL if equal else PAIRED
-
-
-def _paired_bootstrap(pairs: pd.DataFrame, measure: str, rng: np.random.Generator, resamples: int):
-    """Interval of the difference of two ratios of sums; a sample goes with its partner."""
-    weights = intervals.resample_counts(rng, len(pairs), resamples)
-    draws = [_ratios(weights, pairs, measure, f"_{style}") for style in STYLES]
-    return intervals.percentile_interval(draws[0] - draws[1])
-
-
-def _ratios(weights: np.ndarray, rows: pd.DataFrame, measure: str, ending: str = "") -> np.ndarray:
-    """``mean`` or ``tokens_per_valid`` of each weighting of the rows; nan where there is nothing to divide by."""
-    score = rows[f"score{ending}"]
-    if measure == "mean":
-        above, below = score.fillna(0), score.notna()
-    else:
-        above, below = rows[f"tokens{ending}"], rows[f"valid{ending}"]
-    below = weights @ below.to_numpy(float)
-    return np.divide(weights @ above.to_numpy(float), below, out=np.full(len(below), np.nan), where=below > 0)
-
-
-def _bootstrapped(part: pd.DataFrame, measure: str, rng: np.random.Generator, resamples: int) -> intervals.Estimate:
-    value, n = values(part)[measure], len(part)
-    if part["score"].count() < FEWEST:
-        return intervals.Estimate(value, np.nan, np.nan, n)
-    groups = part.groupby("seed").ngroup().to_numpy() if part["seed"].nunique() >= SEEDS else np.arange(n)
-    units = groups.max() + 1
-    weights = intervals.resample_counts(rng, units, resamples)[:, groups]
-    return intervals.Estimate(value, *intervals.percentile_interval(_ratios(weights, part, measure)), n)
+def _spread(part: pd.DataFrame) -> float:
+    """SD of the valid share over the LLM epochs of a run, mean over runs."""
+    return part.groupby(["seed", "epoch"])["valid"].mean().groupby("seed").std().mean()
 
 
 # ------------------------------------------------------------------------------------------------------------- verdicts
 
 CLAIM = "chain of thought introduces syntactic noise and degrades performance; direct prompting is stable"
-CLAIMS = {"valid": ("fewer valid answers", 1), "mean": ("lower accuracy", 1), "spread": ("direct is steadier", -1)}
+PARTS = {
+    "valid": ("fewer valid answers", "at_least"),
+    "mean": ("lower accuracy", "at_least"),
+    "spread": ("direct is steadier", "at_most"),
+}
+"""Parts of the claim by measure: in words, and on which side of zero direct minus chain of thought should lie."""
 
 
 def verdicts(tests: pd.DataFrame) -> pd.DataFrame:
-    """The paper's claim, part by part, in each setting: columns model, shots, tuned, reasoned_direct, reasoned_cot
-    (shares of the answers), part, verdict, difference (direct minus cot), low, high, n, method.
+    """The paper's claim, part by part, in each setting, by the rule of :mod:`nngpt_lab.statistics.claims`.
 
-    *Supported* and *contradicted* need an interval that leaves out zero and, where there is one, a p-value below 0.05.
     Validity of untuned models is judged by McNemar's test, as their samples are independent; everything else over seeds
-    where there are three. *Not tested* is a setting where fewer than half of the answers asked to reason do so, *not
-    testable* a part where both styles are at zero, or one of them gives no number.
+    where there are three. A p-value from 0.05 up leaves a part *inconclusive* whatever its interval says. *Not tested*
+    is a setting where fewer than half of the answers asked to reason do so, and a part where both styles are at zero
+    or there is no interval; ``note`` says which.
+
+    Returns:
+        model, shots, tuned, reasoned_direct, reasoned_cot (shares of the answers), part, verdict, note; difference
+        (direct minus cot), difference_low, difference_high, n, method.
     """
-    found = []
+    rows = []
     for key, part in tests.groupby(SETTING, sort=False):
         reasoned = part[part["measure"] == "reasoned"].iloc[0]
-        for measure, (name, sign) in CLAIMS.items():
+        for measure, (name, test) in PARTS.items():
             these = part[part["measure"] == measure]  # McNemar's comes first, the one over seeds last
-            row = these.iloc[-1 if key[-1] else 0]
-            said = _verdict(row, sign) if reasoned["cot"] >= 0.5 else "not tested: few answers reason"
-            head = (*key, reasoned["direct"], reasoned["cot"], name, said)
-            found.append((*head, *row[["difference", "low", "high", "n", "method"]]))
-    columns = [*SETTING, "reasoned_direct", "reasoned_cot", "part", "verdict"]
-    return pd.DataFrame(found, columns=[*columns, "difference", "low", "high", "n", "method"])
+            result = these.iloc[-1 if key[-1] else 0]
+            word, note = _verdict(result, test, reasoned["cot"])
+            row = dict(zip(SETTING, key, strict=True)) | {"reasoned_direct": reasoned["direct"]}
+            row |= {"reasoned_cot": reasoned["cot"], "part": name, "verdict": word, "note": note}
+            rows.append(row | dict(result[RESULT]))
+    columns = [*SETTING, "reasoned_direct", "reasoned_cot", "part", "verdict", "note", *RESULT]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _verdict(row: pd.Series, sign: int) -> str:
-    if not np.isfinite(row["difference"]):
-        return "not testable: no number in one style"
-    if not row["direct"] and not row["cot"]:
-        return "not testable: both zero"
-    if not np.isfinite(row["low"]):
-        return "no interval"
-    if row["low"] <= 0 <= row["high"] or row["p_value"] >= 1 - intervals.LEVEL:
-        return "no difference shown"
-    return "supported" if np.sign(row["difference"]) == sign else "contradicted"
+def _verdict(result: pd.Series, test: str, reasoned: float) -> tuple[str, str]:
+    """The verdict, and why it is none."""
+    if reasoned < 0.5:
+        return "not tested", "few answers reason"
+    if not np.isfinite(result["difference"]):
+        return "not tested", "no number in one style"
+    if not result["direct"] and not result["cot"]:
+        return "not tested", "both zero"
+    if not np.isfinite(result["difference_low"]):
+        return "not tested", result["method"]
+    difference = Estimate(*result[["difference", "difference_low", "difference_high", "n"]])
+    word = verdict(test, 0, difference)
+    return ("inconclusive", "") if result["p_value"] >= 1 - intervals.LEVEL else (word, "")
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers
@@ -324,7 +269,3 @@ def _verdict(row: pd.Series, sign: int) -> str:
 def setting(shots: int, tuned: bool) -> str:
     """A setting in words: ``zero-shot``, ``few-shot`` or ``tuned``."""
     return "tuned" if tuned else "few-shot" if shots else "zero-shot"
-
-
-def _ratio(above: float, below: float) -> float:
-    return float(above / below) if below else np.nan

@@ -19,26 +19,23 @@ import numpy as np
 import pandas as pd
 
 from nngpt_lab.corpora.augmentations import OPERATIONS
-from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.papers.architecture_loop.tables import LOOP, SEEDS, arms, pooled_cycles
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
-from nngpt_lab.study.run_state import STAGES
+from nngpt_lab.study import samples
+from nngpt_lab.study.comparison import RESULT, Mean, Proportion, Statistic, compare, over_seeds
+from nngpt_lab.study.samples import LOOP, arms, controls
 
 FIRST, LAST, START, BEST_START = "first third", "last third", "start", "best of the start"
 NO_POLICY = "no augmentation"
-PAIRED = "paired t over seeds"
-EQUAL = "equal differences: no interval"
-NEWCOMBE = "Newcombe over candidates; does not cover the seed"
-WELCH = "Welch over candidates; does not cover the seed"
-TOO_FEW = "fewer than three seeds: no interval"
 
 MEASURES = {
-    "mean": "mean accuracy, last third",
-    "best": "best so far",
-    "best_at_equal": "best so far, equal evaluations",
-    "valid": "valid, of the samples",
+    "mean": Mean("mean accuracy, last third", lambda part: _third(part, LAST)["score"]),
+    "best": Statistic("best so far", lambda part: part["score"].max()),
+    "best_at_equal": Statistic(
+        "best so far, equal evaluations", lambda part: part.loc[part["within_equal"], "score"].max()
+    ),
+    "valid": Proportion("valid, of the samples", lambda part: (int(part["valid"].sum()), len(part))),
 }
 """What arms are compared by."""
 
@@ -50,22 +47,15 @@ def epoch_table(candidates: pd.DataFrame, profile: str, protocol: str) -> pd.Dat
     """One row per arm, seed and LLM epoch: the table ``live_epochs.csv``.
 
     Returns:
-        profile, protocol, arm, seed, epoch; sampled, valid, duplicates, trained (counts); mean, median, best (accuracy
-        of those trained, nan without any), best_so_far; accepted; evaluated (so far in this run); tokens;
-        sampling_seconds, evaluation_seconds, selection_seconds, tuning_seconds.
+        As :func:`samples.step_table`, with duplicates (count); best_so_far; accepted (count); evaluated (so far in
+        this run).
     """
-    _check(candidates)
-    rows = []
-    for arm in arms(candidates):
-        for (seed, epoch), part in candidates[candidates["arm"] == arm].groupby(["seed", "epoch"]):
-            scores, duplicate = part["score"].dropna(), part["status"] == Status.DUPLICATE
-            row = {"profile": profile, "protocol": protocol, "arm": arm, "seed": seed, "epoch": epoch}
-            row |= {"sampled": len(part), "valid": int(part["valid"].sum()), "duplicates": int(duplicate.sum())}
-            row |= {"trained": len(scores), "mean": scores.mean(), "median": scores.median(), "best": scores.max()}
-            row |= {"best_so_far": scores.max(), "accepted": int(part["accepted"].sum()), "evaluated": len(scores)}
-            row |= {"tokens": int(part["tokens"].sum())}
-            rows.append(row | {f"{stage}_seconds": float(part[stage].iloc[0]) for stage in STAGES})
-    table = pd.DataFrame(rows)
+
+    def counted(part: pd.DataFrame) -> dict[str, float]:
+        counts = {"duplicates": int((part["status"] == Status.DUPLICATE).sum()), "best_so_far": part["score"].max()}
+        return counts | {"accepted": int(part["accepted"].sum()), "evaluated": int(part["score"].count())}
+
+    table = samples.step_table(candidates, "epoch", counted, profile=profile, protocol=protocol)
     runs = table.groupby(["arm", "seed"], sort=False)
     return table.assign(
         best_so_far=runs["best_so_far"].transform(lambda best: best.cummax().ffill()),
@@ -74,18 +64,8 @@ def epoch_table(candidates: pd.DataFrame, profile: str, protocol: str) -> pd.Dat
 
 
 def pooled_epochs(candidates: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
-    """One row per arm and LLM epoch, over all seeds, with 95 % intervals.
-
-    Returns:
-        arm, epoch, seeds, sampled, trained; valid, mean, median, each with ``_low`` and ``_high`` (Wilson; bootstrap
-        over seeds from three on, else over candidates, as ``unit`` says); best (mean over the seeds of the epoch's
-        best), best_lowest, best_highest (of the seeds). See :func:`pooled_cycles`.
-    """
-    _check(candidates)
-    ran = candidates["valid"].astype(bool)
-    status = candidates["status"].where(~ran, Status.OK.value)  # a copy of what runs is valid here
-    table = pooled_cycles(candidates.assign(status=status, cycle=candidates["epoch"]), (0.0,) * 3, rng, resamples)
-    return table.rename(columns={"cycle": "epoch"}).drop(columns=table.filter(like="share_").columns)
+    """One row per arm and LLM epoch, over all seeds, with 95 % intervals: see :func:`samples.pooled_steps`."""
+    return samples.pooled_steps(candidates, "epoch", {}, rng, resamples)
 
 
 def search_curve(candidates: pd.DataFrame) -> pd.DataFrame:
@@ -94,94 +74,49 @@ def search_curve(candidates: pd.DataFrame) -> pd.DataFrame:
     A curve ends where the first of its seeds has no more candidates, so that every point is a mean over the same runs.
     """
     rows = []
-    for arm, runs in _best_so_far(candidates).items():
-        shortest = min(map(len, runs.values()))
-        curves = np.array([run[:shortest] for run in runs.values()]).reshape(len(runs), shortest)
+    ordered = _in_order(candidates)
+    for arm in arms(ordered):
+        part = ordered[ordered["arm"] == arm]
+        runs = [np.maximum.accumulate(run["score"].dropna().to_numpy()) for _, run in part.groupby("seed")]
+        shortest = min(map(len, runs))
+        curves = np.array([run[:shortest] for run in runs]).reshape(len(runs), shortest)
         for k, column in enumerate(curves.T, start=1):
             rows.append((arm, k, len(runs), column.mean(), column.min(), column.max()))
     return pd.DataFrame(rows, columns=["arm", "evaluations", "seeds", "best", "lowest", "highest"])
-
-
-def _best_so_far(candidates: pd.DataFrame) -> dict[str, dict[int, np.ndarray]]:
-    """Per arm and seed, the best score after each candidate that has one, in the order of epochs and positions."""
-    _check(candidates)
-    ordered = candidates.sort_values(["epoch", "position"], kind="stable")
-    return {
-        arm: {
-            seed: np.maximum.accumulate(part["score"].dropna().to_numpy())
-            for seed, part in ordered[ordered["arm"] == arm].groupby("seed")
-        }
-        for arm in arms(candidates)
-    }
 
 
 # --------------------------------------------------------------------------------------------------------- comparisons
 
 
 def controls_table(candidates: pd.DataFrame) -> pd.DataFrame:
-    """The loop minus each control by every measure of :data:`MEASURES`: the table ``live_controls.csv``.
+    """The loop minus each control by every measure of :data:`MEASURES`: the table ``controls.csv``.
 
-    Runs of the same seed are compared with each other; from three seeds on the interval is a t-interval over their
-    differences. With fewer it covers the candidates of these runs only, and ``method`` says so. The intervals are not
-    adjusted for their number.
+    Which interval, and what it covers, is as :mod:`nngpt_lab.study.comparison` says; the intervals are not adjusted
+    for their number.
 
     Returns:
-        control, measure, loop, control_value, difference, difference_low, difference_high, n (seeds if paired, else
-        candidates of both), method. No rows without a loop or without a control.
+        control, measure, loop, control_value, difference, difference_low, difference_high, n (seeds or samples),
+        method. No rows without a loop or without a control.
     """
-    best, rows = _best_so_far(candidates), []
-    parts = {arm: candidates[candidates["arm"] == arm] for arm in arms(candidates)}
-    for arm in [arm for arm in parts if arm != LOOP and LOOP in parts]:
-        seeds = sorted(set(best[LOOP]) & set(best[arm]))
-        values = [_measures(parts, best, arm, seed) for seed in seeds]
-        for measure in MEASURES:
-            pairs = np.array([value[measure] for value in values], float).reshape(-1, 2)
-            pairs = pairs[np.isfinite(pairs).all(axis=1)]
-            runs = [parts[name][parts[name]["seed"].isin(seeds)] for name in (LOOP, arm)]
-            rows.append((arm, measure, *(_paired(pairs) if len(pairs) >= SEEDS else _within(measure, *runs, pairs))))
-    columns = ["control", "measure", "loop", "control_value", "difference", "difference_low", "difference_high"]
-    return pd.DataFrame(rows, columns=[*columns, "n", "method"])
+    candidates, rows = _in_order(candidates), []
+    loop = candidates[candidates["arm"] == LOOP]
+    for arm in controls(candidates):
+        runs = _marked(loop, candidates[candidates["arm"] == arm])
+        for name, measure in MEASURES.items():
+            rows.append({"control": arm, "measure": name} | compare(*runs, measure).columns("loop", "control_value"))
+    return pd.DataFrame(rows, columns=["control", "measure", "loop", "control_value", *RESULT])
 
 
-def _measures(parts: dict, best: dict, arm: str, seed: int) -> dict[str, tuple[float, float]]:
-    """Each measure's value for the loop and for the arm, of one seed."""
-    runs = [parts[name][parts[name]["seed"] == seed] for name in (LOOP, arm)]
-    curves = [best[name][seed] for name in (LOOP, arm)]
-    shared = min(map(len, curves))
-    return {
-        "mean": tuple(_third(run, LAST)["score"].mean() for run in runs),
-        "best": tuple(curve[-1] if len(curve) else np.nan for curve in curves),
-        "best_at_equal": tuple(curve[shared - 1] if shared else np.nan for curve in curves),
-        "valid": tuple(run["valid"].mean() for run in runs),
-    }
+def _marked(first: pd.DataFrame, second: pd.DataFrame) -> list[pd.DataFrame]:
+    """Both with a column within_equal: evaluated before the run of the same seed that evaluates less has ended."""
+    counts = [table.groupby("seed")["score"].count() for table in (first, second)]
+    fewest = counts[0].combine(counts[1], min, fill_value=0)
+    return [table.assign(within_equal=_evaluated(table) <= table["seed"].map(fewest)) for table in (first, second)]
 
 
-def _paired(pairs: np.ndarray) -> tuple:
-    """Means, mean difference with its t-interval, n, method, of the two columns."""
-    difference = t_interval(pairs[:, 0] - pairs[:, 1])
-    method = PAIRED if np.isfinite(difference.low) else EQUAL
-    return (*pairs.mean(axis=0), difference.value, difference.low, difference.high, len(pairs), method)
-
-
-def _within(measure: str, loop: pd.DataFrame, control: pd.DataFrame, pairs: np.ndarray) -> tuple:
-    """The same from one or two runs of each: what their candidates say, all seeds together."""
-    found, method = Estimate(np.nan, np.nan, np.nan, len(pairs)), TOO_FEW
-    values = pairs.mean(axis=0) if len(pairs) else np.full(2, np.nan)
-    if measure == "valid":
-        counts = [(int(part["valid"].sum()), len(part)) for part in (loop, control)]
-        found, method = intervals.difference_of_proportions(*counts[0], *counts[1]), NEWCOMBE
-    elif measure == "mean":
-        scores = [_third(part, LAST)["score"].dropna().to_numpy() for part in (loop, control)]
-        if min(map(len, scores)) > 1:
-            found, method = intervals.difference_of_means(*scores), WELCH
-    difference = values[0] - values[1] if np.isnan(found.value) else found.value
-    return (*values, difference, found.low, found.high, found.n, method)
-
-
-def t_interval(values: np.ndarray) -> Estimate:
-    """Mean with a t-interval; no interval (nan) for fewer than three values, or for values that do not differ."""
-    found = intervals.t_interval(values)
-    return found if found.n >= SEEDS else Estimate(found.value, np.nan, np.nan, found.n)
+def _evaluated(candidates: pd.DataFrame) -> pd.Series:
+    """How many candidates a run has trained, up to each."""
+    return candidates["score"].notna().groupby(candidates["seed"]).cumsum()
 
 
 def policy_table(policies: pd.DataFrame) -> pd.DataFrame:
@@ -198,10 +133,9 @@ def policy_table(policies: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (epochs, policy), part in policies.groupby(["epochs", "policy"], sort=False):
         scores = part.set_index(["epochs", "seed"])["score"]
-        mean, gain = t_interval(scores.dropna()), t_interval((scores - bare.reindex(scores.index)).dropna())
+        mean, gain = over_seeds(scores.dropna()), over_seeds((scores - bare.reindex(scores.index)).dropna())
         row = {"policy": policy, "epochs": epochs, "n": mean.n, "failed": int(scores.isna().sum())}
-        row |= {"mean": mean.value, "mean_low": mean.low, "mean_high": mean.high}
-        rows.append(row | {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high})
+        rows.append(row | mean.columns("mean") | gain.columns("gain"))
     return pd.DataFrame(rows, columns=None if rows else ["policy", "epochs", "mean"])
 
 
@@ -216,9 +150,7 @@ def agreement_table(start: pd.DataFrame, rng: np.random.Generator, resamples: in
     rank = intervals.bootstrap(pairs, intervals.spearman, rng, resamples)
     offset = intervals.bootstrap(pairs[:, 1] - pairs[:, 0], np.mean, rng, resamples)
     row = {"functions": len(pairs), "failed": int(start["score"].isna().sum())}
-    row |= {"spearman": rank.value, "spearman_low": rank.low, "spearman_high": rank.high}
-    row |= {"offset": offset.value, "offset_low": offset.low, "offset_high": offset.high}
-    return pd.DataFrame([row])
+    return pd.DataFrame([row | rank.columns("spearman") | offset.columns("offset")])
 
 
 def agreement_sentence(agreement: pd.DataFrame, same_data: bool) -> str:
@@ -253,10 +185,9 @@ def operation_shift(candidates: pd.DataFrame, start: pd.DataFrame, best: float =
     for arm, part, functions in groups:
         for operation in OPERATIONS:
             uses = sum(operation in used for used in functions)
-            share = intervals.wilson(uses, len(functions))
-            rows.append((arm, part, operation, len(functions), uses, share.value, share.low, share.high))
-    columns = ["arm", "part", "operation", "functions", "uses", "share", "share_low", "share_high"]
-    return pd.DataFrame(rows, columns=columns)
+            row = {"arm": arm, "part": part, "operation": operation, "functions": len(functions), "uses": uses}
+            rows.append(row | intervals.wilson(uses, len(functions)).columns("share"))
+    return pd.DataFrame(rows)
 
 
 def parameter_shift(candidates: pd.DataFrame) -> pd.DataFrame:
@@ -273,28 +204,29 @@ def parameter_shift(candidates: pd.DataFrame) -> pd.DataFrame:
         for operation, parameter in sorted(first.keys() | last.keys()):
             pair = [np.array(part.get((operation, parameter), []), float) for part in (first, last)]
             row = {"arm": arm, "operation": operation, "parameter": parameter}
-            for name, one in zip(("first", "last"), pair, strict=True):
-                row |= {f"n_{name}": len(one), f"mean_{name}": one.mean() if len(one) else np.nan}
-                row[f"sd_{name}"] = one.std(ddof=1) if len(one) > 1 else np.nan
-            found = Estimate(row["mean_last"] - row["mean_first"], np.nan, np.nan, 0)
+            for name, used in zip(("first", "last"), pair, strict=True):
+                row |= {f"n_{name}": len(used), f"mean_{name}": used.mean() if len(used) else np.nan}
+                row[f"sd_{name}"] = used.std(ddof=1) if len(used) > 1 else np.nan
+            difference = Estimate(row["mean_last"] - row["mean_first"], np.nan, np.nan, 0)
             if min(map(len, pair)) > 1 and min(map(np.ptp, pair)) > 0:
-                found = intervals.difference_of_means(pair[1], pair[0])
-            rows.append(row | {"difference": found.value, "difference_low": found.low, "difference_high": found.high})
+                difference = intervals.difference_of_means(pair[1], pair[0])
+            rows.append(row | difference.columns("difference"))
     return pd.DataFrame(rows)
 
 
 def _numbers(rows: pd.DataFrame) -> dict[tuple[str, str], list[float]]:
     """Values of each numeric parameter, by operation and parameter."""
-    found: dict[tuple[str, str], list[float]] = {}
+    numbers: dict[tuple[str, str], list[float]] = {}
     for row in rows.dropna(subset="operations").itertuples():
         for operation, parameters in zip(row.operations, json.loads(row.parameters), strict=True):
             for name, value in parameters.items():
-                is_list = isinstance(value, list)
-                parts = {f"{name}[{i}]": one for i, one in enumerate(value)} if is_list else {name: value}
-                for key, one in parts.items():
-                    if isinstance(one, int | float) and not isinstance(one, bool):
-                        found.setdefault((operation, key), []).append(float(one))
-    return found
+                values = {name: value}
+                if isinstance(value, list):
+                    values = {f"{name}[{i}]": part for i, part in enumerate(value)}
+                for key, number in values.items():
+                    if isinstance(number, int | float) and not isinstance(number, bool):
+                        numbers.setdefault((operation, key), []).append(float(number))
+    return numbers
 
 
 def novelty_table(candidates: pd.DataFrame) -> pd.DataFrame:
@@ -305,17 +237,13 @@ def novelty_table(candidates: pd.DataFrame) -> pd.DataFrame:
     order, whatever their parameters): shares, each with ``_low`` and ``_high`` (Wilson).
     """
     rows = []
-    for arm, part, samples in _thirds(candidates):
-        kept = samples.dropna(subset="operations")
+    for arm, part, written in _thirds(candidates):
+        kept = written.dropna(subset="operations")
         repeat = (kept["status"] == Status.DUPLICATE) & ~kept["copy"]
         row = {"arm": arm, "part": part, "functions": len(kept)}
-        for name, is_one in (
-            ("copies", kept["copy"]),
-            ("repeats", repeat),
-            ("known_sequences", kept["known_sequence"]),
-        ):
-            share = intervals.wilson(int(is_one.sum()), len(kept))
-            row |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+        shares = {"copies": kept["copy"], "repeats": repeat, "known_sequences": kept["known_sequence"]}
+        for name, counts in shares.items():
+            row |= intervals.wilson(int(counts.sum()), len(kept)).columns(name)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -325,7 +253,7 @@ def novelty_table(candidates: pd.DataFrame) -> pd.DataFrame:
 
 def _thirds(candidates: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """The rows of each arm's first and last third."""
-    _check(candidates)
+    samples.check(candidates, "epoch")
     for arm in arms(candidates):
         for part in (FIRST, LAST):
             yield arm, part, _third(candidates[candidates["arm"] == arm], part)
@@ -337,8 +265,7 @@ def _third(rows: pd.DataFrame, part: str) -> pd.DataFrame:
     return rows[rows["epoch"] <= length] if part == FIRST else rows[rows["epoch"] > end - length]
 
 
-def _check(candidates: pd.DataFrame) -> None:
-    if not len(candidates):
-        raise UsageError("there are no candidates", "run at least one arm of the loop")
-    if candidates.duplicated(["arm", "seed", "epoch", "position"]).any():
-        raise UsageError("a sample is there twice", "concatenate each run of the loop once")
+def _in_order(candidates: pd.DataFrame) -> pd.DataFrame:
+    """In the order in which each run wrote them."""
+    samples.check(candidates, "epoch")
+    return candidates.sort_values(["epoch", "position"], kind="stable")

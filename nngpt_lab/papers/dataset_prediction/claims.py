@@ -17,7 +17,7 @@ from nngpt_lab.statistics.claims import Measured
 from nngpt_lab.statistics.intervals import Estimate
 
 CONTROL = "scores"
-UNTESTED = "not tested at this scale"
+UNTESTED = claims.VERDICTS[-1]
 PEAKS = {  # claim -> the paper's model and prompt
     "C-normalised-7b": ("DeepSeek-Coder-7B", "scores"),
     "C-code-7b": ("DeepSeek-Coder-7B", "code"),
@@ -41,7 +41,7 @@ def code_signal(models: pd.DataFrame) -> pd.DataFrame:
             "split", key=lambda split, here=row.split: split != here, kind="stable"
         )
         control = [float(own[name].iloc[0]) if len(own) else np.nan for name in ("accuracy", "low", "high")]
-        said = claims.verdict(claim, Estimate(row.accuracy, row.low, row.high, row.n))
+        said = claims.verdict(claim.test, claim.value, Estimate(row.accuracy, row.low, row.high, row.n))
         said = said if control[1] > claim.value else UNTESTED  # a control that was not asked was not passed
         numbers = (row.n, row.accuracy, row.low, row.high, *control)
         rows.append((row.answerer, row.prompt, row.split, *numbers, said))

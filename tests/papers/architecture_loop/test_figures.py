@@ -60,8 +60,8 @@ def everything(candidates: pd.DataFrame) -> dict[str, Figure]:
     rng = np.random.default_rng(0)
     cycles = tables.cycle_table(candidates, THRESHOLDS, "demo", "digits")
     pooled = tables.pooled_cycles(candidates, THRESHOLDS, rng, 50)
-    controls = tables.controls_table(candidates, THRESHOLDS, rng, 50)
-    rise = tables.rise_table(candidates, THRESHOLDS, rng, 50)
+    controls = tables.controls_table(candidates, THRESHOLDS)
+    rise = tables.rise_table(candidates, THRESHOLDS)
     return {
         "valid": figures.valid_rate(pooled),
         "accuracy": figures.accuracy(pooled),
@@ -137,9 +137,8 @@ def test_a_cycle_without_networks_is_a_gap_without_a_band(pooled):
 
 
 def test_differences_are_filled_when_paired_and_crossed_without_an_interval():
-    rng = np.random.default_rng(0)
     for seeds, face in ((3, figures.OURS), (1, "white")):
-        table = tables.controls_table(runs(("loop", "no tuning"), seeds=seeds), THRESHOLDS, rng, 50)
+        table = tables.controls_table(runs(("loop", "no tuning"), seeds=seeds), THRESHOLDS)
         figure = rendered(figures.differences(table, "title"))
         points = [ax.containers[0].lines[0] for ax in figure.axes]
         assert [point.get_xdata()[0] for point in points] == pytest.approx(100 * table["difference"])

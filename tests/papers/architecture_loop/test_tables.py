@@ -9,8 +9,10 @@ from scipy import stats
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.architecture_loop import tables as loop_cycles
-from nngpt_lab.sandbox.status import Status
+from nngpt_lab.sandbox.status import VALID, Status
 from nngpt_lab.statistics import intervals
+from nngpt_lab.study import comparison
+from nngpt_lab.study.samples import STAGES
 from tests.helpers.loop_candidates import ALL_ARMS, frame, row, runs
 
 THRESHOLDS = (0.5, 0.4, 0.3)
@@ -46,15 +48,15 @@ def test_a_cycle_is_counted_as_by_hand(by_hand):
     assert (first["mean"], first["median"], first["best"]) == pytest.approx((0.35, 0.45, 0.5))
     assert [first[name] for name in loop_cycles.SHARES] == pytest.approx([1 / 3, 2 / 3, 2 / 3])  # at or over
     assert (first["accepted"], first["novel"], first["cumulative_novel"], first["tokens"]) == (1, 1, 1, 50)
-    assert [first[f"{stage}_seconds"] for stage in loop_cycles.STAGES] == [4.0, 3.0, 0.5, 2.5]
+    assert [first[f"{stage}_seconds"] for stage in STAGES] == [4.0, 3.0, 0.5, 2.5]
     assert (second["sampled"], second["valid"], second["trained"], second["cumulative_novel"]) == (2, 0, 0, 1)
     assert np.isnan([second[name] for name in ("mean", "median", "best", *loop_cycles.SHARES)]).all()
     assert second["tuning_seconds"] == 9.0
 
 
 def test_the_table_has_the_issues_columns(by_hand):
-    columns = "profile protocol arm seed cycle sampled valid trained mean median best share_40 share_35 share_30"
-    columns += " accepted novel cumulative_novel tokens"
+    columns = "profile protocol arm seed cycle sampled valid trained mean median best"
+    columns += " over_threshold over_second over_third accepted novel cumulative_novel tokens"
     columns += " sampling_seconds evaluation_seconds selection_seconds tuning_seconds"
     assert list(loop_cycles.cycle_table(by_hand, THRESHOLDS, "demo", "digits")) == columns.split()
     columns = "arm seed cycle code_hash score parameters nearest jaccard novel"
@@ -62,7 +64,7 @@ def test_the_table_has_the_issues_columns(by_hand):
 
 
 def test_valid_is_what_the_loop_calls_valid():
-    assert set(loop_cycles.VALID) == {Status.OK, Status.NON_FINITE}
+    assert set(VALID) == {Status.OK, Status.NON_FINITE}
 
 
 def test_near_copies_that_an_arm_accepts_are_not_novel():
@@ -93,7 +95,7 @@ def test_no_table_without_sound_candidates(rows):
     with pytest.raises(UsageError):
         loop_cycles.cycle_table(candidates, THRESHOLDS, "demo", "digits")
     with pytest.raises(UsageError):
-        loop_cycles.controls_table(candidates, THRESHOLDS, np.random.default_rng(0), RESAMPLES)
+        loop_cycles.controls_table(candidates, THRESHOLDS)
 
 
 # --------------------------------------------------------------------------------------------------------------- pooled
@@ -107,7 +109,7 @@ def test_pooled_shares_are_wilson_over_all_seeds(rng):
     valid = intervals.wilson(part["status"].isin(["ok", "non_finite"]).sum(), len(part))
     over = intervals.wilson((part["score"] >= 0.4).sum(), part["score"].notna().sum())
     assert (line["valid"], line["valid_low"], line["valid_high"]) == (valid.value, valid.low, valid.high)
-    assert (line["share_35"], line["share_35_low"], line["share_35_high"]) == (over.value, over.low, over.high)
+    assert (line["over_second"], line["over_second_low"], line["over_second_high"]) == (over.value, over.low, over.high)
     assert (line["seeds"], line["sampled"], line["unit"]) == (3, 36, "seeds")
     bests = part.groupby("seed")["score"].max()
     assert (line["best"], line["best_lowest"], line["best_highest"]) == (bests.mean(), bests.min(), bests.max())
@@ -138,11 +140,10 @@ def test_the_bootstrap_agrees_with_the_normal_interval(rng):
     assert line["median_low"] < line["median"] < line["median_high"]
 
 
-@pytest.mark.parametrize("table", ["pooled_cycles", "controls_table", "rise_table"])
-def test_the_same_generator_gives_the_same_table(table):
+def test_the_same_generator_gives_the_same_table():
     candidates = runs(seeds=2)
-    found = [getattr(loop_cycles, table)(candidates, THRESHOLDS, np.random.default_rng(5), 100) for _ in range(2)]
-    pd.testing.assert_frame_equal(*found)
+    pooled = [loop_cycles.pooled_cycles(candidates, THRESHOLDS, np.random.default_rng(5), 100) for _ in range(2)]
+    pd.testing.assert_frame_equal(*pooled)
 
 
 # ---------------------------------------------------------------------------------------------------------- comparisons
@@ -150,7 +151,7 @@ def test_the_same_generator_gives_the_same_table(table):
 
 def test_controls_are_paired_by_seed(rng):
     candidates = runs()
-    table = loop_cycles.controls_table(candidates, THRESHOLDS, rng, RESAMPLES, last=2)
+    table = loop_cycles.controls_table(candidates, THRESHOLDS, last=2)
     expected = [(control, measure) for control in ALL_ARMS[1:] for measure in loop_cycles.MEASURES]
     assert list(table[["control", "measure"]].itertuples(index=False, name=None)) == expected
     late = candidates[candidates["cycle"] >= 7]
@@ -161,7 +162,7 @@ def test_controls_are_paired_by_seed(rng):
     assert (line["loop"], line["control_value"]) == pytest.approx((means["loop"].mean(), means["no tuning"].mean()))
     found = line[["difference", "difference_low", "difference_high"]].astype(float)
     assert tuple(found) == pytest.approx((difference.mean(), *interval))
-    assert (line["n"], line["method"]) == (3, loop_cycles.PAIRED)
+    assert (line["n"], line["method"]) == (3, comparison.PAIRED)
 
 
 def test_what_all_seeds_share_does_not_widen_a_paired_interval(rng):
@@ -172,7 +173,7 @@ def test_what_all_seeds_share_does_not_widen_a_paired_interval(rng):
         for arm, gain in (("loop", 0.1 + better), ("no tuning", 0.1))
         for i in range(4)
     ]
-    table = loop_cycles.controls_table(frame(rows), THRESHOLDS, rng, RESAMPLES)
+    table = loop_cycles.controls_table(frame(rows), THRESHOLDS)
     line = table[table["measure"] == "mean"].iloc[0]
     assert 0.08 < line["difference_low"] < 0.11 < line["difference_high"] < 0.14
 
@@ -180,16 +181,16 @@ def test_what_all_seeds_share_does_not_widen_a_paired_interval(rng):
 def test_seeds_without_a_partner_are_left_out(rng):
     candidates = runs(("loop", "no tuning"))
     alone = candidates[candidates["arm"].eq("loop") | candidates["seed"].eq(1)]
-    table = loop_cycles.controls_table(alone, THRESHOLDS, rng, RESAMPLES, last=2).set_index("measure")
+    table = loop_cycles.controls_table(alone, THRESHOLDS, last=2).set_index("measure")
     loop = candidates.query("arm == 'loop' and seed == 1 and cycle >= 7")
     assert table.loc["mean", "loop"] == pytest.approx(loop["score"].mean())
-    assert table.loc["mean", "method"] == loop_cycles.BOOTSTRAP
-    assert table.loc["valid", "method"] == loop_cycles.NEWCOMBE
-    assert table.loc["best", "method"] == loop_cycles.MAXIMUM and np.isnan(table.loc["best", "difference_low"])
+    assert table.loc["mean", "method"] == comparison.WELCH
+    assert table.loc["valid", "method"] == comparison.NEWCOMBE
+    assert table.loc["best", "method"] == comparison.TOO_FEW_SEEDS and np.isnan(table.loc["best", "difference_low"])
 
 
 def test_one_seed_gives_intervals_that_say_what_they_do_not_cover(rng):
-    table = loop_cycles.controls_table(runs(("loop", "no tuning"), seeds=1), THRESHOLDS, rng, 2000, last=4)
+    table = loop_cycles.controls_table(runs(("loop", "no tuning"), seeds=1), THRESHOLDS, last=4)
     bounded = table[table["difference_low"].notna()]
     assert (bounded["difference_low"] <= bounded["difference"]).all()
     assert (bounded["difference"] <= bounded["difference_high"]).all()
@@ -201,7 +202,7 @@ def test_one_seed_gives_intervals_that_say_what_they_do_not_cover(rng):
 def test_the_windows_end_where_the_shorter_run_ends(rng):
     candidates = runs(("loop", "no tuning"), seeds=1)
     cut = candidates[candidates["arm"].eq("loop") | candidates["cycle"].le(3)]
-    table = loop_cycles.controls_table(cut, THRESHOLDS, rng, RESAMPLES, last=2).set_index("measure")
+    table = loop_cycles.controls_table(cut, THRESHOLDS, last=2).set_index("measure")
     assert table.loc["mean", "loop"] == pytest.approx(
         candidates.query("arm == 'loop' and 2 <= cycle <= 3")["score"].mean()
     )
@@ -209,20 +210,20 @@ def test_the_windows_end_where_the_shorter_run_ends(rng):
 
 def test_equal_differences_are_no_certainty(rng):
     rows = [row(arm=arm, seed=seed, position=i) for arm in ("loop", "no tuning") for seed in range(3) for i in range(4)]
-    line = loop_cycles.controls_table(frame(rows), THRESHOLDS, rng, RESAMPLES).set_index("measure").loc["valid"]
-    assert line["difference"] == 0 and np.isnan(line["difference_low"]) and line["method"] == loop_cycles.EQUAL
+    line = loop_cycles.controls_table(frame(rows), THRESHOLDS).set_index("measure").loc["valid"]
+    assert line["difference"] == 0 and np.isnan(line["difference_low"]) and line["method"] == comparison.EQUAL
 
 
 def test_a_network_written_twice_counts_once(rng):
     chosen = {"score": 0.6, "passed": True, "accepted": True, "novel": True}
     rows = [row(arm=arm, position=i, **chosen, code_hash="same") for arm in ("loop", "no tuning") for i in range(4)]
-    table = loop_cycles.controls_table(frame(rows), THRESHOLDS, rng, RESAMPLES).set_index("measure")
+    table = loop_cycles.controls_table(frame(rows), THRESHOLDS).set_index("measure")
     assert table.loc["novel", "loop"] == 0.25
 
 
 def test_the_rise_leaves_the_first_cycle_out_of_the_last(rng):
     candidates = runs(("loop",), cycles=3)
-    table = loop_cycles.rise_table(candidates, THRESHOLDS, rng, RESAMPLES, last=5).set_index("measure")
+    table = loop_cycles.rise_table(candidates, THRESHOLDS, last=5).set_index("measure")
     late = candidates[candidates["cycle"] > 1].groupby("seed")["score"].mean()
     first = candidates[candidates["cycle"] == 1].groupby("seed")["score"].mean()
     assert table.loc["mean", "difference"] == pytest.approx((late - first).mean())
@@ -231,17 +232,17 @@ def test_the_rise_leaves_the_first_cycle_out_of_the_last(rng):
 
 
 def test_no_comparison_without_a_loop_or_a_second_cycle(rng):
-    assert loop_cycles.controls_table(runs(("no tuning",)), THRESHOLDS, rng, RESAMPLES).empty
-    assert loop_cycles.controls_table(runs(("loop",)), THRESHOLDS, rng, RESAMPLES).empty
-    assert loop_cycles.rise_table(runs(cycles=1), THRESHOLDS, rng, RESAMPLES).empty
+    assert loop_cycles.controls_table(runs(("no tuning",)), THRESHOLDS).empty
+    assert loop_cycles.controls_table(runs(("loop",)), THRESHOLDS).empty
+    assert loop_cycles.rise_table(runs(cycles=1), THRESHOLDS).empty
 
 
 def test_everything_stands_the_smallest_run_and_one_in_which_nothing_is_valid(rng):
     for dead in ((), (1,), (2,), (1, 2)):
         candidates = runs(("loop", "no tuning"), seeds=1, cycles=2, samples=6, dead=dead)
         assert len(loop_cycles.pooled_cycles(candidates, THRESHOLDS, rng, RESAMPLES)) == 4
-        assert len(loop_cycles.controls_table(candidates, THRESHOLDS, rng, RESAMPLES)) == 5
-        rise = loop_cycles.rise_table(candidates, THRESHOLDS, rng, RESAMPLES).set_index(["arm", "measure"])
+        assert len(loop_cycles.controls_table(candidates, THRESHOLDS)) == 5
+        rise = loop_cycles.rise_table(candidates, THRESHOLDS).set_index(["arm", "measure"])
         assert np.isnan(rise.loc[("loop", "mean"), "difference"]) == bool(dead)
 
 

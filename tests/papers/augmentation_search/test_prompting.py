@@ -164,5 +164,5 @@ def test_its_tables_can_be_made(ran):
     _, answers = ran
     rows = prompting_tables.described(prompting_tables.after_tuning(answers))
     assert len(rows) == len(answers) - 4
-    tests = prompting_tables.paired_tests(rows, np.random.default_rng(0), 50)
+    tests = prompting_tables.paired_tests(rows)
     assert set(prompting_tables.verdicts(tests)["model"]) == {"nano-coder"}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.augmentation_search import prompting_figures, prompting_tables
 from nngpt_lab.papers.augmentation_search.answer_forms import FORMS, TYPES, answer_type, form, found_by_authors, reasons
+from nngpt_lab.study import comparison
 
 CODE = "import torchvision.transforms as T\n\ndef transform(norm):\n    return T.Compose([T.ToTensor()])"
 BROKEN = CODE.replace("])", "]")
@@ -183,7 +184,7 @@ def outcomes(both: int, only_direct: int, only_cot: int, neither: int, **other) 
 
 
 def one_test(rows: pd.DataFrame, measure: str, method: str = "") -> pd.Series:
-    found = prompting_tables.paired_tests(rows, rng(), 200)
+    found = prompting_tables.paired_tests(rows)
     found = found[(found["measure"] == measure) & found["method"].str.startswith(method)]
     assert len(found) == 1
     return found.iloc[0]
@@ -196,7 +197,9 @@ def test_mcnemar_by_hand():
     assert test["p_value"] == pytest.approx(2 * (1 + 10) / 2**10)  # two-sided: at most one of ten coins
     first, second = 10 / 42, 2 / 42  # Bonett and Price (2012): one is added to both discordant cells
     reach = 1.959964 * np.sqrt((first + second - (first - second) ** 2) / 42)
-    assert (test["low"], test["high"]) == pytest.approx((first - second - reach, first - second + reach), abs=1e-6)
+    assert (test["difference_low"], test["difference_high"]) == pytest.approx(
+        (first - second - reach, first - second + reach), abs=1e-6
+    )
 
 
 def test_only_common_samples_are_paired():
@@ -213,43 +216,49 @@ def test_over_three_seeds_the_seed_is_the_unit():
     ]
     test = one_test(table(*rows), "mean")
     reach = 4.302653 * 0.1 / np.sqrt(3)
-    assert (test["method"], test["n"]) == (prompting_tables.PAIRED, 3)
-    assert (test["difference"], test["low"], test["high"]) == pytest.approx((0.2, 0.2 - reach, 0.2 + reach), abs=1e-6)
-    equal = one_test(table(*rows), "valid", "equal")
-    assert equal["difference"] == 0 and np.isnan(equal["low"])
+    assert (test["method"], test["n"]) == (comparison.PAIRED, 3)
+    assert (test["difference"], test["difference_low"], test["difference_high"]) == pytest.approx(
+        (0.2, 0.2 - reach, 0.2 + reach), abs=1e-6
+    )
+    equal = one_test(table(*rows), "valid", "paired, but")
+    assert equal["difference"] == 0 and np.isnan(equal["difference_low"])
 
 
-def test_one_seed_has_a_bootstrap_that_finds_a_clear_difference_and_only_that():
+def test_one_seed_has_an_interval_that_finds_a_clear_difference_and_only_that():
     draws = np.random.default_rng(1)
     rows = [answer(s, position=i, score=0.5 + 0.01 * draws.random()) for i in range(30) for s in ("direct", "cot")]
     test = one_test(table(*rows), "mean")
-    assert test["low"] < test["difference"] < test["high"] and test["low"] < 0 < test["high"]
+    assert (
+        test["difference_low"] < test["difference"] < test["difference_high"]
+        and test["difference_low"] < 0 < test["difference_high"]
+    )
     worse = [row | {"score": row["score"] - 0.1 * (row["style"] == "cot")} for row in rows]
-    assert one_test(table(*worse), "mean")["low"] > 0.09
-    assert one_test(table(*worse), "mean")["method"] == prompting_tables.BOOTSTRAP
+    assert one_test(table(*worse), "mean")["difference_low"] > 0.09
+    assert one_test(table(*worse), "mean")["method"] == comparison.WELCH
 
 
 def test_few_scores_have_no_interval():
     test = one_test(table(*outcomes(3, 0, 0, 5)), "mean")
-    assert np.isnan(test["low"]) and test["method"] == prompting_tables.NOTHING
+    assert np.isnan(test["difference_low"]) and test["method"] == comparison.TOO_FEW_SAMPLES
 
 
 # ------------------------------------------------------------------------------------------------------------ verdicts
 
 
 def verdict(rows: list[dict], part: str) -> str:
-    found = prompting_tables.verdicts(prompting_tables.paired_tests(table(*rows), rng(), 200))
-    return found.set_index("part")["verdict"][part]
+    found = prompting_tables.verdicts(prompting_tables.paired_tests(table(*rows)))
+    row = found.set_index("part").loc[part]
+    return f"{row['verdict']}: {row['note']}".removesuffix(": ")
 
 
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
-        ((20, 12, 1, 7), "supported"),
-        ((20, 1, 12, 7), "contradicted"),
-        ((20, 4, 3, 13), "no difference shown"),
-        ((1, 4, 0, 1), "no difference shown"),  # the interval leaves out zero, but four coins can all fall alike
-        ((0, 0, 0, 8), "not testable: both zero"),
+        ((20, 12, 1, 7), "reproduced"),
+        ((20, 1, 12, 7), "not reproduced"),
+        ((20, 4, 3, 13), "inconclusive"),
+        ((1, 4, 0, 1), "inconclusive"),  # the interval leaves out zero, but four coins can all fall alike
+        ((0, 0, 0, 8), "not tested: both zero"),
     ],
 )
 def test_verdicts_on_validity(counts, expected):
@@ -257,23 +266,24 @@ def test_verdicts_on_validity(counts, expected):
 
 
 def test_verdicts_on_accuracy():
-    assert verdict(outcomes(0, 8, 0, 8), "lower accuracy") == "not testable: no number in one style"
+    assert verdict(outcomes(0, 8, 0, 8), "lower accuracy") == "not tested: no number in one style"
     rows = outcomes(30, 0, 0, 0)
     worse = [row | {"score": row["score"] - 0.1 * (row["style"] == "cot") + 0.001 * row["position"]} for row in rows]
-    assert verdict(worse, "lower accuracy") == "supported"
+    assert verdict(worse, "lower accuracy") == "reproduced"
 
 
 def test_a_model_that_does_not_reason_when_asked_tests_nothing():
     rows = [row | {"text": TAGGED} for row in outcomes(20, 12, 1, 7)]
-    found = prompting_tables.verdicts(prompting_tables.paired_tests(table(*rows), rng(), 200))
-    assert set(found["verdict"]) == {"not tested: few answers reason"} and set(found["reasoned_cot"]) == {0}
+    found = prompting_tables.verdicts(prompting_tables.paired_tests(table(*rows)))
+    assert set(found["verdict"]) == {"not tested"} and set(found["note"]) == {"few answers reason"}
+    assert set(found["reasoned_cot"]) == {0}
 
 
 def test_tuned_models_are_judged_over_seeds():
     rows = [row for seed in range(3) for row in outcomes(10, 4 * seed, 0, 10 - 4 * seed, seed=seed, tuned=True)]
-    tests = prompting_tables.paired_tests(table(*rows), rng(), 200)
+    tests = prompting_tables.paired_tests(table(*rows))
     assert tests[tests["measure"] == "valid"]["p_value"].iloc[0] < 0.05  # McNemar, which takes all samples as one
-    assert verdict(rows, "fewer valid answers") == "no difference shown"
+    assert verdict(rows, "fewer valid answers") == "inconclusive"
 
 
 # -------------------------------------------------------------------------------------------------------------- figures

@@ -6,6 +6,7 @@ import pytest
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.augmentation_search import tables as live
+from nngpt_lab.study import comparison
 from tests.helpers.live_candidates import policies, row, runs, start
 
 
@@ -60,7 +61,7 @@ def test_copies_of_what_runs_are_valid_in_the_pooled_rate():
         frame(row(score=0.5), row(position=1, status="duplicate", valid=True), row(position=2)), rng(), 50
     )
     assert table["valid"][0] == pytest.approx(2 / 3) and table["trained"][0] == 1
-    assert {"epoch", "mean_low", "best_highest", "unit"} <= set(table.columns) and "share_40" not in table
+    assert {"epoch", "mean_low", "best_highest", "unit"} <= set(table.columns) and "over_threshold" not in table
 
 
 def test_a_curve_ends_with_its_shortest_seed():
@@ -85,9 +86,9 @@ def test_controls_are_paired_over_seeds():
     table = live.controls_table(runs())
     assert len(table) == 3 * len(live.MEASURES) and set(table["n"]) == {3}
     mean = table[table["measure"] == "mean"]
-    assert (mean["difference_low"] > 0).all() and (mean["method"] == live.PAIRED).all()
+    assert (mean["difference_low"] > 0).all() and (mean["method"] == comparison.PAIRED).all()
     valid = table[table["measure"] == "valid"]
-    assert (valid["method"] == live.EQUAL).all() and valid["difference_low"].isna().all()
+    assert (valid["method"] == comparison.EQUAL).all() and valid["difference_low"].isna().all()
     candidates = runs()
     late = candidates[candidates["epoch"] > 4].groupby(["arm", "seed"])["score"].mean()
     assert mean["difference"].iloc[0] == pytest.approx((late["loop"] - late["no tuning"]).mean())
@@ -99,13 +100,13 @@ def test_best_at_equal_evaluations_does_not_reward_more_of_them():
     table = live.controls_table(frame(*loop, *control)).set_index("measure")
     assert table.loc["best", "difference"] == pytest.approx(0.3)
     assert table.loc["best_at_equal", "difference"] == pytest.approx(-0.1)
-    assert table.loc["best", "method"] == live.TOO_FEW and np.isnan(table.loc["best", "difference_low"])
+    assert table.loc["best", "method"] == comparison.TOO_FEW_SEEDS and np.isnan(table.loc["best", "difference_low"])
 
 
 def test_one_run_has_intervals_where_candidates_give_them():
     table = live.controls_table(runs(seeds=1)).set_index(["control", "measure"])
-    assert table.loc[("no tuning", "valid"), "method"] == live.NEWCOMBE
-    assert table.loc[("no tuning", "mean"), "method"] == live.WELCH
+    assert table.loc[("no tuning", "valid"), "method"] == comparison.NEWCOMBE
+    assert table.loc[("no tuning", "mean"), "method"] == comparison.WELCH
     assert table.loc[("no tuning", "mean"), "difference_low"] < table.loc[("no tuning", "mean"), "difference"]
 
 

@@ -1,0 +1,204 @@
+"""Two sets of runs compared: the loop with a control, its last cycles with its first, one style of prompt with another.
+
+From :data:`SEEDS` seeds that both sets have, a run is the unit: the interval is a t-interval over the differences
+between runs of the same seed. With fewer, the samples of all these seeds are taken together, and the interval is the
+measure's own. It covers the samples that were drawn and not another run, as :attr:`Comparison.method` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from nngpt_lab.statistics import intervals
+from nngpt_lab.statistics.intervals import Estimate
+from nngpt_lab.study.samples import FEWEST, SEEDS
+
+PAIRED = "paired t over seeds"
+EQUAL = "paired, but the same difference in all seeds: no interval"
+NEWCOMBE = "Newcombe over samples; does not cover the seed"
+MCNEMAR = "McNemar over samples (interval: Bonett and Price)"
+WELCH = "Welch over samples; does not cover the seed"
+RATIO = "linearised ratio over samples; does not cover the seed"
+TOO_FEW_SEEDS = "no interval: fewer than three seeds"
+TOO_FEW_SAMPLES = "no interval: too few samples, or all alike"
+
+RESULT = ["difference", "difference_low", "difference_high", "n", "method"]
+"""Columns of a comparison, behind those of its two values."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``first`` minus ``second`` by one measure; ``difference.n`` counts seeds or samples, as ``method`` says.
+
+    ``p_value`` is nan where the method has no test.
+    """
+
+    first: float
+    second: float
+    difference: Estimate
+    method: str
+    p_value: float = np.nan
+
+    def columns(self, first: str, second: str) -> dict:
+        """As columns of a table: the two values under the names given, then :data:`RESULT`."""
+        values = {first: self.first, second: self.second} | self.difference.columns("difference")
+        return values | {"n": self.difference.n, "method": self.method}
+
+
+class Measure(Protocol):
+    """What runs are compared by; the classes below are its kinds."""
+
+    label: str
+
+    def value(self, samples: pd.DataFrame) -> float:
+        """Of one run, or of the samples of several taken together; nan where there is none."""
+
+    def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
+        """What the samples of one or two runs say."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Any number of a run, a maximum say. One run gives it no interval: resampling cannot bound a maximum."""
+
+    label: str
+    value: Callable[[pd.DataFrame], float]
+
+    def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
+        """No interval; n counts seeds."""
+        values, n = (self.value(first), self.value(second)), first["seed"].nunique()
+        return Comparison(*values, _without_interval(values[0] - values[1], n), TOO_FEW_SEEDS)
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A share of independent trials; ``counts`` gives successes and trials."""
+
+    label: str
+    counts: Callable[[pd.DataFrame], tuple[int, int]]
+
+    def value(self, samples: pd.DataFrame) -> float:
+        """Successes by trials."""
+        successes, trials = self.counts(samples)
+        return successes / trials if trials else np.nan
+
+    def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
+        """Newcombe's interval; n counts the trials of both."""
+        difference = intervals.difference_of_proportions(*self.counts(first), *self.counts(second))
+        return Comparison(self.value(first), self.value(second), difference, NEWCOMBE)
+
+
+@dataclass(frozen=True)
+class PairedProportion:
+    """A share of samples that stand in pairs: rows of both tables are the same samples in the same order.
+
+    ``column`` says which of them succeed.
+    """
+
+    label: str
+    column: str
+
+    def value(self, samples: pd.DataFrame) -> float:
+        """Share of the samples."""
+        return samples[self.column].mean()
+
+    def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
+        """McNemar's exact test with Bonett and Price's interval; n counts pairs."""
+        one, other = (table[self.column].to_numpy(bool) for table in (first, second))
+        alone = int((one & ~other).sum()), int((other & ~one).sum())
+        difference = intervals.difference_of_paired_proportions(*alone, len(one))
+        return Comparison(one.mean(), other.mean(), difference, MCNEMAR, intervals.mcnemar(*alone))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean of values, ``values`` of some samples; nan is left out.
+
+    From one run it has Welch's interval, not the bootstrap's. Of 5 values against 5 from normal, skewed and two-peaked
+    distributions Welch's 95 % hold the difference in 95 to 97 of 100 cases (bootstrap: 87 to 89), of 10 against 10 in
+    94 to 97 (91 to 93), of 50 against 50 in 94 to 95 (93 to 94). Of 5 against 40 both fall short, Welch's with 84 to 94
+    (81 to 86): see tests/study/test_comparison.py.
+    """
+
+    label: str
+    values: Callable[[pd.DataFrame], pd.Series]
+
+    def value(self, samples: pd.DataFrame) -> float:
+        """The mean."""
+        return self.values(samples).mean()
+
+    def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
+        """Welch's interval; n counts the values of both."""
+        values = [self.values(table).dropna().to_numpy(float) for table in (first, second)]
+        means = self.value(first), self.value(second)
+        if min(map(len, values)) < FEWEST or max(map(np.ptp, values)) == 0:
+            return Comparison(*means, _without_interval(means[0] - means[1], sum(map(len, values))), TOO_FEW_SAMPLES)
+        return Comparison(*means, intervals.difference_of_means(*values), WELCH)
+
+
+@dataclass(frozen=True)
+class PairedRatio:
+    """A ratio of two sums over samples that stand in pairs, ``above`` by ``below`` (names of columns).
+
+    From one run it has the interval of a linearised ratio (Cochran 1977, ch. 6), which for costs per success held the
+    difference in 93 to 99 of 100 simulated cases with 12 to 200 pairs and at least five successes in each style.
+    """
+
+    label: str
+    above: str
+    below: str
+
+    def value(self, samples: pd.DataFrame) -> float:
+        """The ratio of the sums; nan where the lower one is zero."""
+        below = samples[self.below].sum()
+        return float(samples[self.above].sum() / below) if below else np.nan
+
+    def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
+        """A t-interval over the pairs' linearised differences; n counts pairs."""
+        values = self.value(first), self.value(second)
+        difference = _without_interval(values[0] - values[1], len(first))
+        if min(table[self.below].sum() for table in (first, second)) < FEWEST:
+            return Comparison(*values, difference, TOO_FEW_SAMPLES)
+        residuals = [self._residuals(table) for table in (first, second)]
+        interval = intervals.t_interval(difference.value + residuals[0] - residuals[1])
+        return Comparison(*values, interval, RATIO if np.isfinite(interval.low) else TOO_FEW_SAMPLES)
+
+    def _residuals(self, samples: pd.DataFrame) -> np.ndarray:
+        """How far each sample moves the ratio; their mean is zero."""
+        above, below = (samples[name].to_numpy(float) for name in (self.above, self.below))
+        return (above - self.value(samples) * below) / below.mean()
+
+
+def compare(first: pd.DataFrame, second: pd.DataFrame, measure: Measure) -> Comparison:
+    """``first`` minus ``second``, tables of samples with a column seed; seeds that one of them lacks are left out.
+
+    Where they have no seed in common the samples are compared as they are.
+    """
+    seeds = sorted(set(first["seed"]) & set(second["seed"]))
+    if seeds:
+        first, second = (table[table["seed"].isin(seeds)] for table in (first, second))
+    runs = [[measure.value(table[table["seed"] == seed]) for seed in seeds] for table in (first, second)]
+    pairs = np.array(runs, float).reshape(2, -1)
+    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+    if pairs.shape[1] < SEEDS:
+        return measure.within(first, second)
+    difference = over_seeds(pairs[0] - pairs[1])
+    if not np.isfinite(difference.low):
+        return Comparison(*pairs.mean(axis=1), difference, EQUAL)
+    return Comparison(*pairs.mean(axis=1), difference, PAIRED, float(stats.ttest_rel(*pairs).pvalue))
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean with a t-interval; none (nan) for fewer than :data:`SEEDS` values, or for values that do not differ."""
+    mean = intervals.t_interval(values)
+    return mean if mean.n >= SEEDS else _without_interval(mean.value, mean.n)
+
+
+def _without_interval(value: float, n: int) -> Estimate:
+    return Estimate(value, np.nan, np.nan, n)
