@@ -141,6 +141,8 @@ def controls_per_cycle(cycles: pd.DataFrame, measure: str = "mean", label: str =
     bands = [LOOP] if f"{measure}_low" in cycles else []
     lines(ax, cycles, "arm", "cycle", measure, arm_looks(cycles, numbered=True), bands, scale=100)
     cycle_axis(ax, cycles["cycle"].max())
+    if cycles[measure].isna().all():
+        no_data(ax, "nothing was trained")
     ax.set(ylabel=f"{label}, %", title=f"{label.capitalize()} per cycle (band: 95 % interval of the loop)")
     legend_below(figure)
     return figure

@@ -55,7 +55,7 @@ def best_so_far(bands: pd.DataFrame, methods: Sequence[str] = MAIN) -> Figure:
     low, high = 100 * learnt["best_so_far_low"].min(), 100 * learnt["best_so_far_high"].max()
     axes[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     axes[0].set_ylabel("best accuracy so far, %")
-    legend_below(figure, ncols=4)
+    legend_below(figure, ncols=4 if len(sizes) > 1 else 2)
     return figure
 
 
