@@ -80,13 +80,13 @@ def by_operation(
     functions: pd.DataFrame, batches: tuple[torch.Tensor, ...], norm: tuple, repetitions: int
 ) -> list[dict]:
     """One row per operation, with the parameters of the first published function that has it; first, none of them."""
-    found: dict[str, list[Callable]] = {"none": []}
+    first_uses: dict[str, list[Callable]] = {"none": []}
     for _, row in functions.iterrows():
         for operation in made(row):
-            found.setdefault(type(operation).__name__, [operation])
-    names = ["none", *sorted(found.keys() - {"none"})]
+            first_uses.setdefault(type(operation).__name__, [operation])
+    names = ["none", *sorted(first_uses.keys() - {"none"})]
     count = sum(map(len, batches))
-    return [row_of(name, seconds(compose(found[name], norm), batches, repetitions), count) for name in names]
+    return [row_of(name, seconds(compose(first_uses[name], norm), batches, repetitions), count) for name in names]
 
 
 def row_of(name: str, taken: tuple[float, float], count: int) -> dict:

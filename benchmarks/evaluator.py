@@ -93,8 +93,8 @@ def declared(code: str) -> tuple[str, ...] | None:
     """What a network's ``supported_hyperparameters`` returns, if it can be read without running it."""
     try:
         functions = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
-        found = next(node for node in functions if node.name == "supported_hyperparameters")
-        return tuple(sorted(ast.literal_eval(found.body[-1].value)))
+        function = next(node for node in functions if node.name == "supported_hyperparameters")
+        return tuple(sorted(ast.literal_eval(function.body[-1].value)))
     except (SyntaxError, StopIteration, ValueError, AttributeError, TypeError):
         return None
 
@@ -305,9 +305,11 @@ def notes(rows: pd.DataFrame, setting: Setting) -> list[str]:
 def check_environment(python: Path) -> None:
     """UsageError unless the pinned nn-dataset and pylint are there."""
     say = "import importlib.metadata as m; print(m.version('nn-dataset'))"
-    found = subprocess.run([python, "-c", say], capture_output=True, text=True, check=False).stdout.strip()
-    if found != VERSION:
-        raise UsageError(f"{python} has nn-dataset {found or '(none)'}, not {VERSION}", "see the head of evaluator.py")
+    installed = subprocess.run([python, "-c", say], capture_output=True, text=True, check=False).stdout.strip()
+    if installed != VERSION:
+        raise UsageError(
+            f"{python} has nn-dataset {installed or '(none)'}, not {VERSION}", "see the head of evaluator.py"
+        )
     if not shutil.which("pylint", path=str(python.parent)) and not shutil.which("pylint"):
         raise UsageError("there is no pylint, which the authors' evaluator calls", f"install it for {python}")
 

@@ -109,7 +109,7 @@ def nn_dup(sources: pd.DataFrame) -> Run:
         "nn-dup", wall, cpu, _memory(), frozenset(names[key] for key in state["kept"]),
         family={names[key]: family for key, family in state["family_label_map"].items()},
         cluster={names[key]: i for i, group in enumerate(state["lsh_clusters"]) for key in group},
-        shingles={names[key]: len(found) for key, found in state["shing"].items()},
+        shingles={names[key]: len(hashes) for key, hashes in state["shing"].items()},
     )  # fmt: skip
 
 

@@ -321,8 +321,8 @@ def affine(images: Images, matrices: torch.Tensor, fill: Sequence[int]) -> Image
     columns = (fixed[:, 2] + fixed[:, 1] * y + fixed[:, 0] * x) >> 16
     rows = (fixed[:, 5] + fixed[:, 4] * y + fixed[:, 3] * x) >> 16
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    found = _pixels(images.flatten(2), rows.clamp_(0, height - 1) * width + columns.clamp_(0, width - 1))
-    return torch.where(inside[:, None], found, _colours(fill, images.device))
+    moved = _pixels(images.flatten(2), rows.clamp_(0, height - 1) * width + columns.clamp_(0, width - 1))
+    return torch.where(inside[:, None], moved, _colours(fill, images.device))
 
 
 def perspective(images: Images, coefficients: torch.Tensor, fill: Sequence[int]) -> Images:
@@ -347,8 +347,8 @@ def perspective(images: Images, coefficients: torch.Tensor, fill: Sequence[int])
         return first + (second - first) * across
 
     upper, lower = along(top), along(top + 1)
-    found = (upper + (lower - upper) * down).to(torch.uint8)
-    return torch.where(inside[:, None], found, _colours(fill, images.device))
+    moved = (upper + (lower - upper) * down).to(torch.uint8)
+    return torch.where(inside[:, None], moved, _colours(fill, images.device))
 
 
 def _pixels(flat: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

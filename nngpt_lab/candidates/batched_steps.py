@@ -171,10 +171,10 @@ class ResizedCrop:
         space = torch.tensor([height, width])
         fits = ((tried > 0) & (tried <= space)).all(2)
         sizes = tried[torch.arange(n), fits.int().argmax(1)]  # the first that fits
-        found = fits.any(1, keepdim=True)
+        any_fits = fits.any(1, keepdim=True)
         fallback = torch.tensor(self._fallback(height, width))
-        sizes = torch.where(found, sizes, fallback)
-        corners = torch.where(found, _below((space - sizes + 1).clamp(min=1), generator), (space - fallback) // 2)
+        sizes = torch.where(any_fits, sizes, fallback)
+        corners = torch.where(any_fits, _below((space - sizes + 1).clamp(min=1), generator), (space - fallback) // 2)
         return (torch.cat((corners, sizes), dim=1),)
 
     def _fallback(self, height: int, width: int) -> tuple[int, int]:

@@ -202,15 +202,15 @@ def _without_prose(text: str) -> str:
     top, because prose lists settings too. Only lines at the margin and outside triple quotes can be prose. Text without
     a statement gives an empty string.
     """
-    begin, found, quoted, position = 0, False, False, 0
+    begin, begun, quoted, position = 0, False, False, 0
     for line in text.split("\n"):
-        if not quoted and not found:
-            found = bool(_STATEMENT.match(line)) and not line[0].isspace()
+        if not quoted and not begun:
+            begun = bool(_STATEMENT.match(line)) and not line[0].isspace()
             above = _PREAMBLE.match(line) or (begin == 0 and _ASSIGNMENT.match(line))
-            if not found and (not above or (position == begin > 0 and not line.strip())):
+            if not begun and (not above or (position == begin > 0 and not line.strip())):
                 begin = position + len(line) + 1  # after prose, and after the blank lines below it
         elif not quoted and _PROSE.match(line) and not _KEYWORD.match(line) and not _ASSIGNMENT.match(line):
             return text[begin:position].rstrip()
         quoted ^= len(_QUOTES.findall(line)) % 2 == 1
         position += len(line) + 1
-    return text[begin:] if found else ""
+    return text[begin:] if begun else ""

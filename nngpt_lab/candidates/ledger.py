@@ -101,9 +101,9 @@ class Ledger:
         """File what a protocol hash stands for, as JSON. UsageError if it stands for something else already."""
         values = {"hash": protocol_hash, "record": json.dumps(record, sort_keys=True, default=str)}
         with self._told(), self._writing():
-            if (found := self._row("protocols", hash=protocol_hash)) is None:
+            if (filed := self._row("protocols", hash=protocol_hash)) is None:
                 self._insert("protocols", values | {"added": _now()})
-            elif found["record"] != values["record"]:
+            elif filed["record"] != values["record"]:
                 raise UsageError(
                     f"protocol {protocol_hash[:12]} stands for another record in {manifest.display(self.path)}",
                     "make the hash cover all that the record says, or use another ledger",
@@ -130,8 +130,8 @@ class Ledger:
         sample = {name: _storable(value) for name, value in sample.items()}
         code = sample.pop("code")
         with self._told(), self._writing():
-            if found := self._row("samples", run=sample["run"], position=position):
-                if all(found[name] == value for name, value in sample.items()):
+            if filed := self._row("samples", run=sample["run"], position=position):
+                if all(filed[name] == value for name, value in sample.items()):
                     return False
                 raise UsageError(
                     f"run {run!r} has another text or status at position {position}",
@@ -165,10 +165,10 @@ class Ledger:
     def outcome(self, code_hash: str, protocol_hash: str, seed: int) -> Outcome | None:
         """What came of evaluating a code under a protocol with a seed; None if that was not done."""
         with self._told():
-            found = self._evaluation(code_hash, protocol_hash, seed)
-        if found is None:
+            filed = self._evaluation(code_hash, protocol_hash, seed)
+        if filed is None:
             return None
-        values = {name: found[name] for name in Outcome.__dataclass_fields__}
+        values = {name: filed[name] for name in Outcome.__dataclass_fields__}
         return Outcome.from_dict(values | {name: json.loads(values[name]) for name in ("seconds", "isolation")})
 
     def known(self, protocol_hash: str) -> set[tuple[str, int]]:

@@ -156,18 +156,18 @@ def _ready(actors: list[Any]) -> list[Any]:
     refs = [actor.ready.remote() for actor in actors]
     if refs:
         ray.wait(refs, num_returns=len(refs), timeout=START_SECONDS)
-    found, reason = [], "none has a core, or the GPU that the factory needs"
+    ready, reason = [], "none has a core, or the GPU that the factory needs"
     for actor, ref in zip(actors, refs, strict=True):
         try:
             ray.get(ref, timeout=0)
-            found.append(actor)
+            ready.append(actor)
         except ray.exceptions.RayError as error:
             reason = str(error).strip().rpartition("\n")[2]
             log.warning("a node cannot be used: %s", reason)
             ray.kill(actor)
-    if not found:
+    if not ready:
         raise LabError(f"no node of the Ray cluster can be used: {reason}", "see `ray status`, or use engine 'local'")
-    return found
+    return ready
 
 
 def _pass_on(answer: Future, outcome: Future) -> None:

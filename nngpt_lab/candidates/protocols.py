@@ -121,79 +121,61 @@ class Protocol:
         return sha256_json(self.meaning(content_hash))
 
 
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(
-            "paper-a",
-            "[C] TransformEval.py: LEMUR ResNet, batch 64, lr 0.01, momentum 0.9, dropout 0.2; [P] one epoch, 64 px "
-            "(the functions' own Resize); test images pass through the candidate's transform as well. Which ResNet was "
-            "trained is not recorded: LEMUR's ab/nn/nn/ResNet.py is pinned. Holdout, memory: lab",
-            Kind.AUGMENTATION,
-            images="cifar-10",
-            side=None,
-            flip=False,
-            augment_predictions=True,
-            batch=64,
-            norm=CIFAR_10_NORM,
-            network=LEMUR_RESNET,
-        ),
-        Protocol(
-            "paper-b",
-            "[P] CIFAR-10, input (N, 3, 32, 32), at most 500 K parameters, one epoch. Batch 64 with lr 0.01, momentum "
-            "0.9, dropout 0.2: [C] the loop's own check of validity; the paper's values are unknown. Holdout: lab",
-            Kind.ARCHITECTURE,
-            images="cifar-10",
-            side=32,
-            flip=False,
-            augment_predictions=False,
-            batch=64,
-            max_parameters=500_000,
-            norm=CIFAR_10_NORM,
-        ),
-        Protocol(
-            "paper-b-code",
-            "[C] the loop's defaults: batch 16, lr 0.01, momentum 0.9, dropout 0.2, transform norm_256_flip (256 px, "
-            "flip, test images flipped too), 30 minutes an epoch, no limit on parameters. Holdout: lab",
-            Kind.ARCHITECTURE,
-            images="cifar-10",
-            side=256,
-            flip=True,
-            augment_predictions=True,
-            batch=16,
-            norm=CIFAR_10_NORM,
-        ),
-        Protocol(
-            "digits",
-            "lab: paper B's protocol on a CPU in seconds: scikit-learn's digits at 32 px, grey to RGB; batch 16 gives "
-            "81 steps",
-            Kind.ARCHITECTURE,
-            images="digits",
-            side=32,
-            flip=False,
-            augment_predictions=False,
-            batch=16,
-            max_parameters=500_000,
-            wall_seconds=120.0,
-            memory_mib=4096,
-        ),
-        Protocol(
-            "digits-augmentation",
-            "lab: paper A's protocol on a CPU in seconds: digits at 32 px, grey to RGB, a small network of the lab's",
-            Kind.AUGMENTATION,
-            images="digits",
-            side=None,
-            flip=False,
-            augment_predictions=True,
-            batch=16,
-            network="small",
-            wall_seconds=120.0,
-            memory_mib=4096,
-        ),
-    )
-}
-PROTOCOLS["digits-loop"] = replace(
-    PROTOCOLS["digits"],
+_PAPER_A = Protocol(
+    "paper-a",
+    "[C] TransformEval.py: LEMUR ResNet, batch 64, lr 0.01, momentum 0.9, dropout 0.2; [P] one epoch, 64 px "
+    "(the functions' own Resize); test images pass through the candidate's transform as well. Which ResNet was "
+    "trained is not recorded: LEMUR's ab/nn/nn/ResNet.py is pinned. Holdout, memory: lab",
+    Kind.AUGMENTATION,
+    images="cifar-10",
+    side=None,
+    flip=False,
+    augment_predictions=True,
+    batch=64,
+    norm=CIFAR_10_NORM,
+    network=LEMUR_RESNET,
+)
+_PAPER_B = Protocol(
+    "paper-b",
+    "[P] CIFAR-10, input (N, 3, 32, 32), at most 500 K parameters, one epoch. Batch 64 with lr 0.01, momentum "
+    "0.9, dropout 0.2: [C] the loop's own check of validity; the paper's values are unknown. Holdout: lab",
+    Kind.ARCHITECTURE,
+    images="cifar-10",
+    side=32,
+    flip=False,
+    augment_predictions=False,
+    batch=64,
+    max_parameters=500_000,
+    norm=CIFAR_10_NORM,
+)
+_PAPER_B_CODE = replace(
+    _PAPER_B,
+    name="paper-b-code",
+    source="[C] the loop's defaults: batch 16, lr 0.01, momentum 0.9, dropout 0.2, transform norm_256_flip (256 px, "
+    "flip, test images flipped too), 30 minutes an epoch, no limit on parameters. Holdout: lab",
+    side=256,
+    flip=True,
+    augment_predictions=True,
+    batch=16,
+    max_parameters=None,
+)
+_ON_DIGITS = {"images": "digits", "batch": 16, "norm": None, "wall_seconds": 120.0, "memory_mib": 4096}
+_DIGITS = replace(
+    _PAPER_B,
+    name="digits",
+    source="lab: paper B's protocol on a CPU in seconds: scikit-learn's digits at 32 px, grey to RGB; batch 16 gives "
+    "81 steps",
+    **_ON_DIGITS,
+)
+_DIGITS_AUGMENTATION = replace(
+    _PAPER_A,
+    name="digits-augmentation",
+    source="lab: paper A's protocol on a CPU in seconds: digits at 32 px, grey to RGB, a small network of the lab's",
+    network="small",
+    **_ON_DIGITS,
+)
+_DIGITS_LOOP = replace(
+    _DIGITS,
     name="digits-loop",
     source="lab: as digits, on half of the images, so that 22 cycles take minutes, and with at most 200,000 "
     "parameters: what the nano coder writes beyond that is often a width that LEMUR's narrowing missed (440 is no "
@@ -201,8 +183,8 @@ PROTOCOLS["digits-loop"] = replace(
     train_limit=640,
     max_parameters=200_000,
 )
-PROTOCOLS["digits-augmentation-loop"] = replace(
-    PROTOCOLS["digits-augmentation"],
+_DIGITS_AUGMENTATION_LOOP = replace(
+    _DIGITS_AUGMENTATION,
     name="digits-augmentation-loop",
     source="lab: as digits-augmentation, for a loop of hundreds of candidates: a quarter of the images in 20 steps, "
     "three times as many to predict, and a network that averages the 64 px of the functions' own Resize down to 16. "
@@ -211,6 +193,12 @@ PROTOCOLS["digits-augmentation-loop"] = replace(
     holdout_fraction=0.3,
     network="pooled",
 )
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        _PAPER_A, _PAPER_B, _PAPER_B_CODE, _DIGITS, _DIGITS_AUGMENTATION, _DIGITS_LOOP, _DIGITS_AUGMENTATION_LOOP,
+    )
+}  # fmt: skip
 
 
 def get_protocol(name: str) -> Protocol:

@@ -237,10 +237,10 @@ def _pinned_network(protocol: Protocol) -> str:
     from nngpt_lab.corpora import architectures
 
     table = architectures.load().architectures
-    found = table.loc[table["code_hash"] == protocol.network, "code"]
-    if found.empty:
+    source = table.loc[table["code_hash"] == protocol.network, "code"]
+    if source.empty:
         raise DataError(f"LEMUR holds no network with code hash {protocol.network[:12]}", "run `nngpt-lab fetch` again")
-    return found.iloc[0]
+    return source.iloc[0]
 
 
 def _device_name(device: str, threads: int) -> str:

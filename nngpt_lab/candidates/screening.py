@@ -47,7 +47,6 @@ def screen(
     *,
     prompt_hash: str = "",
     sampling_seed: int | None = None,
-    parent: str | None = None,
 ) -> Screened:
     """Take one text through extraction and contract, and through novelty if there is an index.
 
@@ -57,13 +56,13 @@ def screen(
         index: what was seen before (corpus, run, batch); what is new is added, so the next text is compared with it.
             None: novelty is not asked.
         name: what the code is called in the index.
-        prompt_hash, sampling_seed, parent: where it came from.
+        prompt_hash, sampling_seed: where it came from.
 
     Returns:
         The candidate and its static status; never raises on any text.
     """
     extracted = extract(text, kind)
-    candidate = Candidate(text, extracted.code, kind, prompt_hash, sampling_seed, parent)
+    candidate = Candidate(text, extracted.code, kind, prompt_hash, sampling_seed)
     if extracted.source == Source.NONE:
         return Screened(candidate, Status.NO_CODE, "there is no code in the answer", extracted.source)
     inspection = contract.check(extracted.code, kind)

@@ -94,9 +94,7 @@ class ImageData:
     content_hash: str
 
 
-def load(
-    name: str, *, seed: int = 0, holdout_fraction: float = 0.1, device: str | torch.device | None = None
-) -> ImageData:
+def load(name: str, *, seed: int = 0, holdout_fraction: float = 0.1) -> ImageData:
     """Load a data set and cut its holdout, stratified by class, from the training set.
 
     ``holdout_fraction`` 0.1 leaves 45,000 of CIFAR-10's 50,000 training images, so one-epoch accuracies stay comparable
@@ -107,7 +105,6 @@ def load(
         name: one of ``NAMES``.
         seed: of the holdout; it never moves the test set.
         holdout_fraction: share of each class's training images to hold out, in [0, 1).
-        device: where to put the tensors; None is the CPU.
 
     Raises:
         UsageError: unknown name, fraction out of range.
@@ -122,12 +119,12 @@ def load(
     images, labels = torch.from_numpy(raw.train_images), torch.from_numpy(raw.train_labels)
     return ImageData(
         name=name,
-        train_images=images[train].to(device),
-        train_labels=labels[train].to(device),
-        holdout_images=images[holdout].to(device),
-        holdout_labels=labels[holdout].to(device),
-        test_images=torch.from_numpy(raw.test_images).to(device),
-        test_labels=torch.from_numpy(raw.test_labels).to(device),
+        train_images=images[train],
+        train_labels=labels[train],
+        holdout_images=images[holdout],
+        holdout_labels=labels[holdout],
+        test_images=torch.from_numpy(raw.test_images),
+        test_labels=torch.from_numpy(raw.test_labels),
         classes=spec.classes,
         mean=mean,
         std=std,
@@ -310,8 +307,8 @@ def _decode(file: Path, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _column(file: Path, have: list[str], wanted: tuple[str, str]) -> str:
-    if found := next((name for name in wanted if name in have), None):
-        return found
+    if column := next((name for name in wanted if name in have), None):
+        return column
     raise DataError(f"{file} has no column {' or '.join(map(repr, wanted))}; it has {', '.join(have)}",
                     "rename the column, or use the hub's Parquet copy of the data set")  # fmt: skip
 

@@ -12,10 +12,10 @@ NO_BREAK = "\u202f"  # between a number and its unit
 def number(value: Any) -> float | None:
     """``value`` as a finite number, or None."""
     try:
-        found = float(value)
+        parsed = float(value)
     except (TypeError, ValueError):
         return None
-    return found if math.isfinite(found) else None
+    return parsed if math.isfinite(parsed) else None
 
 
 def present(text: Any) -> str:
@@ -92,5 +92,5 @@ def slug(text: str) -> str:
 def clock(moment: Any) -> str:
     """An ISO date and time to the minute; other text as it is."""
     text = str(moment or "")
-    found = re.match(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(?::[\d.]+)?(Z|\+00:00)?", text)
-    return f"{found[1]} {found[2]}{' UTC' if found[3] else ''}" if found else text
+    match = re.match(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(?::[\d.]+)?(Z|\+00:00)?", text)
+    return f"{match[1]} {match[2]}{' UTC' if match[3] else ''}" if match else text

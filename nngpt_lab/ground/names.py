@@ -34,8 +34,8 @@ def all_named(kind: str, names: str, table: Mapping[str, T]) -> list[T]:
     wanted = list(table) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
     if not wanted:
         raise UsageError(f"no {kind} is named", f"use 'all' or some of {', '.join(table)}")
-    found = {name: named(kind, name, table) for name in wanted}
-    return [found[name] for name in table if name in found]
+    chosen = {name: named(kind, name, table) for name in wanted}
+    return [chosen[name] for name in table if name in chosen]
 
 
 def did_you_mean(word: str, words) -> str:

@@ -270,4 +270,4 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     """
     low, high = min(sequences), max(sequences)  # in lexical order, so that all others lie between them
     pairs = zip(low, high, strict=False)
-    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(low), len(high)))
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(low), len(high)))

@@ -272,8 +272,8 @@ def _trainable(coder: Coder) -> dict[str, torch.nn.Parameter]:
 def _decoder_and_head(coder: Coder) -> tuple[torch.nn.Module, torch.nn.Module]:
     """What makes hidden states of tokens, and what makes logits of hidden states."""
     model = coder.model.get_base_model() if isinstance(coder.model, PeftModel) else coder.model
-    if found := [name for name in RESCALED if getattr(model.config, name, None)]:
-        raise UsageError(f"{coder.name} changes its logits after its head ({found[0]})", "take another model")
+    if rescaled := [name for name in RESCALED if getattr(model.config, name, None)]:
+        raise UsageError(f"{coder.name} changes its logits after its head ({rescaled[0]})", "take another model")
     return model.base_model, model.get_output_embeddings()
 
 

@@ -80,13 +80,13 @@ def check(
             not installed, too little memory.
         DataError: not in the hub's cache and the hub cannot be reached or does not have it, or gated.
     """
-    found = _find(name_or_folder)
+    model = _find(name_or_folder)
     _check_device(str(device), four_bit)
     name = dtype_name(dtype, str(device))
-    if isinstance(found, ModelSpec):
-        needed, spare = found.memory_gib(name, four_bit), found.memory_gib(four_bit=True)
+    if isinstance(model, ModelSpec):
+        needed, spare = model.memory_gib(name, four_bit), model.memory_gib(four_bit=True)
     else:
-        counts = _count(found)
+        counts = _count(model)
         needed, spare = memory_gib(*counts, name, four_bit), memory_gib(*counts, name, True)
     free = free_memory_gib(str(device))
     if needed > free:
@@ -96,11 +96,11 @@ def check(
             f"{free:.1f} GiB free",
             f"{smaller}end what else uses the memory, or take a smaller model",
         )
-    if isinstance(found, ModelSpec):
-        weights.check(found)
+    if isinstance(model, ModelSpec):
+        weights.check(model)
     else:
-        _check_architecture(found)
-    return found
+        _check_architecture(model)
+    return model
 
 
 def load(
@@ -124,9 +124,9 @@ def load(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    found = check(name_or_folder, device, dtype, four_bit)
+    source = check(name_or_folder, device, dtype, four_bit)
     kind = dtype_name(dtype, str(device))
-    folder = weights.folder(found) if isinstance(found, ModelSpec) else found
+    folder = weights.folder(source) if isinstance(source, ModelSpec) else source
     options: dict[str, Any] = {"dtype": getattr(torch, kind), "use_safetensors": True}
     if four_bit:
         options |= {"quantization_config": _four_bit(), "device_map": {"": str(device)}}
@@ -136,7 +136,7 @@ def load(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = (model if four_bit else model.to(device)).eval()
-    identity = weights.identity(found, folder) | {"dtype": "nf4" if four_bit else kind}
+    identity = weights.identity(source, folder) | {"dtype": "nf4" if four_bit else kind}
     return Coder(model, tokenizer, identity["name"], identity)
 
 

@@ -142,7 +142,7 @@ def _parse(name: str, text: str) -> Prompt:
 
 
 def _fill(text: str, values: Mapping[str, Any]) -> str:
-    return FIELD.sub(lambda found: str(values[found[1] or found[2]]), text)
+    return FIELD.sub(lambda field: str(values[field[1] or field[2]]), text)
 
 
 # ------------------------------------------------------------------------------------------------------------- tokens

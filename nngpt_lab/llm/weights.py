@@ -53,14 +53,14 @@ def folder(spec: ModelSpec) -> Path:
     )
 
 
-def identity(found: ModelSpec | Path, folder: Path) -> dict[str, Any]:
+def identity(model: ModelSpec | Path, folder: Path) -> dict[str, Any]:
     """What tells one model from another; weights and vocabulary are hashed unless a commit of the hub pins them."""
-    if isinstance(found, Path):
-        about = {"name": found.resolve().name, "source": "folder", "revision": None, "licence": None}
+    if isinstance(model, Path):
+        about = {"name": model.resolve().name, "source": "folder", "revision": None, "licence": None}
     else:
-        about = {"name": found.name, "source": f"{found.kind}:{found.location}"}
-        about |= {"revision": found.revision, "licence": found.licence}
-        if found.kind == "hub":
+        about = {"name": model.name, "source": f"{model.kind}:{model.location}"}
+        about |= {"revision": model.revision, "licence": model.licence}
+        if model.kind == "hub":
             return about | {"revision": folder.name}  # a snapshot's folder is named by its commit
     files = sorted(path for pattern in NUMBERS for path in folder.glob(pattern))
     return about | {"files": {path.name: sha256_file(path) for path in files}}
@@ -116,8 +116,8 @@ def _cached(spec: ModelSpec) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     def here(file: str) -> Path | None:
-        found = try_to_load_from_cache(spec.location, file, revision=spec.revision)
-        return Path(found) if isinstance(found, str) else None
+        cached = try_to_load_from_cache(spec.location, file, revision=spec.revision)
+        return Path(cached) if isinstance(cached, str) else None
 
     config, index = here("config.json"), here("model.safetensors.index.json")
     shards = set(json.loads(index.read_bytes())["weight_map"].values()) if index else {"model.safetensors"}

@@ -68,7 +68,7 @@ def hide_memory() -> None:
 
 def descendants(pid: int) -> list[int]:
     """Process ids below ``pid``, as far as /proc knows now; empty where /proc has no ``children`` files."""
-    found, pending = [], [pid]
+    below, pending = [], [pid]
     while pending:
         for thread in _listing(f"/proc/{pending.pop()}/task"):
             try:
@@ -76,8 +76,8 @@ def descendants(pid: int) -> list[int]:
             except OSError:
                 continue
             pending += map(int, children.split())
-            found += map(int, children.split())
-    return found
+            below += map(int, children.split())
+    return below
 
 
 def held(pid: int) -> tuple[int, int]:

@@ -76,13 +76,13 @@ def counts(shapes: Mapping[str, tuple[int, int]], rank: int) -> pd.DataFrame:
 
 def base_weights(model: nn.Module) -> dict[str, Tensor]:
     """Copies of all weights that no adapter added, by the names they had before peft wrapped them."""
-    found = {}
+    weights = {}
     for name, value in model.named_parameters():
         if ADAPTER not in name:
             for new, old in WRAPPED:
                 name = name.replace(new, old)
-            found[name] = value.detach().clone()
-    return found
+            weights[name] = value.detach().clone()
+    return weights
 
 
 def same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

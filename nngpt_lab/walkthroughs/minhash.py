@@ -43,7 +43,10 @@ def membership(first: Sequence[tuple[str, ...]], second: Sequence[tuple[str, ...
     """All runs of two sets with the number that stands for each: number, shingle, first, second, shared."""
     every = list(dict.fromkeys([*first, *second]))
     a, b = set(first), set(second)
-    rows = [(i, " ".join(one), one in a, one in b, one in a and one in b) for i, one in enumerate(every)]
+    rows = [
+        (i, " ".join(shingle), shingle in a, shingle in b, shingle in a and shingle in b)
+        for i, shingle in enumerate(every)
+    ]
     return pd.DataFrame(rows, columns=["number", "shingle", "first", "second", "shared"])
 
 
@@ -72,7 +75,7 @@ def share_over_all_permutations(first: Sequence[int], second: Sequence[int]) -> 
     a, b = set(first), set(second)
     starts = [(next((e for e in order if e in a), None), next((e for e in order if e in b), None))
               for order in permutations(union)]  # fmt: skip
-    return Fraction(sum(one == other for one, other in starts), len(starts))
+    return Fraction(sum(of_first == of_second for of_first, of_second in starts), len(starts))
 
 
 def random_ranks(elements: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -122,7 +125,7 @@ def banded(signature: np.ndarray, bands: int, rows: int) -> list[tuple[int, ...]
 def share_a_band(first: np.ndarray, second: np.ndarray, bands: int, rows: int) -> bool:
     """Whether two signatures agree in all numbers of at least one band: then LSH looks at the pair."""
     pairs = zip(banded(first, bands, rows), banded(second, bands, rows), strict=True)
-    return any(one == other for one, other in pairs)
+    return any(of_first == of_second for of_first, of_second in pairs)
 
 
 def retrieval(similarity: np.ndarray | float, bands: int, rows: int) -> np.ndarray | float:
@@ -155,9 +158,9 @@ def simulate_retrieval(
             truth = float(np.mean(first & second))
             smallest = signatures(first, second, random_ranks(union, repeats * bands * rows, rng))
             equal = (smallest[0] == smallest[1]).reshape(repeats, bands, rows)
-            found = wilson(int(equal.all(axis=2).any(axis=1).sum()), repeats)
+            share = wilson(int(equal.all(axis=2).any(axis=1).sum()), repeats)
             theory = retrieval(truth, bands, rows)
-            table.append((name, bands, rows, truth, repeats, found.value, found.low, found.high, theory))
+            table.append((name, bands, rows, truth, repeats, share.value, share.low, share.high, theory))
     columns = ["cut", "bands", "rows", "jaccard", "repeats", "share", "low", "high", "theory"]
     return pd.DataFrame(table, columns=columns)
 

@@ -66,8 +66,8 @@ def stations(text: str, name: str, kind: Kind, index: NoveltyIndex, evaluator: E
 
 def _static_stations(screened: Screened):
     lines = screened.candidate.code.count("\n") + bool(screened.candidate.code)
-    found = f"{lines} lines of code in {len(screened.candidate.text):,} characters of answer"
-    yield "extract", screened.source.value, found
+    size = f"{lines} lines of code in {len(screened.candidate.text):,} characters of answer"
+    yield "extract", screened.source.value, size
     if screened.status == Status.NO_CODE:
         return
     held = screened.status in (Status.OK, Status.DUPLICATE)
@@ -131,13 +131,13 @@ def send(
     run = f"{run} {sha256_json(list(table['name']))[:8]}"
     index, screened = NoveltyIndex(), []
     for position, row in enumerate(tqdm(table.itertuples(), "screened", len(table), leave=False, disable=None)):
-        one = screen(row.code, kind, index, row.name)
-        ledger.add_sample(run, position, one.candidate, one.status, one.message, one.source.value)
-        screened.append(one)
-    sound = [one for one in screened if one.status in (Status.OK, Status.DUPLICATE)]
-    outcomes = pool.evaluate([one.candidate for one in sound], proxy, ledger, seeds=(seed,), workers=workers)
-    by_code = dict(zip((one.candidate.code for one in sound), outcomes, strict=True))
-    rows = [_result(one, by_code.get(one.candidate.code)) for one in screened]
+        checked = screen(row.code, kind, index, row.name)
+        ledger.add_sample(run, position, checked.candidate, checked.status, checked.message, checked.source.value)
+        screened.append(checked)
+    sound = [text for text in screened if text.status in (Status.OK, Status.DUPLICATE)]
+    outcomes = pool.evaluate([text.candidate for text in sound], proxy, ledger, seeds=(seed,), workers=workers)
+    by_code = dict(zip((text.candidate.code for text in sound), outcomes, strict=True))
+    rows = [_result(text, by_code.get(text.candidate.code)) for text in screened]
     return pd.concat([table, pd.DataFrame(rows, index=table.index)], axis=1)
 
 

@@ -13,11 +13,11 @@ GOOD = example("good")
 
 
 def test_a_sound_answer_passes_every_station():
-    screened = screen(GOOD, Kind.ARCHITECTURE, NoveltyIndex(), "first", prompt_hash="p", sampling_seed=7, parent="x")
+    screened = screen(GOOD, Kind.ARCHITECTURE, NoveltyIndex(), "first", prompt_hash="p", sampling_seed=7)
     assert (screened.status, screened.source, screened.message) == (Status.OK, Source.FENCE, "")
     assert not screened.match.duplicate
     candidate = screened.candidate
-    assert (candidate.text, candidate.prompt_hash, candidate.sampling_seed, candidate.parent) == (GOOD, "p", 7, "x")
+    assert (candidate.text, candidate.prompt_hash, candidate.sampling_seed) == (GOOD, "p", 7)
     assert candidate.code.startswith("import torch") and "```" not in candidate.code
 
 
