@@ -54,8 +54,8 @@ def _layer(function: ast.expr) -> str:
     if not isinstance(function, ast.Attribute):
         return ""
     owner = getattr(function.value, "attr", getattr(function.value, "id", None))
-    found = owner == "nn" and function.attr[:1].isupper() and not CONTAINERS.match(function.attr)
-    return function.attr if found else ""
+    is_layer = owner == "nn" and function.attr[:1].isupper() and not CONTAINERS.match(function.attr)
+    return function.attr if is_layer else ""
 
 
 def _arguments(call: ast.Call) -> Iterator[str]:
