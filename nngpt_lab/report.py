@@ -89,6 +89,11 @@ class Section:
         return f"{error.get('type', 'Error')}: {error.get('message', '')}{where}"
 
     @property
+    def warnings(self) -> list[dict[str, Any]]:
+        """Cell and first line of what the notebook wrote to stderr; none in a manifest of before they were recorded."""
+        return (self.record or {}).get("warnings", [])
+
+    @property
     def notice(self) -> str:
         """What a reader of the claims table must know about the numbers of this notebook; mostly nothing."""
         if self.failed:

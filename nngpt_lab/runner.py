@@ -50,7 +50,8 @@ KERNEL_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How one notebook ended: ``ok``, ``failed`` or ``up to date``. ``again`` is the command that repeats it."""
+    """How one notebook ended: ``ok``, ``failed`` or ``up to date``. ``again`` is the command that repeats it;
+    ``warned`` are the numbers of the cells that wrote to stderr."""
 
     notebook: Path
     folder: Path
@@ -58,13 +59,15 @@ class RunOutcome:
     seconds: float
     again: str
     error: dict[str, Any] | None = None
+    warned: tuple[int, ...] = ()
 
     def lines(self) -> list[str]:
         """What to tell the user: one line, or three for a failure (where, what, what next)."""
         name, folder = self.notebook.stem, manifest.display(self.folder)
         if self.error is None:
             took = "up to date" if self.status == "up to date" else f"{self.seconds:.1f} s"
-            return [f"ok  {name}  {took}  {folder}"]
+            warned = f"  warnings in cells {', '.join(map(str, self.warned))}" if self.warned else ""
+            return [f"ok  {name}  {took}  {folder}{warned}"]
         return [
             f"failed  {name}  {self.seconds:.1f} s  in cell [{self.error['cell']}]: {self.error['line']}",
             f"  {self.error['type']}: {self.error['message']}",
@@ -334,11 +337,14 @@ def hold(folder: Path) -> Iterator[None]:
 def _run(job: Job, force: bool, progress: bool) -> RunOutcome:
     mark = manifest.fingerprint(job.content, job.parameters, artifacts.hashes())
     if not force and manifest.is_current(job.folder, mark):
-        return RunOutcome(job.notebook, job.folder, "up to date", 0.0, job.again)
+        warned = tuple(warning["cell"] for warning in (manifest.read(job.folder) or {}).get("warnings", ()))
+        return RunOutcome(job.notebook, job.folder, "up to date", 0.0, job.again, warned=warned)
     manifest.clear(job.folder)
     started, clock = datetime.now(UTC), time.perf_counter()
     error = _execute(job, progress)
     seconds, status = round(time.perf_counter() - clock, 2), "failed" if error else "ok"
+    cells = manifest.cells(job.folder)
+    warnings = [{"cell": cell.index, "line": cell.warning} for cell in cells if cell.warning]
     record = {
         "status": status,
         "notebook": manifest.portable_name(job.notebook),
@@ -347,7 +353,8 @@ def _run(job: Job, force: bool, progress: bool) -> RunOutcome:
         "parameters": {name: value for name, value in job.parameters.items() if name not in OWN_OPTIONS},
         "started": started.isoformat(timespec="seconds"),
         "seconds": seconds,
-        "cells": [{"index": cell.index, "seconds": cell.seconds} for cell in manifest.cells(job.folder)],
+        "cells": [{"index": cell.index, "seconds": cell.seconds} for cell in cells],
+        "warnings": warnings,
         "error": error,
         "fingerprint": mark,
         "notebook_sha256": manifest.notebook_sha256(job.content),
@@ -355,7 +362,8 @@ def _run(job: Job, force: bool, progress: bool) -> RunOutcome:
         "outputs": manifest.outputs(job.folder),
     }
     manifest.write(job.folder, record)
-    return RunOutcome(job.notebook, job.folder, status, seconds, job.again, error)
+    warned = tuple(warning["cell"] for warning in warnings)
+    return RunOutcome(job.notebook, job.folder, status, seconds, job.again, error, warned)
 
 
 def _execute(job: Job, progress: bool) -> dict[str, Any] | None:

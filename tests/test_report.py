@@ -175,6 +175,13 @@ def test_provenance_tells_commit_dirt_time_and_machine(folder):
     assert page.count("no manifest vouches for these numbers") == 1  # 02_second
 
 
+def test_warnings_of_a_run_are_shown(folder):
+    assert "wrote warnings" not in text_of(folder)
+    warnings = [{"cell": 3, "line": "<python>/x.py:3: FutureWarning: old name"}]
+    add_notebook(folder, "01_first", "B", MANIFEST | {"warnings": warnings})
+    assert "cell [3]: &lt;python&gt;/x.py:3: FutureWarning: old name" in text_of(folder)
+
+
 def test_files_that_the_manifest_does_not_vouch_for_are_named(tmp_path):
     add_notebook(tmp_path, "01_first", "B", MANIFEST | {"outputs": {"tables/ranks.csv": "0" * 64}})
     assert "Changed since the run that the manifest describes: tables/ranks.csv." in text_of(tmp_path)

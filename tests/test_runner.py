@@ -296,6 +296,7 @@ def test_a_run_and_its_manifest(tmp_path, monkeypatch):
     assert "manifest.json" not in there_before  # written last
     assert set(record["outputs"]) == {"executed.ipynb", "facts.json", "tables/t.csv"}
     assert (record["status"], record["profile"], record["seed"], record["error"]) == ("ok", "demo", 7, None)
+    assert record["warnings"] == []
     assert [cell["index"] for cell in record["cells"]] == [1, 2, 3, 4]
     assert {"commit", "dirty", "python", "platform", "device", "cores", "threads", "memory_gib"} <= set(record)
     assert {"torch", "papermill", "ipykernel"} <= set(record["packages"])
@@ -325,6 +326,22 @@ def test_a_failed_notebook_is_kept_and_the_others_run(tmp_path):
     assert (record["status"], record["error"]["type"], record["error"]["cell"]) == ("failed", "KeyError", 4)
     assert outcomes[1].error["type"] == "DeadKernelError"
     assert outcomes[1].error["line"] == "import os; os._exit(3)"
+
+
+def test_cells_that_warn_are_recorded_and_told(tmp_path):
+    """Warnings and anything else on stderr, without this machine's paths; told again when the run is up to date."""
+    warns = f"warnings.warn_explicit('old name', FutureWarning, {sys.prefix!r} + '/x.py', 3)"
+    warns = f"import warnings; print('fine')\n{warns}"
+    logs = "import sys\nprint('\\n  a log line\\nand another', file=sys.stderr)"
+    notebook = write_notebook(tmp_path / "n.ipynb", "1 + 1", warns, logs)
+    outcome = runner.run_notebook(notebook, output=tmp_path / "out", progress=False)
+    assert manifest.read(tmp_path / "out" / "n")["warnings"] == [
+        {"cell": 4, "line": "<python>/x.py:3: FutureWarning: old name"},
+        {"cell": 5, "line": "a log line"},
+    ]
+    assert outcome.status == "ok" and outcome.lines()[0].endswith("warnings in cells 4, 5")
+    again = runner.run_notebook(notebook, output=tmp_path / "out", progress=False)
+    assert again.status == "up to date" and again.warned == (4, 5)
 
 
 def test_plain_papermill_runs_the_same_notebook(tmp_path):

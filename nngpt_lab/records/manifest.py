@@ -51,11 +51,18 @@ def fingerprint(notebook, parameters: dict[str, Any], data: Mapping[str, str]) -
 
 @dataclass(frozen=True)
 class Cell:
-    """A code cell that was started: its number as Jupyter shows it, its source, its seconds."""
+    """A code cell that was started: its number as Jupyter shows it, its source, its seconds, and what it wrote to
+    stderr (warnings, above all)."""
 
     index: int
     source: str
     seconds: float
+    stderr: str = ""
+
+    @property
+    def warning(self) -> str:
+        """The first line that it wrote to stderr; empty if none."""
+        return next((line.strip()[:200] for line in self.stderr.splitlines() if line.strip()), "")
 
 
 def cells(folder: Path) -> list[Cell]:
@@ -66,9 +73,14 @@ def cells(folder: Path) -> list[Cell]:
         found = nbformat.read(folder / EXECUTED, as_version=4).cells
     except Exception:  # killed while writing: nbformat raises many kinds for half a file
         return []
+    begun = []
     numbered = enumerate((cell for cell in found if cell.cell_type == "code" and cell.source.strip()), start=1)
-    times = [(index, cell.source, cell.metadata.get("papermill", {})) for index, cell in numbered]
-    return [Cell(i, text, round(time.get("duration") or 0, 2)) for i, text, time in times if time.get("start_time")]
+    for index, cell in numbered:
+        times = cell.metadata.get("papermill", {})
+        if times.get("start_time"):
+            stderr = "".join(output.text for output in cell.outputs if output.get("name") == "stderr")
+            begun.append(Cell(index, cell.source, round(times.get("duration") or 0, 2), stderr))
+    return begun
 
 
 def portable_name(notebook: Path) -> str:
@@ -144,7 +156,7 @@ def without_machine_paths(value: Any, folder: Path) -> Any:
     if not isinstance(value, str):
         return value
     known = [(folder, "<results>"), (paths.PACKAGE.parent, "<lab>"), (sys.prefix, "<python>"), (Path.home(), "~")]
-    for place, name in known:
+    for place, name in sorted(known, key=lambda pair: len(str(pair[0])), reverse=True):  # the innermost folder first
         if len(str(place)) > 1:  # a home of "/" would eat every slash
             value = value.replace(str(place), name)
     return f"<path>/{Path(value).name}" if Path(value).is_absolute() else FOLDERS.sub("<path>/", value)
