@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from nngpt_lab.statistics.style import COLOURS, MUTED, OURS
+from nngpt_lab.study.samples import LOOP, arms
 
 STYLES = (
     {"color": OURS, "marker": "o", "linestyle": "-", "linewidth": 2.2, "zorder": 4},
@@ -15,7 +16,7 @@ STYLES = (
     {"color": "black", "marker": "x", "linestyle": (0, (1, 3))},
 )
 LOOKS = {
-    "loop": STYLES[0],
+    LOOP: STYLES[0],
     "no tuning": STYLES[1],
     "shuffled scores": STYLES[2],
     "shuffled pairs": STYLES[2],
@@ -35,5 +36,4 @@ def look(arm: str, number: int | None = None) -> dict:
 
 def arm_looks(table: pd.DataFrame, numbered: bool = False) -> dict[str, dict]:
     """The styles of a table's arms (column arm), in order of appearance, the loop first."""
-    arms = sorted(dict.fromkeys(table["arm"]), key=lambda arm: arm != "loop")
-    return {arm: look(arm, number if numbered else None) for number, arm in enumerate(arms)}
+    return {arm: look(arm, number if numbered else None) for number, arm in enumerate(arms(table))}
