@@ -63,6 +63,15 @@ def show_estimate(value: str, low: str, high: str, unit: str = "") -> tuple[str,
     return (f"{digits[0]}{NO_BREAK}{unit}" if unit else digits[0]), f"{digits[1]} to {digits[2]}"
 
 
+def bracketed(value: float, low: float, high: float, unit: str = "", digits: str = ".1f") -> str:
+    """A number and its interval within a sentence.
+
+    >>> bracketed(50.61, 48, 53.2, " %"), bracketed(0.4951, -0.1, 0.836, digits=".2f")
+    ('50.6 % [48.0, 53.2]', '0.50 [-0.10, 0.84]')
+    """
+    return f"{value:{digits}}{unit} [{low:{digits}}, {high:{digits}}]"
+
+
 def format_column(cells: list[str]) -> tuple[str, list[str]]:
     """Class and cells of a table's column: numbers get as many decimals as the column needs, no more than three."""
     values = [number(cell) for cell in cells]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from nngpt_lab.ground.formatting import bracketed
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.claims import Measured
 from nngpt_lab.statistics.intervals import Estimate
@@ -58,5 +59,5 @@ def _text(estimate: Estimate) -> str:
     if not np.isfinite(estimate.value):
         return "no network could be trained"
     if np.isfinite([estimate.low, estimate.high]).all() and estimate.low < estimate.high:
-        return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}], n = {estimate.n}"
+        return f"{bracketed(estimate.value, estimate.low, estimate.high)}, n = {estimate.n}"
     return f"{estimate.value:.1f}, n = {estimate.n}"

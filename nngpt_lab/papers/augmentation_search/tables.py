@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from nngpt_lab.corpora.augmentations import OPERATIONS
+from nngpt_lab.ground.formatting import bracketed
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
@@ -156,15 +157,15 @@ def agreement_table(start: pd.DataFrame, rng: np.random.Generator, resamples: in
 def agreement_sentence(agreement: pd.DataFrame, same_data: bool) -> str:
     """Whether live and recorded scores can be compared. ``same_data``: ours were measured on CIFAR-10, too."""
     row = agreement.iloc[0]
-    found = f"rank correlation {row['spearman']:.2f} [{row['spearman_low']:.2f}, {row['spearman_high']:.2f}]"
-    found = f"Over {int(row['functions'])} corpus functions: {found}. "
+    rank = bracketed(*row[["spearman", "spearman_low", "spearman_high"]], digits=".2f")
+    over = f"Over {int(row['functions'])} corpus functions: rank correlation {rank}. "
     ranks = "Ranks can be compared" if row["spearman_low"] > 0.5 else "Not even ranks can safely be compared"
     if not same_data:
-        return f"{found}Live accuracies belong to other images than the recorded ones and cannot be compared. {ranks}."
-    offset = f"{100 * row['offset']:+.1f} points [{100 * row['offset_low']:+.1f}, {100 * row['offset_high']:+.1f}]"
+        return f"{over}Live accuracies belong to other images than the recorded ones and cannot be compared. {ranks}."
+    offset = bracketed(*(100 * row[["offset", "offset_low", "offset_high"]]), unit=" points", digits="+.1f")
     if row["offset_low"] <= 0 <= row["offset_high"]:
-        return f"{found}{ranks}; no offset can be seen ({offset}), so accuracies can be compared within that."
-    return f"{found}{ranks}; accuracies cannot, unless the offset of {offset} is taken off."
+        return f"{over}{ranks}; no offset can be seen ({offset}), so accuracies can be compared within that."
+    return f"{over}{ranks}; accuracies cannot, unless the offset of {offset} is taken off."
 
 
 # ------------------------------------------------------------------------------------------- what functions are made of

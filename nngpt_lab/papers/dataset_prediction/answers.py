@@ -20,7 +20,6 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from nngpt_lab.papers.dataset_prediction.questions import DATASETS
 from nngpt_lab.statistics import intervals
@@ -289,9 +288,9 @@ def paired(a: pd.Series, b: pd.Series, clusters: pd.Series, rng: np.random.Gener
     a, b = a.to_numpy(float), b.to_numpy(float)
     gap = intervals.cluster_mean(a - b, clusters, rng, resamples).scaled(100)
     alone = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
-    p = stats.binomtest(alone[0], sum(alone)).pvalue if sum(alone) else (1.0 if (a == b).all() else np.nan)
-    row = {"n": gap.n, "difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
-    return row | {"only_first": alone[0], "only_second": alone[1], "p": float(p)}
+    p = intervals.mcnemar(*alone) if sum(alone) or (a == b).all() else np.nan
+    row = {"n": gap.n} | gap.columns("difference")
+    return row | {"only_first": alone[0], "only_second": alone[1], "p": p}
 
 
 def per_dataset(decided: pd.DataFrame, picked: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from nngpt_lab.ground.formatting import bracketed
 from nngpt_lab.papers.dataset_prediction.answers import FIRST
 from nngpt_lab.statistics import claims, intervals
 from nngpt_lab.statistics.claims import Measured
@@ -98,4 +99,4 @@ def celeba(per_dataset: pd.DataFrame, published: bool) -> Measured:
 
 
 def _text(estimate: Estimate) -> str:
-    return f"{estimate.value:.1f} % [{estimate.low:.1f}, {estimate.high:.1f}], n = {estimate.n}"
+    return f"{bracketed(estimate.value, estimate.low, estimate.high, ' %')}, n = {estimate.n}"
