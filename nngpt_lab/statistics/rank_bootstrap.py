@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nngpt_lab.statistics import intervals as statistics
+from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
 
 AT_ONCE = 500  # resamples; 3,000 units take 12 MB a matrix
@@ -27,16 +27,14 @@ def rank_bootstrap(
     names = ("spearman", "kendall", "top_decile_kept")
     if not len(pairs):
         return dict.fromkeys(names, Estimate(np.nan, np.nan, np.nan, 0))
-    values = (statistics.spearman(pairs), statistics.kendall(pairs), statistics.top_share_kept(pairs))
+    values = (intervals.spearman(pairs), intervals.kendall(pairs), intervals.top_share_kept(pairs))
     _, code = np.unique(np.arange(len(pairs)) if clusters is None else np.asarray(clusters), return_inverse=True)
     k, draws = code.max() + 1, []
     for start in range(0, resamples, AT_ONCE):
-        counts = statistics.resample_counts(rng, k, min(AT_ONCE, resamples - start))[:, code]
+        counts = intervals.resample_counts(rng, k, min(AT_ONCE, resamples - start))[:, code]
         draws.append(np.stack([spearmans(pairs, counts), kendalls(pairs, counts), tops_kept(pairs, counts)]))
-    intervals = map(statistics.percentile_interval, np.concatenate(draws, axis=1))
-    return {
-        name: Estimate(value, *ends, len(pairs)) for name, value, ends in zip(names, values, intervals, strict=True)
-    }
+    ends = map(intervals.percentile_interval, np.concatenate(draws, axis=1))
+    return {name: Estimate(value, *bounds, len(pairs)) for name, value, bounds in zip(names, values, ends, strict=True)}
 
 
 def spearmans(pairs: np.ndarray, counts: np.ndarray) -> np.ndarray:

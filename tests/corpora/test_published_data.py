@@ -10,7 +10,7 @@ import re
 
 from nngpt_lab.corpora import artifacts, augmentations
 from nngpt_lab.papers.augmentation_search.scores import scored
-from nngpt_lab.papers.dataset_prediction import questions as dataset_questions
+from nngpt_lab.papers.dataset_prediction import questions as paper_questions
 
 
 def test_lemur_sizes(lemur):
@@ -76,7 +76,7 @@ def test_operations_agree_with_a_regular_expression(augmentation_corpus):
 
 
 def test_questions(lemur):
-    questions = dataset_questions.build_questions(lemur.records, lemur.architectures)
+    questions = paper_questions.build_questions(lemur.records, lemur.architectures)
     assert len(questions) == 19_314
     assert questions["architecture"].nunique() == 1_942
     assert questions["pair"].nunique() == 21

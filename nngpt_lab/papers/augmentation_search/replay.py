@@ -31,7 +31,7 @@ from nngpt_lab.ground.names import named
 from nngpt_lab.ground.seeds import SCHEME, generator
 from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.augmentation_search import replay_tables
-from nngpt_lab.papers.augmentation_search import scores as augmentation_scores
+from nngpt_lab.papers.augmentation_search import scores as paper_scores
 from nngpt_lab.papers.augmentation_search.pairs import distinct, rename_operations, split
 from nngpt_lab.papers.augmentation_search.rankers import RANKERS, LanguageModel, Task
 
@@ -188,8 +188,8 @@ def ordering(
         One row per test, method and seed: columns of ``replay_tables.ordering``. Arguments are those of :func:`search`;
         ``rng`` and ``resamples`` are for the intervals.
     """
-    within_sd = augmentation_scores.noise(functions, generator("paper A", "spread"), resamples=2).within_sd.value
-    table = augmentation_scores.scored(distinct(functions))
+    within_sd = paper_scores.noise(functions, generator("paper A", "spread"), resamples=2).within_sd.value
+    table = paper_scores.scored(distinct(functions))
     kept = _folder(folder, settings, table, "ordering", settings.ordering_start, settings.ordering_tests)
     settings = replace(settings, methods=tuple(m for m in settings.methods if "tpe" not in METHODS[m]))
     plain = [_ordering_task(table, settings, seed) for seed in range(settings.ordering_seeds)]

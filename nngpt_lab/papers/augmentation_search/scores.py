@@ -15,7 +15,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from nngpt_lab.corpora.augmentations import OPERATIONS
-from nngpt_lab.statistics import intervals as statistics
+from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
 
 FLIP_EDGES = np.array([0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15])
@@ -39,8 +39,8 @@ def scores_by_operations(functions: pd.DataFrame, rng: np.random.Generator, resa
     rows = []
     for name, group in groups:
         values = scored(group)["score"].to_numpy()
-        mean = statistics.bootstrap(values, np.mean, rng, resamples)
-        share = statistics.wilson((values >= ACCEPTED).sum(), len(values)).scaled(100)
+        mean = intervals.bootstrap(values, np.mean, rng, resamples)
+        share = intervals.wilson((values >= ACCEPTED).sum(), len(values)).scaled(100)
         rows.append(
             {
                 "n_operations": name,
@@ -84,7 +84,7 @@ def operation_effects(functions: pd.DataFrame) -> pd.DataFrame:
     """
     usable = scored(functions)
     used, fit = operation_indicators(usable), fit_operations(functions)
-    intervals = fit.conf_int()
+    bounds = fit.conf_int()
     rows = []
     for operation in OPERATIONS:
         inside = usable["score"][used[operation] == 1]
@@ -100,8 +100,8 @@ def operation_effects(functions: pd.DataFrame) -> pd.DataFrame:
                 "difference_low": welch.low,
                 "difference_high": welch.high,
                 "effect": fit.params[operation],
-                "effect_low": intervals.loc[operation, 0],
-                "effect_high": intervals.loc[operation, 1],
+                "effect_low": bounds.loc[operation, 0],
+                "effect_high": bounds.loc[operation, 1],
             }
         )
     return pd.DataFrame(rows).sort_values("effect", ascending=False, ignore_index=True)
@@ -137,7 +137,7 @@ def noise(functions: pd.DataFrame, rng: np.random.Generator, resamples: int) -> 
         return Noise(empty, empty, 0, 0)
     squares = np.array([[((g - g.mean()) ** 2).sum(), len(g) - 1] for g in groups])
     total = scored(functions).drop_duplicates("code_hash")["score"].var()
-    within = statistics.bootstrap(squares, lambda s: np.sqrt(s[:, 0].sum() / s[:, 1].sum()), rng, resamples)
+    within = intervals.bootstrap(squares, lambda s: np.sqrt(s[:, 0].sum() / s[:, 1].sum()), rng, resamples)
     reliability = Estimate(1 - within.value**2 / total, 1 - within.high**2 / total, 1 - within.low**2 / total, within.n)
     return Noise(within, reliability, len(groups), sum(map(len, groups)))
 
@@ -189,11 +189,11 @@ def pair_flips(functions: pd.DataFrame, rng: np.random.Generator, resamples: int
     for _ in range(resamples):
         chosen = np.unique(rng.integers(0, len(groups), len(groups)))  # a code twice would be paired with itself
         first, again = np.array([rng.choice(groups[i], 2, replace=False) for i in chosen]).T
-        agreement = statistics.pair_agreement(first, again, FLIP_EDGES)
+        agreement = intervals.pair_agreement(first, again, FLIP_EDGES)
         draws.append(1 - agreement.agreement)
         pairs.append(agreement.pairs)
     draws = np.array(draws)
-    intervals = [statistics.percentile_interval(column) for column in draws.T]
+    observed = [intervals.percentile_interval(column) for column in draws.T]
     middle = (FLIP_EDGES[:-1] + FLIP_EDGES[1:]) / 2
     return pd.DataFrame(
         {
@@ -201,8 +201,8 @@ def pair_flips(functions: pd.DataFrame, rng: np.random.Generator, resamples: int
             "gap_high": FLIP_EDGES[1:],
             "pairs": np.mean(pairs, axis=0).round(),
             "observed": np.nanmean(draws, axis=0),
-            "observed_low": [low for low, _ in intervals],
-            "observed_high": [high for _, high in intervals],
+            "observed_low": [low for low, _ in observed],
+            "observed_high": [high for _, high in observed],
             "model": flip_probability(middle, found.within_sd.value, found.reliability.value),
         }
     )
@@ -233,7 +233,7 @@ def best_of_n(functions: pd.DataFrame, rng: np.random.Generator, resamples: int)
     scores = np.sort(functions["score"].fillna(CHANCE).to_numpy())
     size = len(scores)
     sizes = [n for n in BEST_OF if n <= size]
-    weights = np.array([statistics.best_of_n_weights(size, n) for n in sizes])
+    weights = np.array([intervals.best_of_n_weights(size, n) for n in sizes])
     again = np.array([weights @ np.sort(rng.choice(scores, size)) for _ in range(resamples)])
     cumulative = weights.cumsum(axis=1)
     return pd.DataFrame(
@@ -272,9 +272,9 @@ def candidates_needed(functions: pd.DataFrame, within_sd: float) -> pd.DataFrame
                 "target": target,
                 "score": score,
                 "functions_at_or_above": hits,
-                "expected": statistics.expected_draws(len(scores), hits),
-                "median": statistics.draws_for(0.5, len(scores), hits),
-                "for_95_percent": statistics.draws_for(0.95, len(scores), hits),
+                "expected": intervals.expected_draws(len(scores), hits),
+                "median": intervals.draws_for(0.5, len(scores), hits),
+                "for_95_percent": intervals.draws_for(0.95, len(scores), hits),
             }
         )
     return pd.DataFrame(rows).sort_values("score", ignore_index=True)
@@ -305,7 +305,7 @@ def operation_use(groups: dict[str, pd.DataFrame]) -> pd.DataFrame:
         row, counts = {"operation": operation}, {}
         for name, group in groups.items():
             counts[name] = sum(operation in used for used in group["operations"])
-            share = statistics.wilson(counts[name], len(group)).scaled(100)
+            share = intervals.wilson(counts[name], len(group)).scaled(100)
             row |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
         table = [[counts[g], len(groups[g]) - counts[g]] for g in ("llm", "corpus")]
         rows.append(row | {"p_value": stats.fisher_exact(table).pvalue})
@@ -328,7 +328,7 @@ def predicted_scores(brute_force: pd.DataFrame, groups: dict[str, pd.DataFrame],
     """
     rows = []
     for name, values in predicted(brute_force, groups).items():
-        mean = statistics.bootstrap(values, np.mean, rng, resamples)
+        mean = intervals.bootstrap(values, np.mean, rng, resamples)
         row = {"group": name, "n": mean.n, "predicted": mean.value, "predicted_low": mean.low}
         rows.append(row | {"predicted_high": mean.high, "recorded": groups[name]["score"].mean()})
     return pd.DataFrame(rows)

@@ -20,8 +20,8 @@ from nngpt_lab.corpora.architectures import Lemur
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.llm import models
 from nngpt_lab.llm.models import one_thread
-from nngpt_lab.papers.dataset_prediction import answers as dataset_answers
-from nngpt_lab.papers.dataset_prediction import baselines as dataset_baselines
+from nngpt_lab.papers.dataset_prediction import answers as paper_answers
+from nngpt_lab.papers.dataset_prediction import baselines as paper_baselines
 from nngpt_lab.papers.dataset_prediction import loop, network_questions
 from nngpt_lab.papers.dataset_prediction.design import KEY, Design
 from nngpt_lab.papers.dataset_prediction.division import Parts, divide, draw, fold_of, folds
@@ -171,15 +171,15 @@ def _answer_baselines(
     """The baselines' answers to a run's test questions, trained on the run's questions, and on the whole fold."""
     this = Run("", split, part, question_set, seed)
     parts = divide(design, questions, this)
-    features = dataset_baselines.CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
+    features = paper_baselines.CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
     rng = generator(KEY, "whole training part", seed)
     whole = draw(fold_of(questions, this).train, None, rng, question_set == "balanced")
     test, tables = parts.test[parts.test["sampled"]], []
     with threadpool_limits(1):
         trained = {"the same questions": parts.train, "the whole training part": whole}
         for (trained_on, train), name in product(trained.items(), BASELINES):
-            chance = dataset_baselines.BASELINES[name](train, test, features, seed)
-            correct = dataset_baselines.graded(chance, test)
+            chance = paper_baselines.BASELINES[name](train, test, features, seed)
+            correct = paper_baselines.graded(chance, test)
             facts = {"question": test.index, "group": test["group"].to_numpy(), "correct": correct}
             tables.append(pd.DataFrame({**asdict(this), "baseline": name, "trained_on": trained_on, **facts}))
     return pd.concat(tables, ignore_index=True).drop(columns="prompt")
@@ -192,7 +192,7 @@ def _network_parts(design: Design, lemur: Lemur, seed: int) -> dict[str, pd.Data
 
 
 def _marked(part: pd.DataFrame) -> pd.DataFrame:
-    first = np.arange(len(part)) < dataset_answers.FIRST
+    first = np.arange(len(part)) < paper_answers.FIRST
     return part.assign(first=first, sampled=True)
 
 
@@ -210,31 +210,31 @@ def _stack(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def tables(runs: DatasetRuns, rng: np.random.Generator, resamples: int) -> dict[str, pd.DataFrame]:
     """Every table of the runs, by the name of its file; see ``answers.py`` for their columns."""
-    decided = dataset_answers.decisions(runs.answers)
-    picked = dataset_answers.picked_epochs(decided)
+    decided = paper_answers.decisions(runs.answers)
+    picked = paper_answers.picked_epochs(decided)
     draws = (rng, resamples)
     made = {
-        "llm_epochs": dataset_answers.epochs_table(decided),
-        "peaks": dataset_answers.peaks_table(decided, picked, *draws),
-        "models_and_baselines": dataset_answers.models_table(decided, runs.baselines, picked, *draws),
-        "against_baselines": dataset_answers.against_baselines(decided, runs.baselines, picked, *draws),
-        "order_swap": dataset_answers.order_swap(runs.answers, picked),
-        "per_dataset": dataset_answers.per_dataset(decided, picked, *draws),
-        "pair_confusion": dataset_answers.pair_confusion(decided, picked),
-        "calibration": dataset_answers.calibration(decided, picked),
+        "llm_epochs": paper_answers.epochs_table(decided),
+        "peaks": paper_answers.peaks_table(decided, picked, *draws),
+        "models_and_baselines": paper_answers.models_table(decided, runs.baselines, picked, *draws),
+        "against_baselines": paper_answers.against_baselines(decided, runs.baselines, picked, *draws),
+        "order_swap": paper_answers.order_swap(runs.answers, picked),
+        "per_dataset": paper_answers.per_dataset(decided, picked, *draws),
+        "pair_confusion": paper_answers.pair_confusion(decided, picked),
+        "calibration": paper_answers.calibration(decided, picked),
     }
     if len(runs.altered):
-        made["input_ablations"] = dataset_answers.ablations_table(dataset_answers.decisions(runs.altered), *draws)
+        made["input_ablations"] = paper_answers.ablations_table(paper_answers.decisions(runs.altered), *draws)
     if len(runs.networks):
         made["network_comparison"] = _networks_table(runs, *draws)
     return made
 
 
 def _networks_table(runs: DatasetRuns, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
-    decided = dataset_answers.decisions(runs.networks)
+    decided = paper_answers.decisions(runs.networks)
     place = {"split": "architectures", "part": "a fifth", "question_set": "balanced"}
     controls = runs.controls.assign(**place, trained_on="the same questions")
-    return dataset_answers.models_table(decided, controls, dataset_answers.picked_epochs(decided), rng, resamples)
+    return paper_answers.models_table(decided, controls, paper_answers.picked_epochs(decided), rng, resamples)
 
 
 def code_views(design: Design, questions: pd.DataFrame, code: Mapping[str, str]) -> pd.DataFrame:

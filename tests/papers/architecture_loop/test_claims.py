@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nngpt_lab.papers.architecture_loop import claims as loop_claims
+from nngpt_lab.papers.architecture_loop import claims as paper_claims
 from nngpt_lab.papers.architecture_loop import tables
 from nngpt_lab.statistics import claims
 from nngpt_lab.statistics.intervals import exact
@@ -16,7 +16,7 @@ def measured(published, arms=("loop", "no tuning"), cycles=22):
     candidates = runs(arms, seeds=3, cycles=cycles)
     pooled = tables.pooled_cycles(candidates, THRESHOLDS, np.random.default_rng(0), 50)
     per_cycle = tables.cycle_table(candidates, THRESHOLDS, "demo", "digits")
-    return per_cycle, loop_claims.measure(pooled, per_cycle, published, np.random.default_rng(0), 50)
+    return per_cycle, paper_claims.measure(pooled, per_cycle, published, np.random.default_rng(0), 50)
 
 
 def test_a_scaled_run_adds_notes_and_decides_nothing():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.papers.architecture_loop import runs as loop_runs
+from nngpt_lab.papers.architecture_loop import runs as paper_runs
 from nngpt_lab.papers.architecture_loop import settings
 from nngpt_lab.papers.architecture_loop.base_model import threshold_labels
 from nngpt_lab.papers.architecture_loop.design import DEMO, PAPER, SMOKE
@@ -34,14 +34,14 @@ def test_the_best_network_is_the_loops_own():
             row(arm="no tuning", score=0.9, code_hash="a"),
         ]
     )
-    best = loop_runs.best_network(runs(candidates))
+    best = paper_runs.best_network(runs(candidates))
     assert (best.code, best.nearest_code) == ("x = 2", "known = 1")
     assert best.summary.startswith("80.0 % on the holdout, the best of 2; 1,000 parameters; seed 0, cycle 2")
     assert "net, Jaccard 0.61" in best.summary
 
 
 def test_without_a_trained_network_there_is_no_best():
-    best = loop_runs.best_network(runs(frame([row()])))
+    best = paper_runs.best_network(runs(frame([row()])))
     assert best.code == "" and "could be trained" in best.summary
 
 
@@ -54,11 +54,11 @@ def test_transfer_is_tuned_minus_base():
             "score": [0.2, 0.3, np.nan, np.nan, 0.5, 0.6, 0.7, np.nan],
         }
     )
-    found = loop_runs.transfer_table(runs(frame([row()]), table)).set_index("measure")
+    found = paper_runs.transfer_table(runs(frame([row()]), table)).set_index("measure")
     assert found.loc["trained, of the samples", ["base", "tuned", "difference"]].tolist() == [0.5, 0.75, 0.25]
     mean = found.loc["mean accuracy"]
     assert mean["difference"] == pytest.approx(0.35) and mean["difference_low"] < 0.35 < mean["difference_high"]
-    assert loop_runs.transfer_table(runs(frame([row()]))).empty
+    assert paper_runs.transfer_table(runs(frame([row()]))).empty
 
 
 # ------------------------------------------------------------------------------------------------------------ settings

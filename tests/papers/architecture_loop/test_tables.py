@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.papers.architecture_loop import tables as loop_cycles
+from nngpt_lab.papers.architecture_loop import tables as paper_tables
 from nngpt_lab.sandbox.status import VALID, Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.study import comparison
@@ -42,15 +42,15 @@ def by_hand():
 
 
 def test_a_cycle_is_counted_as_by_hand(by_hand):
-    first, second = loop_cycles.cycle_table(by_hand, THRESHOLDS, "demo", "digits").to_dict("records")
+    first, second = paper_tables.cycle_table(by_hand, THRESHOLDS, "demo", "digits").to_dict("records")
     assert (first["profile"], first["protocol"], first["arm"], first["seed"]) == ("demo", "digits", "loop", 0)
     assert (first["sampled"], first["valid"], first["trained"]) == (5, 4, 3)
     assert (first["mean"], first["median"], first["best"]) == pytest.approx((0.35, 0.45, 0.5))
-    assert [first[name] for name in loop_cycles.SHARES] == pytest.approx([1 / 3, 2 / 3, 2 / 3])  # at or over
+    assert [first[name] for name in paper_tables.SHARES] == pytest.approx([1 / 3, 2 / 3, 2 / 3])  # at or over
     assert (first["accepted"], first["novel"], first["cumulative_novel"], first["tokens"]) == (1, 1, 1, 50)
     assert [first[f"{stage}_seconds"] for stage in STAGES] == [4.0, 3.0, 0.5, 2.5]
     assert (second["sampled"], second["valid"], second["trained"], second["cumulative_novel"]) == (2, 0, 0, 1)
-    assert np.isnan([second[name] for name in ("mean", "median", "best", *loop_cycles.SHARES)]).all()
+    assert np.isnan([second[name] for name in ("mean", "median", "best", *paper_tables.SHARES)]).all()
     assert second["tuning_seconds"] == 9.0
 
 
@@ -58,9 +58,9 @@ def test_the_table_has_the_issues_columns(by_hand):
     columns = "profile protocol arm seed cycle sampled valid trained mean median best"
     columns += " over_threshold over_second over_third accepted novel cumulative_novel tokens"
     columns += " sampling_seconds evaluation_seconds selection_seconds tuning_seconds"
-    assert list(loop_cycles.cycle_table(by_hand, THRESHOLDS, "demo", "digits")) == columns.split()
+    assert list(paper_tables.cycle_table(by_hand, THRESHOLDS, "demo", "digits")) == columns.split()
     columns = "arm seed cycle code_hash score parameters nearest jaccard novel"
-    assert list(loop_cycles.accepted_table(by_hand)) == columns.split()
+    assert list(paper_tables.accepted_table(by_hand)) == columns.split()
 
 
 def test_valid_is_what_the_loop_calls_valid():
@@ -70,13 +70,13 @@ def test_valid_is_what_the_loop_calls_valid():
 def test_near_copies_that_an_arm_accepts_are_not_novel():
     chosen = {"score": 0.6, "passed": True, "accepted": True}
     rows = frame([row(position=0, novel=False, **chosen), row(position=1, novel=True, **chosen)])
-    table = loop_cycles.cycle_table(rows, THRESHOLDS, "demo", "digits")
+    table = paper_tables.cycle_table(rows, THRESHOLDS, "demo", "digits")
     assert table[["accepted", "novel", "cumulative_novel"]].to_numpy().tolist() == [[2, 1, 1]]
-    assert len(loop_cycles.accepted_table(rows)) == 2
+    assert len(paper_tables.accepted_table(rows)) == 2
 
 
 def test_novel_networks_accumulate_within_a_run_only():
-    table = loop_cycles.cycle_table(runs(), THRESHOLDS, "demo", "digits")
+    table = paper_tables.cycle_table(runs(), THRESHOLDS, "demo", "digits")
     for _, run in table.groupby(["arm", "seed"]):
         assert run["cumulative_novel"].tolist() == run["novel"].cumsum().tolist()
     assert list(dict.fromkeys(table["arm"])) == list(ALL_ARMS)
@@ -85,7 +85,7 @@ def test_novel_networks_accumulate_within_a_run_only():
 def test_the_order_of_the_rows_does_not_matter(rng):
     candidates = runs(("loop", "no tuning"))
     shuffled = candidates.sample(frac=1, random_state=0)
-    tables = [loop_cycles.cycle_table(one, THRESHOLDS, "demo", "digits") for one in (candidates, shuffled)]
+    tables = [paper_tables.cycle_table(one, THRESHOLDS, "demo", "digits") for one in (candidates, shuffled)]
     pd.testing.assert_frame_equal(*tables)
 
 
@@ -93,9 +93,9 @@ def test_the_order_of_the_rows_does_not_matter(rng):
 def test_no_table_without_sound_candidates(rows):
     candidates = frame(rows) if rows else runs(cycles=1).iloc[:0]
     with pytest.raises(UsageError):
-        loop_cycles.cycle_table(candidates, THRESHOLDS, "demo", "digits")
+        paper_tables.cycle_table(candidates, THRESHOLDS, "demo", "digits")
     with pytest.raises(UsageError):
-        loop_cycles.controls_table(candidates, THRESHOLDS)
+        paper_tables.controls_table(candidates, THRESHOLDS)
 
 
 # --------------------------------------------------------------------------------------------------------------- pooled
@@ -103,7 +103,7 @@ def test_no_table_without_sound_candidates(rows):
 
 def test_pooled_shares_are_wilson_over_all_seeds(rng):
     candidates = runs()
-    table = loop_cycles.pooled_cycles(candidates, THRESHOLDS, rng, RESAMPLES)
+    table = paper_tables.pooled_cycles(candidates, THRESHOLDS, rng, RESAMPLES)
     part = candidates.query("arm == 'loop' and cycle == 3")
     line = table.query("arm == 'loop' and cycle == 3").iloc[0]
     valid = intervals.wilson(part["status"].isin(["ok", "non_finite"]).sum(), len(part))
@@ -122,9 +122,9 @@ def test_three_seeds_are_resampled_as_clusters(rng):
         for seed in range(3)
         for i in range(20)
     ]
-    three = loop_cycles.pooled_cycles(frame(rows), THRESHOLDS, rng, 2000).iloc[0]
+    three = paper_tables.pooled_cycles(frame(rows), THRESHOLDS, rng, 2000).iloc[0]
     assert (three["mean_low"], three["mean_high"]) == pytest.approx((0.3095, 0.7095), abs=1e-9)  # 1 in 27 each: drawn
-    two = loop_cycles.pooled_cycles(frame(rows[:40]), THRESHOLDS, rng, 2000).iloc[0]
+    two = paper_tables.pooled_cycles(frame(rows[:40]), THRESHOLDS, rng, 2000).iloc[0]
     assert two["unit"] == "candidates"
     assert two["mean_high"] - two["mean_low"] < 0.08
 
@@ -132,7 +132,7 @@ def test_three_seeds_are_resampled_as_clusters(rng):
 def test_the_bootstrap_agrees_with_the_normal_interval(rng):
     scores = rng.normal(0.5, 0.1, 400)
     rows = frame([row(position=i, score=score) for i, score in enumerate(scores)])
-    line = loop_cycles.pooled_cycles(rows, THRESHOLDS, rng, 4000).iloc[0]
+    line = paper_tables.pooled_cycles(rows, THRESHOLDS, rng, 4000).iloc[0]
     reach = 1.96 * scores.std(ddof=1) / 20
     assert (line["mean_low"], line["mean_high"]) == pytest.approx(
         (scores.mean() - reach, scores.mean() + reach), abs=1e-3
@@ -142,7 +142,7 @@ def test_the_bootstrap_agrees_with_the_normal_interval(rng):
 
 def test_the_same_generator_gives_the_same_table():
     candidates = runs(seeds=2)
-    pooled = [loop_cycles.pooled_cycles(candidates, THRESHOLDS, np.random.default_rng(5), 100) for _ in range(2)]
+    pooled = [paper_tables.pooled_cycles(candidates, THRESHOLDS, np.random.default_rng(5), 100) for _ in range(2)]
     pd.testing.assert_frame_equal(*pooled)
 
 
@@ -151,8 +151,8 @@ def test_the_same_generator_gives_the_same_table():
 
 def test_controls_are_paired_by_seed(rng):
     candidates = runs()
-    table = loop_cycles.controls_table(candidates, THRESHOLDS, last=2)
-    expected = [(control, measure) for control in ALL_ARMS[1:] for measure in loop_cycles.MEASURES]
+    table = paper_tables.controls_table(candidates, THRESHOLDS, last=2)
+    expected = [(control, measure) for control in ALL_ARMS[1:] for measure in paper_tables.MEASURES]
     assert list(table[["control", "measure"]].itertuples(index=False, name=None)) == expected
     late = candidates[candidates["cycle"] >= 7]
     means = late.groupby(["arm", "seed"])["score"].mean().unstack("arm")
@@ -173,7 +173,7 @@ def test_what_all_seeds_share_does_not_widen_a_paired_interval(rng):
         for arm, gain in (("loop", 0.1 + better), ("no tuning", 0.1))
         for i in range(4)
     ]
-    table = loop_cycles.controls_table(frame(rows), THRESHOLDS)
+    table = paper_tables.controls_table(frame(rows), THRESHOLDS)
     line = table[table["measure"] == "mean"].iloc[0]
     assert 0.08 < line["difference_low"] < 0.11 < line["difference_high"] < 0.14
 
@@ -181,7 +181,7 @@ def test_what_all_seeds_share_does_not_widen_a_paired_interval(rng):
 def test_seeds_without_a_partner_are_left_out(rng):
     candidates = runs(("loop", "no tuning"))
     alone = candidates[candidates["arm"].eq("loop") | candidates["seed"].eq(1)]
-    table = loop_cycles.controls_table(alone, THRESHOLDS, last=2).set_index("measure")
+    table = paper_tables.controls_table(alone, THRESHOLDS, last=2).set_index("measure")
     loop = candidates.query("arm == 'loop' and seed == 1 and cycle >= 7")
     assert table.loc["mean", "loop"] == pytest.approx(loop["score"].mean())
     assert table.loc["mean", "method"] == comparison.WELCH
@@ -190,7 +190,7 @@ def test_seeds_without_a_partner_are_left_out(rng):
 
 
 def test_one_seed_gives_intervals_that_say_what_they_do_not_cover(rng):
-    table = loop_cycles.controls_table(runs(("loop", "no tuning"), seeds=1), THRESHOLDS, last=4)
+    table = paper_tables.controls_table(runs(("loop", "no tuning"), seeds=1), THRESHOLDS, last=4)
     bounded = table[table["difference_low"].notna()]
     assert (bounded["difference_low"] <= bounded["difference"]).all()
     assert (bounded["difference"] <= bounded["difference_high"]).all()
@@ -202,7 +202,7 @@ def test_one_seed_gives_intervals_that_say_what_they_do_not_cover(rng):
 def test_the_windows_end_where_the_shorter_run_ends(rng):
     candidates = runs(("loop", "no tuning"), seeds=1)
     cut = candidates[candidates["arm"].eq("loop") | candidates["cycle"].le(3)]
-    table = loop_cycles.controls_table(cut, THRESHOLDS, last=2).set_index("measure")
+    table = paper_tables.controls_table(cut, THRESHOLDS, last=2).set_index("measure")
     assert table.loc["mean", "loop"] == pytest.approx(
         candidates.query("arm == 'loop' and 2 <= cycle <= 3")["score"].mean()
     )
@@ -210,20 +210,20 @@ def test_the_windows_end_where_the_shorter_run_ends(rng):
 
 def test_equal_differences_are_no_certainty(rng):
     rows = [row(arm=arm, seed=seed, position=i) for arm in ("loop", "no tuning") for seed in range(3) for i in range(4)]
-    line = loop_cycles.controls_table(frame(rows), THRESHOLDS).set_index("measure").loc["valid"]
+    line = paper_tables.controls_table(frame(rows), THRESHOLDS).set_index("measure").loc["valid"]
     assert line["difference"] == 0 and np.isnan(line["difference_low"]) and line["method"] == comparison.EQUAL
 
 
 def test_a_network_written_twice_counts_once(rng):
     chosen = {"score": 0.6, "passed": True, "accepted": True, "novel": True}
     rows = [row(arm=arm, position=i, **chosen, code_hash="same") for arm in ("loop", "no tuning") for i in range(4)]
-    table = loop_cycles.controls_table(frame(rows), THRESHOLDS).set_index("measure")
+    table = paper_tables.controls_table(frame(rows), THRESHOLDS).set_index("measure")
     assert table.loc["novel", "loop"] == 0.25
 
 
 def test_the_rise_leaves_the_first_cycle_out_of_the_last(rng):
     candidates = runs(("loop",), cycles=3)
-    table = loop_cycles.rise_table(candidates, THRESHOLDS, last=5).set_index("measure")
+    table = paper_tables.rise_table(candidates, THRESHOLDS, last=5).set_index("measure")
     late = candidates[candidates["cycle"] > 1].groupby("seed")["score"].mean()
     first = candidates[candidates["cycle"] == 1].groupby("seed")["score"].mean()
     assert table.loc["mean", "difference"] == pytest.approx((late - first).mean())
@@ -232,17 +232,17 @@ def test_the_rise_leaves_the_first_cycle_out_of_the_last(rng):
 
 
 def test_no_comparison_without_a_loop_or_a_second_cycle(rng):
-    assert loop_cycles.controls_table(runs(("no tuning",)), THRESHOLDS).empty
-    assert loop_cycles.controls_table(runs(("loop",)), THRESHOLDS).empty
-    assert loop_cycles.rise_table(runs(cycles=1), THRESHOLDS).empty
+    assert paper_tables.controls_table(runs(("no tuning",)), THRESHOLDS).empty
+    assert paper_tables.controls_table(runs(("loop",)), THRESHOLDS).empty
+    assert paper_tables.rise_table(runs(cycles=1), THRESHOLDS).empty
 
 
 def test_everything_stands_the_smallest_run_and_one_in_which_nothing_is_valid(rng):
     for dead in ((), (1,), (2,), (1, 2)):
         candidates = runs(("loop", "no tuning"), seeds=1, cycles=2, samples=6, dead=dead)
-        assert len(loop_cycles.pooled_cycles(candidates, THRESHOLDS, rng, RESAMPLES)) == 4
-        assert len(loop_cycles.controls_table(candidates, THRESHOLDS)) == 5
-        rise = loop_cycles.rise_table(candidates, THRESHOLDS).set_index(["arm", "measure"])
+        assert len(paper_tables.pooled_cycles(candidates, THRESHOLDS, rng, RESAMPLES)) == 4
+        assert len(paper_tables.controls_table(candidates, THRESHOLDS)) == 5
+        rise = paper_tables.rise_table(candidates, THRESHOLDS).set_index(["arm", "measure"])
         assert np.isnan(rise.loc[("loop", "mean"), "difference"]) == bool(dead)
 
 
@@ -250,7 +250,7 @@ def test_everything_stands_the_smallest_run_and_one_in_which_nothing_is_valid(rn
 
 
 def test_failures_have_every_status_in_every_cycle(by_hand):
-    table = loop_cycles.failure_table(by_hand)
+    table = paper_tables.failure_table(by_hand)
     assert table["status"].tolist() == ["ok", "syntax", "shape", "non_finite"] * 2
     assert table["count"].tolist() == [3, 0, 1, 1, 0, 2, 0, 0]
     assert table.groupby("cycle")["share"].sum().tolist() == pytest.approx([1, 1])
@@ -263,10 +263,10 @@ def test_likeness_to_the_corpus_is_summed_up_per_cycle_and_form():
         for cycle, values in ((2, (0.5, 0.7, 1.0, 0.6)), (1, (0.2,)))
         for value in values
     ]
-    table = loop_cycles.memorisation_table(pd.DataFrame(rows))
+    table = paper_tables.memorisation_table(pd.DataFrame(rows))
     assert table["cycle"].tolist() == [1, 1, 2, 2]
     line = table.query("cycle == 2 and form == 'nn_dup'").iloc[0]
     assert (line["networks"], line["median"], line["verbatim"]) == pytest.approx((4, 0.65, 0.25))
     assert (line["lower_quartile"], line["upper_quartile"]) == pytest.approx((0.575, 0.775))
     assert line["verbatim_low"] < 0.25 < line["verbatim_high"] and line["renamed"] == 0
-    assert list(loop_cycles.memorisation_table(pd.DataFrame(rows).iloc[:0])) == list(table)
+    assert list(paper_tables.memorisation_table(pd.DataFrame(rows).iloc[:0])) == list(table)

@@ -15,7 +15,7 @@ from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.llm.likelihood import log_likelihoods
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import encode, names, prompt
-from nngpt_lab.papers.dataset_prediction import answers as dataset_answers
+from nngpt_lab.papers.dataset_prediction import answers as paper_answers
 from nngpt_lab.papers.dataset_prediction import asking, division
 from nngpt_lab.papers.dataset_prediction import loop as dp
 from nngpt_lab.papers.dataset_prediction.design import DESIGNS, PROMPTS, SMOKE
@@ -241,7 +241,7 @@ def test_a_run_has_every_question_in_every_epoch_and_is_read_back_as_it_was(lab,
     assert (counts.xs("validation", level=1) == 2 * len(parts.validation)).all()
     assert (first.loc[first["subset"] == "validation", "outcome"] == "").all()
     told = first[(first["subset"] == "test") & ~first["swapped"]]
-    assert set(told["outcome"]) <= set(dataset_answers.OUTCOMES)
+    assert set(told["outcome"]) <= set(paper_answers.OUTCOMES)
     odds = first.pivot_table(index=["subset", "question", "swapped"], columns="epoch", values="log_odds")
     assert (odds[0] != odds[2]).any()  # tuning changed something
     monkeypatch.setattr(dp, "answer", None)  # whoever answers again fails
@@ -274,7 +274,7 @@ def test_altered_inputs_are_asked_of_the_epoch_that_validation_picked(lab, quest
     kept = {name: one for name, one in alterations(DESIGN.view, ()).items() if name in ("no code", "names masked")}
     altered = dp.run_altered(lab, RUN, parts, kept)
     assert set(altered["condition"]) == {"as asked", *kept}
-    picked = dataset_answers.picked_epochs(dataset_answers.decisions(answers))["epoch"].iloc[0]
+    picked = paper_answers.picked_epochs(paper_answers.decisions(answers))["epoch"].iloc[0]
     wanted = answers[(answers["epoch"] == picked) & (answers["subset"] == "test") & answers["sampled"]]
     plain = altered[altered["condition"] == "as asked"]
     keys = ["question", "swapped"]

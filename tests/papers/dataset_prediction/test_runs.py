@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from nngpt_lab.corpora.architectures import Lemur
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.dataset_prediction import figures, loop
-from nngpt_lab.papers.dataset_prediction import runs as dataset_runs
+from nngpt_lab.papers.dataset_prediction import runs as paper_runs
 from nngpt_lab.papers.dataset_prediction.design import Cell
 from nngpt_lab.records.results import Results
 from tests.papers.dataset_prediction.test_loop import DESIGN, new_coder
@@ -48,12 +48,12 @@ SMALL = replace(DESIGN, cells=CELLS, epochs=1, networks=True, prompts=("code", "
 def runs(coder_folder, tmp_path_factory):
     results = Results(tmp_path_factory.mktemp("results"), "smoke")
     with threadpool_limits(1):
-        yield results, dataset_runs.run_design(results, SMALL, made_up_lemur(), [0, 1], 1, [str(coder_folder)])
+        yield results, paper_runs.run_design(results, SMALL, made_up_lemur(), [0, 1], 1, [str(coder_folder)])
 
 
 @pytest.fixture(scope="module")
 def tables(runs):
-    return dataset_runs.tables(runs[1], np.random.default_rng(0), 50)
+    return paper_runs.tables(runs[1], np.random.default_rng(0), 50)
 
 
 def test_every_model_prompt_cell_and_seed_is_there(runs, tables):
@@ -72,7 +72,7 @@ def test_models_and_baselines_answer_the_same_questions(runs, tables):
     table = tables["models_and_baselines"]
     for _, cell in table[table["readout"].isin(["both orders", ""])].groupby(["split", "question_set"]):
         assert cell["n"].nunique() == 1
-    estimate = dataset_runs.accuracy(table, runs[1].answers["model"].iloc[0], "code", "architectures", "balanced")
+    estimate = paper_runs.accuracy(table, runs[1].answers["model"].iloc[0], "code", "architectures", "balanced")
     assert 0 <= estimate.low <= estimate.value <= estimate.high <= 100 and estimate.n == 12
     names = table[(table["answerer"] == "names") & (table["question_set"] == "balanced")]
     assert (names["accuracy"] == 50).all()  # that is what balanced means
@@ -81,16 +81,16 @@ def test_models_and_baselines_answer_the_same_questions(runs, tables):
 def test_a_repeated_call_answers_nothing_again(runs, coder_folder, monkeypatch):
     results, first = runs
     monkeypatch.setattr(loop, "answer", None)
-    again = dataset_runs.run_design(results, SMALL, made_up_lemur(), [0, 1], 1, [str(coder_folder)])
+    again = paper_runs.run_design(results, SMALL, made_up_lemur(), [0, 1], 1, [str(coder_folder)])
     pd.testing.assert_frame_equal(again.answers, first.answers)
     pd.testing.assert_frame_equal(again.altered, first.altered)
     pd.testing.assert_frame_equal(again.baselines, first.baselines)
 
 
 def test_a_model_that_is_not_here_is_said_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_runs, "prepare", None)
+    monkeypatch.setattr(paper_runs, "prepare", None)
     with pytest.raises(UsageError, match="no model 'nano-codr'"):
-        dataset_runs.run_design(Results(tmp_path, "smoke"), SMALL, made_up_lemur(), [0], 1, ["nano-codr"])
+        paper_runs.run_design(Results(tmp_path, "smoke"), SMALL, made_up_lemur(), [0], 1, ["nano-codr"])
 
 
 def test_every_figure_can_be_drawn(runs, tables, tmp_path):
@@ -113,7 +113,7 @@ def test_every_figure_can_be_drawn(runs, tables, tmp_path):
 
 def test_how_much_of_the_code_is_shown_is_counted():
     lemur = made_up_lemur()
-    questions, code = dataset_runs.prepare(SMALL, lemur)
-    table = dataset_runs.code_views(SMALL, questions, code).set_index("view")
+    questions, code = paper_runs.prepare(SMALL, lemur)
+    table = paper_runs.code_views(SMALL, questions, code).set_index("view")
     assert table.loc["all of it", "distinct"] == 60 and table["architectures"].eq(60).all()
     assert "near_duplicates" in questions and questions["near_duplicates"].nunique() == 30
