@@ -1,6 +1,6 @@
 """Prompts: the exact text that a model sees, and training texts that begin exactly as sampling does.
 
-The golden files are rewritten by: python tests/test_prompts.py
+The golden files are rewritten by: python tests/llm/test_prompts.py
 """
 
 from __future__ import annotations
