@@ -78,7 +78,7 @@ class Section:
 
     @property
     def failed(self) -> bool:
-        return bool(self.record) and self.record.get("status") not in (None, "ok")
+        return self.record is not None and self.record.get("status") not in (None, "ok")
 
     @property
     def error(self) -> str:
@@ -145,7 +145,8 @@ def build_report(folder: Path) -> Path:
 def overview(folder: Path, sections: list[Section], claims: list[dict[str, Any]]) -> dict[str, Any]:
     """What the page's template asks for."""
     counts = Counter(claim["verdict"] for claim in claims)
-    profiles = sorted({str(section.record["profile"]) for section in sections if (section.record or {}).get("profile")})
+    records = [section.record or {} for section in sections]
+    profiles = sorted({str(record["profile"]) for record in records if record.get("profile")})
     profile = ", ".join(profiles) or folder.resolve().name
     titles = {section.anchor: section.short for section in sections}
     return {
@@ -323,7 +324,7 @@ def read_claims(folder: Path, section: Section) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         section.problems.append(f"tables/claims.csv cannot be read ({type(error).__name__}).")
         return []
-    claims = [{column: present(row.get(column, "")) for column in CLAIM_COLUMNS} for row in rows]
+    claims: list[dict[str, Any]] = [{column: present(row.get(column, "")) for column in CLAIM_COLUMNS} for row in rows]
     for place, claim in enumerate(claims, 1):
         verdict = claim["verdict"].lower().replace(" at this scale", "") or "not tested"
         claim |= {

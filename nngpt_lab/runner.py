@@ -37,10 +37,12 @@ from nngpt_lab.records.profiles import Profile, get_profile
 
 KERNEL_LOG = ".kernel.log"  # of the kernel's process, not of the notebook; tells why a kernel died or never came up
 LOCK, HOLDER = ".lock", ".lock-holder.json"
-KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a dictionary",
-         list: "a list", tuple: "a list in parentheses"}  # fmt: skip
+KINDS: dict[type | None, str] = {
+    str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a dictionary",
+    list: "a list", tuple: "a list in parentheses",
+}  # fmt: skip
 ANNOTATIONS = {"int": int, "float": float, "str": str, "bool": bool}
-EXAMPLES = {int: 10, float: 0.5, bool: True}  # of a value to give, where None is the default
+EXAMPLES: dict[type | None, Any] = {int: 10, float: 0.5, bool: True}  # of a value to give, where None is the default
 OWN_OPTIONS = ("profile", "seed", "output")  # parameters every notebook has, set by options of their own
 KERNEL_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS is not deterministic, and it must be set before CUDA is
@@ -288,7 +290,7 @@ def convert(name: str, given: Any, parameter: Parameter) -> Any:
     if not parameter.allows(value):
         example = EXAMPLES.get(kind, "NAME") if parameter.default is None else parameter.default
         raise UsageError(
-            f"parameter {name!r} takes {KINDS.get(kind, 'a value')} ({kind.__name__}), not {given!r}",
+            f"parameter {name!r} takes {KINDS.get(kind, 'a value')} ({kind and kind.__name__}), not {given!r}",
             f"for example -p {name} {shlex.quote(str(example))}" + f", or -p {name} none" * parameter.optional,
         )
     return value

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import PIL
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-Images = torch.Tensor
+Images: TypeAlias = torch.Tensor
 """uint8 (N, 3, H, W)."""
 
 HEIGHT_MAY_GO_FIRST = int(PIL.__version__.split(".")[0]) >= 13

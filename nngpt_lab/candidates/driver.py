@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Protocol, Self
 
@@ -166,7 +166,7 @@ class Pool:
         """Make ``map`` raise KeyboardInterrupt after what has finished; safe in a signal handler."""
         self._interrupted = True
 
-    def map(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def map(self, jobs: Iterable[Job]) -> Generator[tuple[Job, Outcome]]:
         """Evaluate each job, and yield it with its outcome as it completes.
 
         ``jobs`` is read when there is room, in the thread that iterates. An exception, from reading it or from an
@@ -177,7 +177,9 @@ class Pool:
         self._interrupted = False
         for host in self._hosts:
             host.resume()
-        source, again, finished = iter(jobs), deque(), deque()
+        source = iter(jobs)
+        again: deque[Job] = deque()
+        finished: deque[tuple[Job, Outcome]] = deque()
         try:
             while True:
                 self._fill(source, again)  # before anything is yielded, so that no worker waits for it

@@ -120,7 +120,8 @@ def evaluate(
             bar = stack.enter_context(_bar(total, progress))
             stack.enter_context(_interrupts_deferred(used.interrupt))
             _record(stack.enter_context(contextlib.closing(used.map(chain([first], waiting)))), ledger, bar)
-    return [ledger.outcome(candidate.code_hash, protocol, seed) for candidate in asked for seed in seeds]
+    recorded = (ledger.outcome(candidate.code_hash, protocol, seed) for candidate in asked for seed in seeds)
+    return list(recorded)  # type: ignore[arg-type]  # each of them is there by now
 
 
 def _record(results: Iterator[tuple[Job, Outcome]], ledger: Ledger, bar: tqdm) -> None:

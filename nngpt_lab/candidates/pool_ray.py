@@ -13,7 +13,7 @@ import os
 from concurrent.futures import Future
 from typing import Any
 
-from nngpt_lab.candidates.driver import Crew, EvaluatorFactory, Job, Pool
+from nngpt_lab.candidates.driver import Crew, EvaluatorFactory, Host, Job, Pool
 from nngpt_lab.candidates.outcome import Candidate, Outcome
 from nngpt_lab.ground.errors import LabError, UsageError
 
@@ -68,7 +68,7 @@ class RayHost:
     def submit(self, job: Job) -> Future:
         evaluate = self._actor.evaluate.options(concurrency_group="work")  # beside it runs only what stops it
         answer = evaluate.remote(job[0].as_dict(), job[1]).future()
-        outcome = Future()
+        outcome: Future = Future()
         answer.add_done_callback(lambda done: _pass_on(done, outcome))
         return outcome
 
@@ -131,7 +131,7 @@ def _connect(address: str | None) -> None:
         ) from error
 
 
-def _hosts(factory: EvaluatorFactory, workers: int) -> list[RayHost]:
+def _hosts(factory: EvaluatorFactory, workers: int) -> list[Host]:
     """One actor on every node that can be used: on every GPU, if the factory needs one."""
     ray = import_ray()
     gpu = bool(getattr(factory, "gpu", False))

@@ -159,7 +159,7 @@ _PAPER_B_CODE = replace(
     batch=16,
     max_parameters=None,
 )
-_ON_DIGITS = {"images": "digits", "batch": 16, "norm": None, "wall_seconds": 120.0, "memory_mib": 4096}
+_ON_DIGITS: dict[str, Any] = {"images": "digits", "batch": 16, "norm": None, "wall_seconds": 120.0, "memory_mib": 4096}
 _DIGITS = replace(
     _PAPER_B,
     name="digits",

@@ -113,7 +113,7 @@ def prepare(protocol: str | Protocol, *, device: str = "cpu", threads: int = 1, 
         raise UsageError(f"protocol {protocol.name!r} leaves no image in the holdout", "raise holdout_fraction")
     network = _pinned_network(protocol)
     channels = 3  # papers A and B feed three; grey images are repeated
-    norm = protocol.norm or tuple(part * (channels // len(part)) for part in (data.mean, data.std))
+    norm: Any = protocol.norm or tuple(part * (channels // len(part)) for part in (data.mean, data.std))
     content = f"{data.content_hash} {code_hash(network)}"
     protocol_hash, record = protocol.hash(content), protocol.meaning(content)
     sent = {"train_images": _enlarged(train), "train_labels": labels, "predict_images": _enlarged(predict_images)}
@@ -132,8 +132,9 @@ class Evaluator:
             cpu_seconds=math.ceil(proxy.protocol.wall_seconds * max(2, proxy.threads)),
             memory_mib=proxy.protocol.memory_mib,
         )
-        answers = Path(find_spec("sklearn").submodule_search_locations[0], "datasets", "data")  # the digits' labels
-        options = {"threads": proxy.threads, "gpu": proxy.gpu, "hidden": [answers]}
+        sklearn: Any = find_spec("sklearn")
+        answers = Path(sklearn.submodule_search_locations[0], "datasets", "data")  # the digits' labels
+        options: dict[str, Any] = {"threads": proxy.threads, "gpu": proxy.gpu, "hidden": [answers]}
         self.sandbox = Sandbox(limits, TASK, shared=shared, **options)
 
     def __enter__(self) -> Self:
@@ -182,7 +183,8 @@ class Evaluator:
     def _judge(self, base: Outcome, report: Report) -> Outcome:
         """The outcome that a report amounts to. Its numbers beside the predictions are the child's word."""
         told = report.value if isinstance(report.value, dict) else {}
-        stages = told.get("seconds") if isinstance(told.get("seconds"), dict) else {}
+        stages = told.get("seconds")
+        stages = stages if isinstance(stages, dict) else {}
         seconds = {name: float(stages[name]) for name in STAGES if _plausible(stages.get(name), int, float)}
         parameters = told.get("parameters") if _plausible(told.get("parameters"), int) else None
         score = None

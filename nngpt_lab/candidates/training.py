@@ -21,7 +21,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ SIZES_DO_NOT_FIT = re.compile(  # torch has some hundred sentences for that, whi
     re.IGNORECASE,
 )
 SIZE_ERRORS = (RuntimeError, ValueError, IndexError, AssertionError)
-Images = torch.Tensor  # uint8 (N, C, H, W)
+Images: TypeAlias = torch.Tensor  # uint8 (N, C, H, W)
 Prepare = Callable[[Images], torch.Tensor]  # -> float32 (N, C, h, w)
 
 
@@ -274,7 +274,8 @@ class Stopwatch:
     """Wall-clock seconds by stage; on a GPU it waits for the queue to empty first."""
 
     def __init__(self, device: torch.device):
-        self.device, self.seconds, self._last = device, {}, time.perf_counter()
+        self.device, self._last = device, time.perf_counter()
+        self.seconds: dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
         """End a stage."""

@@ -89,7 +89,15 @@ def family_of(name: str) -> tuple[str, str]:
 
 
 def record_id(
-    transform: str, uid: str, task: str, dataset: str, metric: str, nn: str, epoch: int, duration: int, accuracy: float
+    transform: str | None,
+    uid: str | None,
+    task: str,
+    dataset: str,
+    metric: str,
+    nn: str,
+    epoch: int,
+    duration: int,
+    accuracy: float,
 ) -> str:
     """The primary key that the authors' data base gives a record: MD5 of its values' text without white space.
 

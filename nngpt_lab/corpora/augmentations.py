@@ -25,6 +25,7 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -168,7 +169,13 @@ def _read_folder(archive: zipfile.ZipFile, folder: str, ending: str) -> dict[str
 
 
 def _function_row(name: str, code: str, source: str, result: str | None, issues: Issues) -> dict:
-    row = {"name": name, "source": source, "code": code, "code_hash": code_hash(code), "status": "unscored"}
+    row: dict[str, Any] = {
+        "name": name,
+        "source": source,
+        "code": code,
+        "code_hash": code_hash(code),
+        "status": "unscored",
+    }
     if source == "llm":
         row["llm_epoch"], row["llm_index"] = (int(n) for n in re.findall(r"\d+", name))
     try:

@@ -317,7 +317,7 @@ def _from_torchvision(name: str, folder: Path) -> _Raw:
     """Downloaded into ``folder``, which is removed once it is read; torchvision checks the archive's MD5."""
     import torchvision
 
-    kind = getattr(torchvision.datasets, SPECS[name].torchvision)
+    kind = getattr(torchvision.datasets, str(SPECS[name].torchvision))
     log.info("downloading %s with torchvision", name)
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -22,7 +22,7 @@ class Named(dict[str, T]):
     """Things by their ``name``. Asked for one that is not there, it raises the UsageError of :func:`named`."""
 
     def __init__(self, kind: str, *things: T):
-        super().__init__({thing.name: thing for thing in things})
+        super().__init__({thing.name: thing for thing in things})  # type: ignore[attr-defined]  # things have names
         self.kind = kind
 
     def __missing__(self, name: str) -> T:

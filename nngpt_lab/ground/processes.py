@@ -8,7 +8,8 @@ from typing import TypeVar
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 FEW = 500  # items: fewer are done sooner than processes have started
 
 

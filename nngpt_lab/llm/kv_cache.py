@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -93,6 +93,8 @@ class PlacedLayer(DynamicLayer):
 
     def __init__(self, window: Window, rows: int):
         super().__init__()
+        self.keys: Any
+        self.values: Any
         self._window, self._rows = window, rows
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -114,8 +116,8 @@ class PlacedLayer(DynamicLayer):
                 part.new_zeros(self._rows, part.shape[1], columns, part.shape[3]) for part in (keys, values)
             )
             self.is_initialized = True
-        columns = slice(self._window.end - keys.shape[-2], self._window.end)
-        self.keys[rows, :, columns], self.values[rows, :, columns] = keys, values
+        place = slice(self._window.end - keys.shape[-2], self._window.end)
+        self.keys[rows, :, place], self.values[rows, :, place] = keys, values
 
     def move(self, rows: Iterable[tuple[int, int]]) -> None:
         """Copy rows, given as (to, from)."""
@@ -166,8 +168,8 @@ class JoiningBatch:
         self._lengths += map(len, prompts)
         window.rows = len(self._lengths)
         logits: list[Tensor | None] = [None] * len(prompts)
-        for _, group in groupby(sorted(rows_of, key=len), key=len):
-            group = list(group)
+        for _, alike in groupby(sorted(rows_of, key=len), key=len):
+            group = list(alike)
             scores, states = self._read(group)
             rows = [row for prompt in group for row in rows_of[prompt]]
             source = [place for place, prompt in enumerate(group) for _ in rows_of[prompt]]
@@ -268,6 +270,7 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     >>> common_prefix([[1, 2, 3], [1, 2, 4, 5]])
     2
     """
-    low, high = min(sequences), max(sequences)  # in lexical order, so that all others lie between them
+    in_order = sorted(map(tuple, sequences))
+    low, high = in_order[0], in_order[-1]  # all others lie between them
     pairs = zip(low, high, strict=False)
     return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(low), len(high)))

@@ -112,7 +112,9 @@ def _files() -> dict[str, Path]:
 
 def _parse(name: str, text: str) -> Prompt:
     parts: dict[str, list[str]] = {}
-    source, fields, choices, part = [], set(), {}, None
+    source, fields = [], set()
+    choices: dict[str, tuple[int, tuple[str, ...]]] = {}
+    part: str | None = None
     for line in text.splitlines():
         if not line.startswith(MARK):
             if part is not None:
@@ -120,8 +122,8 @@ def _parse(name: str, text: str) -> Prompt:
             continue
         key, _, value = (piece.strip() for piece in line.removeprefix(MARK).partition(":"))
         match key.split():
-            case ["system" | "user" as part]:
-                parts[part] = []
+            case ["system" | "user" as role]:
+                part, parts[role] = role, []
             case ["user", "as", "in", other]:
                 parts["user"] = [prompt(other).user]
                 choices |= prompt(other).choices

@@ -49,7 +49,9 @@ def folder(spec: ModelSpec) -> Path:
     from huggingface_hub import snapshot_download
 
     return _cached(spec) or Path(
-        snapshot_download(spec.location, revision=spec.revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+        snapshot_download(
+            spec.location, revision=spec.revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
+        )
     )
 
 
@@ -121,8 +123,8 @@ def _cached(spec: ModelSpec) -> Path | None:
 
     config, index = here("config.json"), here("model.safetensors.index.json")
     shards = set(json.loads(index.read_bytes())["weight_map"].values()) if index else {"model.safetensors"}
-    whole = config and here("tokenizer_config.json") and all(here(shard) for shard in sorted(shards))
-    return config.parent if whole else None
+    whole = here("tokenizer_config.json") and all(here(shard) for shard in sorted(shards))
+    return config.parent if config and whole else None
 
 
 # ---------------------------------------------------------------------------------------------------------- the wheel

@@ -195,7 +195,7 @@ def direct_dependencies() -> list[str]:
         required = metadata.requires("nngpt-lab") or []
     except metadata.PackageNotFoundError:
         return []
-    return [re.match(r"[\w.-]+", line).group() for line in required if "extra ==" not in line]
+    return [re.findall(r"^[\w.-]+", line)[0] for line in required if "extra ==" not in line]
 
 
 def package_versions(names: Iterable[str] | None = None) -> dict[str, str | None]:

@@ -19,9 +19,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 LINUX = sys.platform == "linux"
-_libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
+_libc: Any = ctypes.CDLL(None, use_errno=True) if LINUX else None
 
 # include/uapi/linux/sched.h (man 7 namespaces) and sys/mount.h (man 2 mount)
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
@@ -68,7 +69,8 @@ def hide_memory() -> None:
 
 def descendants(pid: int) -> list[int]:
     """Process ids below ``pid``, as far as /proc knows now; empty where /proc has no ``children`` files."""
-    below, pending = [], [pid]
+    below: list[int] = []
+    pending = [pid]
     while pending:
         for thread in _listing(f"/proc/{pending.pop()}/task"):
             try:

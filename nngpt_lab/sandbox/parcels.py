@@ -67,7 +67,7 @@ def pack(value: Any, arrays: Mapping[str, Any]) -> list[bytes | memoryview]:
     index = {name: [array.dtype.str, list(array.shape)] for name, array in plain.items()}
     text = json.dumps([value, index]).encode()
     text += b" " * (-(HEADER.size + len(text)) % ALIGNMENT)
-    chunks = [HEADER.pack(MAGIC, len(text)) + text]
+    chunks: list[bytes | memoryview] = [HEADER.pack(MAGIC, len(text)) + text]
     for array in plain.values():
         chunks += [memoryview(array.reshape(-1).view(np.uint8)), bytes(-array.nbytes % ALIGNMENT)]
     return chunks

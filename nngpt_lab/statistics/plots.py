@@ -7,6 +7,7 @@ Every mark stands for a row of a table. The interval of column ``name`` is in ``
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ def points(
     ends: Ends | None = None,
     scale: float = 1,
     horizontal: bool = False,
-    looks: Sequence[Mapping] | None = None,
+    looks: Sequence[dict[str, Any]] | None = None,
     **style,
 ) -> None:
     """Column ``name`` as points at the places ``at``, with intervals.

@@ -54,7 +54,9 @@ class Comparison:
 class Measure(Protocol):
     """What runs are compared by; the classes below are its kinds."""
 
-    label: str
+    @property
+    def label(self) -> str:
+        """What a figure calls it."""
 
     def value(self, samples: pd.DataFrame) -> float:
         """Of one run, or of the samples of several taken together; nan where there is none."""

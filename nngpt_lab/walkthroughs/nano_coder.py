@@ -22,6 +22,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,7 +147,7 @@ def document(asked: Prompt, values: dict[str, str | int], answer: str, tokenizer
 
 def architecture_document(code: str, dataset: str, tokenizer) -> Example:
     """A network as the answer to the question for a data set."""
-    values = {"dataset": dataset, "max_parameters": 500_000}
+    values: dict[str, str | int] = {"dataset": dataset, "max_parameters": 500_000}
     return document(prompt("architecture_nano"), values, f"```python\n{code}\n```", tokenizer)
 
 
@@ -222,7 +223,8 @@ def recipe(name: str, networks: int | None = None, epochs: int | None = None) ->
     """
     own = named("recipe", name, RECIPES)
     schedule = replace(own.schedule, epochs=choose("epochs", epochs, own.schedule.epochs))
-    return replace(own, networks=choose("networks", networks, own.networks), schedule=schedule)
+    size: Any = own.networks  # None: all that there are
+    return replace(own, networks=choose("networks", networks, size), schedule=schedule)
 
 
 @dataclass(frozen=True)

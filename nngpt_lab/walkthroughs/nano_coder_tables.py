@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
+from typing import Any
 
 import pandas as pd
 
@@ -105,7 +106,8 @@ def vocabulary(tokenizer, codes: list[str]) -> pd.DataFrame:
         "byte or special" if index in special else kind(tokenizer.decode([index])) for index in range(len(tokenizer))
     )
     seen = Counter(index for code in codes for index in tokenizer(code)["input_ids"])
-    used, common = Counter(), {}
+    used: Counter[str] = Counter()
+    common: dict[str, list[str]] = {}
     for index, count in seen.most_common():
         piece = tokenizer.decode([index])
         used[kind(piece)] += count
@@ -141,7 +143,7 @@ def losses_by_family(coder: Coder, text: TrainingText, corpus: pd.DataFrame) -> 
     On at most 100 networks of each family and part, spread evenly over the corpus's order.
     """
     documents = {"train": text.train[: text.networks], "reserved": text.reserved, "best": text.best}
-    rows = {}
+    rows: dict[str, Any] = {}
     for part, whole in documents.items():
         families = corpus.loc[corpus["part"] == part, "family"].reset_index(drop=True)
         for family, group in families.groupby(families):

@@ -164,8 +164,8 @@ def pretrain(
     recipe = Recipe(batch=len(documents), pad_to=1, precision="float32", max_grad_norm=schedule.clip)
     parameters, head = dict(model.named_parameters()), (model.model, model.lm_head)
     optimizer = _optimizer(parameters, schedule)
-    checkpoint = folder and folder / lora.CHECKPOINT
-    rows = lora.read_checkpoint(checkpoint, folder and folder.name, parameters, optimizer)
+    checkpoint, key = (folder / lora.CHECKPOINT, folder.name) if folder else (None, "")
+    rows = lora.read_checkpoint(checkpoint, key, parameters, optimizer)
     began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
     model.train()
     with tqdm(total=len(steps), initial=len(rows), desc="pretraining", unit=" steps", disable=None) as bar:
@@ -180,7 +180,7 @@ def pretrain(
             bar.update()
             if batch is epochs[epoch][-1]:
                 if checkpoint:
-                    lora.write_checkpoint(checkpoint, folder.name, parameters, optimizer, rows)
+                    lora.write_checkpoint(checkpoint, key, parameters, optimizer, rows)
                 if rows[-1]["seconds"] > 60 * minutes:
                     break
     model.eval()

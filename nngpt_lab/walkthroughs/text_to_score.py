@@ -7,6 +7,7 @@ Their novelty is recorded but not enforced: a published network is evaluated eve
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,7 @@ def adjusted(
     The changed protocol has a hash of its own, so its scores are never mixed with others'.
     """
     seconds = None if minutes is None else 60 * minutes
-    changes = {"train_limit": train_images, "batch": batch, "wall_seconds": seconds}
+    changes: dict[str, Any] = {"train_limit": train_images, "batch": batch, "wall_seconds": seconds}
     changes = {field: value for field, value in changes.items() if value is not None}
     return replace(get_protocol(name), max_parameters=parameters, **changes)
 

@@ -11,7 +11,7 @@ goes on from there. The adapter is continued from cycle to cycle and never merge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import pandas as pd
 
@@ -75,7 +75,7 @@ def propose(lab: Lab, arm: Arm, seed: int, cycle: int, state: RunState) -> Gener
         return
     asked = [messages(design, seed, cycle, i) for i in range(design.samples)]
     seeds = [derive(KEY, "sampling", seed, cycle, i) for i in range(design.samples)]
-    written = write(lab, run_name, asked, seeds, lambda: state.coder(cycle))
+    written: Iterable[tuple[int, Screened]] = write(lab, run_name, asked, seeds, lambda: state.coder(cycle))
     if design.retry_novelty:
         written = enumerate(write_again(lab, run_name, asked, seeds, dict(written), lambda: state.coder(cycle)))
     yield from written
@@ -85,10 +85,11 @@ def write_again(
     lab: Lab, run_name: str, asked: list, seeds: Sequence[int], written: dict[int, Screened], coder: Callable
 ) -> list[Screened]:
     """The authors' rejection sampling: near copies of the corpus or of the cycle's other texts are written again."""
-    samples, others = [written[place] for place in sorted(written)], NoveltyIndex(lab.design.retry_novelty)
+    samples = [written[place] for place in sorted(written)]
+    others, corpus = NoveltyIndex(lab.design.retry_novelty or lab.design.novelty), lab.retry_known or lab.known
 
     def near_copy(name: str, text: str) -> bool:
-        return lab.retry_known.query(text).duplicate or others.check_and_add(name, text).duplicate
+        return corpus.query(text).duplicate or others.check_and_add(name, text).duplicate
 
     waiting = list(range(len(samples)))
     for attempt in range(1, lab.design.tries):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -57,7 +58,8 @@ def run_arms(
         open_lab(design, ledger, results.folder / "loops", device=results.profile.device, workers=workers) as lab,
     ):
         base = sample_base_model(lab)
-        limits, tables, quotas = thresholds(design, base), [], {}
+        limits, tables = thresholds(design, base), []
+        quotas: dict[int, Any] = {}
         for arm in arms:
             for seed in seeds:
                 quota = quotas.get(seed, ()) if arm.choice == "random" else ()

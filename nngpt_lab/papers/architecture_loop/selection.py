@@ -57,7 +57,7 @@ def admit(
         code = screened[row.position].candidate.code
         match = known.query(code) if pd.notna(row.score) else None
         novel = None
-        if row.passed:
+        if row.passed and match:  # what passed has a score, so that it was looked up
             novel = not (match.duplicate or accepted.check_and_add(f"network {len(accepted)}", code).duplicate)
         verdicts.append(
             {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -45,7 +46,8 @@ def novelty(design: Design, value: float) -> Design:
     return replace(design, novelty=replace(design.novelty, jaccard_threshold=value))
 
 
-AXES = {  # what is changed, and to what; the design's own value is the run that the others are compared with
+# What is changed, and to what; the design's own value is the run that the others are compared with.
+AXES: dict[str, tuple[Callable[[Design, Any], Design], tuple]] = {
     "temperature": (temperature, (0.7, 0.9, 1.3)),
     "threshold": (threshold, (0.5, 0.9)),
     "rank": (rank, (4, 128)),

@@ -15,13 +15,13 @@ import pandas as pd
 from nngpt_lab.sandbox.status import VALID, Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.study import samples
-from nngpt_lab.study.comparison import RESULT, Mean, Proportion, Statistic, compare
+from nngpt_lab.study.comparison import RESULT, Mean, Measure, Proportion, Statistic, compare
 from nngpt_lab.study.samples import LOOP, arms, controls
 
 SHARES = ("over_threshold", "over_second", "over_third")
 """Columns of the shares of those trained that reach the threshold that selects, a second and a third one."""
 
-MEASURES = {
+MEASURES: dict[str, Measure] = {
     "mean": Mean("mean accuracy", lambda part: part["score"]),
     "valid": Proportion("valid, of the samples", lambda part: (int(part["valid"].sum()), len(part))),
     "over": Proportion(

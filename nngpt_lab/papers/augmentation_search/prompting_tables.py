@@ -21,7 +21,7 @@ from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.claims import verdict
 from nngpt_lab.statistics.intervals import Estimate
-from nngpt_lab.study.comparison import MCNEMAR, RESULT, Mean, PairedProportion, PairedRatio, Statistic, compare
+from nngpt_lab.study.comparison import MCNEMAR, RESULT, Mean, Measure, PairedProportion, PairedRatio, Statistic, compare
 from nngpt_lab.study.samples import bootstrap_runs
 
 STYLES = ("direct", "cot")
@@ -29,7 +29,7 @@ SETTING = ["model", "shots", "tuned"]  # within which the two styles are compare
 ARM = ["model", "shots", "tuned", "style"]
 SHARES = ["valid", "new", "authors", "reasoned"]
 SAMPLE = [*SETTING, "seed", "epoch", "position"]
-MEASURES = {
+MEASURES: dict[str, Measure] = {
     "valid": PairedProportion("valid, of the samples", "valid"),
     "new": PairedProportion("valid and no copy, of the samples", "new"),
     "authors": PairedProportion("valid by the authors' extraction, of the samples", "authors"),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -260,7 +260,7 @@ class Writer:
         finally:
             self._coder = adapters.remove_adapter(tuned)
 
-    def _texts(self, task: Task) -> list[tuple[int, ...]]:
+    def _texts(self, task: Task) -> list[Sequence[int]]:
         known = task.known.dropna(subset="score").sort_values("score")
         middle = known.iloc[(len(known) - 1) // 2]
         asked = self._style.question(middle["code"], middle["score"])

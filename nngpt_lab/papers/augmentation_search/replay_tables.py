@@ -287,7 +287,7 @@ def ordering(
     gap, guess = scores[first] - scores[second], predicted[first] - predicted[second]
     asked = gap != 0
     first, second, gap, guess = first[asked], second[asked], gap[asked], guess[asked]
-    row = {"functions": len(np.union1d(first, second)), "pairs": len(gap)}
+    row: dict[str, float] = {"functions": len(np.union1d(first, second)), "pairs": len(gap)}
     alike = (np.sign(gap) * np.sign(guess) + 1) / 2
     row |= _over_sets(alike, first, second, sets, rng, resamples).columns("accuracy")
     return row | ceilings(gap, within_sd)

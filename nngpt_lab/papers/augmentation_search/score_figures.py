@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -28,7 +30,7 @@ def operation_effects(effects: pd.DataFrame) -> Figure:
     """Effect of each operation on the score: alone, and with the other operations held fixed."""
     figure, ax = new_figure(height=5.6)
     rows = np.arange(len(effects))
-    common = {"scale": 100, "horizontal": True}
+    common: dict[str, Any] = {"scale": 100, "horizontal": True}
     points(ax, rows - 0.15, effects, "difference", color=MUTED, label="with minus without", **common)
     points(ax, rows + 0.15, effects, "effect", color=OURS, label="others held fixed (regression)", **common)
     ax.axvline(0, color="black", linewidth=0.8)

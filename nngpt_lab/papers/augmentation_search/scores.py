@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -192,8 +193,7 @@ def pair_flips(functions: pd.DataFrame, rng: np.random.Generator, resamples: int
         agreement = intervals.pair_agreement(first, again, FLIP_EDGES)
         draws.append(1 - agreement.agreement)
         pairs.append(agreement.pairs)
-    draws = np.array(draws)
-    observed = [intervals.percentile_interval(column) for column in draws.T]
+    observed = [intervals.percentile_interval(column) for column in np.array(draws).T]
     middle = (FLIP_EDGES[:-1] + FLIP_EDGES[1:]) / 2
     return pd.DataFrame(
         {
@@ -302,7 +302,8 @@ def operation_use(groups: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """
     rows = []
     for operation in OPERATIONS:
-        row, counts = {"operation": operation}, {}
+        row: dict[str, Any] = {"operation": operation}
+        counts = {}
         for name, group in groups.items():
             counts[name] = sum(operation in used for used in group["operations"])
             share = intervals.wilson(counts[name], len(group)).scaled(100)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,13 +25,13 @@ from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
 from nngpt_lab.study import samples
-from nngpt_lab.study.comparison import RESULT, Mean, Proportion, Statistic, compare, over_seeds
+from nngpt_lab.study.comparison import RESULT, Mean, Measure, Proportion, Statistic, compare, over_seeds
 from nngpt_lab.study.samples import LOOP, arms, controls
 
 FIRST, LAST, START, BEST_START = "first third", "last third", "start", "best of the start"
 NO_POLICY = "no augmentation"
 
-MEASURES = {
+MEASURES: dict[str, Measure] = {
     "mean": Mean("mean accuracy, last third", lambda part: _third(part, LAST)["score"]),
     "best": Statistic("best so far", lambda part: part["score"].max()),
     "best_at_equal": Statistic(
@@ -204,7 +205,7 @@ def parameter_shift(candidates: pd.DataFrame) -> pd.DataFrame:
         first, last = values[arm, FIRST], values[arm, LAST]
         for operation, parameter in sorted(first.keys() | last.keys()):
             pair = [np.array(part.get((operation, parameter), []), float) for part in (first, last)]
-            row = {"arm": arm, "operation": operation, "parameter": parameter}
+            row: dict[str, Any] = {"arm": arm, "operation": operation, "parameter": parameter}
             for name, used in zip(("first", "last"), pair, strict=True):
                 row |= {f"n_{name}": len(used), f"mean_{name}": used.mean() if len(used) else np.nan}
                 row[f"sd_{name}"] = used.std(ddof=1) if len(used) > 1 else np.nan

@@ -39,7 +39,7 @@ class Asked:
     question: int
     swapped: bool
     context: str
-    texts: tuple[tuple[int, ...], tuple[int, ...]]
+    texts: tuple[tuple[int, ...], ...]
     prompt_length: int
     names: tuple[str, str]
     first_wins: bool

@@ -86,7 +86,7 @@ def draw(questions: pd.DataFrame, most: int | None, rng: np.random.Generator, ba
     if not balanced:
         count = len(questions) if most is None else min(most, len(questions))
         return questions.iloc[np.sort(rng.choice(len(questions), count, replace=False))]
-    couples = []
+    couples: list[tuple] = []
     for _, group in questions.groupby("pair"):
         sides = [rng.permutation(side.index.to_numpy()) for _, side in group.groupby("answer")]
         couples += list(zip(*sides, strict=False)) if len(sides) == 2 else []

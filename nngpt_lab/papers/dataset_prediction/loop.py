@@ -86,7 +86,7 @@ def _keep_best(state: RunState, epoch: int, held: pd.DataFrame, validation: pd.D
     if all(score >= _right(table[table["subset"] == "validation"], validation) for table in earlier):
         part = state.folder / "best.part"
         shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(state.folder / state.adapter, part)
+        shutil.copytree(state.folder / str(state.adapter), part)
         shutil.rmtree(state.folder / "best", ignore_errors=True)
         part.rename(state.folder / "best")
         for file in state.folder.glob("altered-*.parquet"):  # of the one that was best before

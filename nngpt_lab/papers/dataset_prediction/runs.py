@@ -102,7 +102,8 @@ def run_design(
     made = Parallel(n_jobs=workers, return_as="generator")(calls)
     tables = list(tqdm(made, "runs", total=len(calls), leave=False, disable=None))
     done, baselines = tables[: len(jobs)], tables[len(jobs) :]
-    answers, of_networks = [], []
+    answers: list[pd.DataFrame] = []
+    of_networks: list[pd.DataFrame] = []
     for job, (table, _) in zip(jobs, done, strict=True):
         (of_networks if job.run.prompt == NETWORKS else answers).append(table)
     controls = [network_questions.answer_controls(*p, code).assign(seed=s) for s, p in _train_and_test(pairs)]
@@ -144,7 +145,7 @@ def _run(
     with one_thread() if device == "cpu" else contextlib.nullcontext():
         lab = Lab(design, _load(job.coder, device, four_bit), folder, questions, code, progress=False)
         if job.run.prompt == NETWORKS:
-            parts = Parts(**{name: _marked(part) for name, part in pairs.items()})
+            parts = Parts(**{name: _marked(part) for name, part in (pairs or {}).items()})
         else:
             parts = divide(design, questions, job.run)
         answers = loop.run(lab, job.run, parts)
