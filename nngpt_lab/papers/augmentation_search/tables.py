@@ -158,12 +158,13 @@ def agreement_table(start: pd.DataFrame, rng: np.random.Generator, resamples: in
 def agreement_sentence(agreement: pd.DataFrame, same_data: bool) -> str:
     """Whether live and recorded scores can be compared. ``same_data``: ours were measured on CIFAR-10, too."""
     row = agreement.iloc[0]
-    rank = bracketed(*row[["spearman", "spearman_low", "spearman_high"]], digits=".2f")
+    rank = bracketed(row["spearman"], row["spearman_low"], row["spearman_high"], digits=".2f")
     over = f"Over {int(row['functions'])} corpus functions: rank correlation {rank}. "
     ranks = "Ranks can be compared" if row["spearman_low"] > 0.5 else "Not even ranks can safely be compared"
     if not same_data:
         return f"{over}Live accuracies belong to other images than the recorded ones and cannot be compared. {ranks}."
-    offset = bracketed(*(100 * row[["offset", "offset_low", "offset_high"]]), unit=" points", digits="+.1f")
+    points = 100 * row[["offset", "offset_low", "offset_high"]]
+    offset = bracketed(points["offset"], points["offset_low"], points["offset_high"], " points", "+.1f")
     if row["offset_low"] <= 0 <= row["offset_high"]:
         return f"{over}{ranks}; no offset can be seen ({offset}), so accuracies can be compared within that."
     return f"{over}{ranks}; accuracies cannot, unless the offset of {offset} is taken off."
