@@ -29,11 +29,8 @@ def wilson_cycles() -> pd.DataFrame:
     for cycle in CYCLES.to_dict("records"):
         valid = intervals.wilson(cycle["valid"], cycle["generated"]).scaled(100)
         over = intervals.wilson(cycle["over_40"], cycle["trained"]).scaled(100)
-        rows.append(
-            {key: cycle[key] for key in ("cycle", "generated", "trained", "mean", "best", "novel")}
-            | {"valid": valid.value, "valid_low": valid.low, "valid_high": valid.high}
-            | {"over_40": over.value, "over_40_low": over.low, "over_40_high": over.high}
-        )
+        row = {key: cycle[key] for key in ("cycle", "generated", "trained", "mean", "best", "novel")}
+        rows.append(row | valid.columns("valid") | over.columns("over_40"))
     return pd.DataFrame(rows)
 
 

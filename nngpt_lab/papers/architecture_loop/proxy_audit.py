@@ -152,18 +152,10 @@ def one_epoch_by_family(
     rows = []
     for family, values in best.groupby(families.reindex(best.index).to_numpy()):
         mean = intervals.bootstrap(values.to_numpy(), np.mean, rng, resamples)
-        row = {
-            "family": family,
-            "n": mean.n,
-            "mean": mean.value,
-            "mean_low": mean.low,
-            "mean_high": mean.high,
-            "median": values.median(),
-            "best": values.max(),
-        }
+        row = {"family": family, "n": mean.n} | mean.columns("mean")
+        row |= {"median": values.median(), "best": values.max()}
         for threshold in (0.40, 0.35, 0.30):
             share = intervals.wilson((values >= threshold).sum(), mean.n).scaled(100)
-            name = f"share_{threshold * 100:.0f}"
-            row |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+            row |= share.columns(f"share_{threshold * 100:.0f}")
         rows.append(row)
     return pd.DataFrame(rows).sort_values("n", ascending=False, ignore_index=True)

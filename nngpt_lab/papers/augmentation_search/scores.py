@@ -42,22 +42,9 @@ def scores_by_operations(functions: pd.DataFrame, rng: np.random.Generator, resa
         values = scored(group)["score"].to_numpy()
         mean = intervals.bootstrap(values, np.mean, rng, resamples)
         share = intervals.wilson((values >= ACCEPTED).sum(), len(values)).scaled(100)
-        rows.append(
-            {
-                "n_operations": name,
-                "functions": len(group),
-                "failed": len(group) - len(values),
-                "mean": mean.value,
-                "mean_low": mean.low,
-                "mean_high": mean.high,
-                "sd": values.std(ddof=1),
-                "median": np.median(values),
-                "best": values.max(),
-                "share_40": share.value,
-                "share_40_low": share.low,
-                "share_40_high": share.high,
-            }
-        )
+        row = {"n_operations": name, "functions": len(group), "failed": len(group) - len(values)}
+        row |= mean.columns("mean") | {"sd": values.std(ddof=1), "median": np.median(values), "best": values.max()}
+        rows.append(row | share.columns("share_40"))
     return pd.DataFrame(rows)
 
 
@@ -90,21 +77,10 @@ def operation_effects(functions: pd.DataFrame) -> pd.DataFrame:
     for operation in OPERATIONS:
         inside = usable["score"][used[operation] == 1]
         outside = usable["score"][used[operation] == 0]
-        welch = stats.ttest_ind(inside, outside, equal_var=False).confidence_interval()
-        rows.append(
-            {
-                "operation": operation,
-                "n": len(inside),
-                "mean_with": inside.mean(),
-                "mean_without": outside.mean(),
-                "difference": inside.mean() - outside.mean(),
-                "difference_low": welch.low,
-                "difference_high": welch.high,
-                "effect": fit.params[operation],
-                "effect_low": bounds.loc[operation, 0],
-                "effect_high": bounds.loc[operation, 1],
-            }
-        )
+        welch = intervals.difference_of_means(inside, outside)
+        effect = Estimate(fit.params[operation], *bounds.loc[operation], len(usable))
+        row = {"operation": operation, "n": len(inside), "mean_with": inside.mean(), "mean_without": outside.mean()}
+        rows.append(row | welch.columns("difference") | effect.columns("effect"))
     return pd.DataFrame(rows).sort_values("effect", ascending=False, ignore_index=True)
 
 
@@ -152,20 +128,10 @@ def replicate_noise(functions: pd.DataFrame, rng: np.random.Generator, resamples
     rows = []
     for name, group in groups:
         found = noise(group, rng, resamples)
-        rows.append(
-            {
-                "n_operations": name,
-                "replicated_codes": found.codes,
-                "scores": found.rows,
-                "within_sd": found.within_sd.value,
-                "within_sd_low": found.within_sd.low,
-                "within_sd_high": found.within_sd.high,
-                "total_sd": scored(group).drop_duplicates("code_hash")["score"].std(),
-                "reliability": found.reliability.value,
-                "reliability_low": found.reliability.low,
-                "reliability_high": found.reliability.high,
-            }
-        )
+        row = {"n_operations": name, "replicated_codes": found.codes, "scores": found.rows}
+        row |= found.within_sd.columns("within_sd")
+        row |= {"total_sd": scored(group).drop_duplicates("code_hash")["score"].std()}
+        rows.append(row | found.reliability.columns("reliability"))
     return pd.DataFrame(rows)
 
 
@@ -307,7 +273,7 @@ def operation_use(groups: dict[str, pd.DataFrame]) -> pd.DataFrame:
         for name, group in groups.items():
             counts[name] = sum(operation in used for used in group["operations"])
             share = intervals.wilson(counts[name], len(group)).scaled(100)
-            row |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+            row |= share.columns(name)
         table = [[counts[g], len(groups[g]) - counts[g]] for g in ("llm", "corpus")]
         rows.append(row | {"p_value": stats.fisher_exact(table).pvalue})
     frame = pd.DataFrame(rows)
@@ -330,8 +296,8 @@ def predicted_scores(brute_force: pd.DataFrame, groups: dict[str, pd.DataFrame],
     rows = []
     for name, values in predicted(brute_force, groups).items():
         mean = intervals.bootstrap(values, np.mean, rng, resamples)
-        row = {"group": name, "n": mean.n, "predicted": mean.value, "predicted_low": mean.low}
-        rows.append(row | {"predicted_high": mean.high, "recorded": groups[name]["score"].mean()})
+        recorded = groups[name]["score"].mean()
+        rows.append({"group": name, "n": mean.n} | mean.columns("predicted") | {"recorded": recorded})
     return pd.DataFrame(rows)
 
 

@@ -236,25 +236,21 @@ def order_swap(answers: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
             keys = [*RUN, "question", "first_wins", "swapped"]
             orders = asked.assign(said=said).set_index(keys)["said"].unstack("swapped")
             orders = orders.reindex(columns=[False, True]).dropna()
-            rows.append((*cell, readout, state, *_order_numbers(orders), 100 * said.isna().mean()))
-    columns = [*CELL, "readout", "state", "n"]
-    for name in ("consistent", "first_place", "consistent_accuracy"):
-        columns += [name, f"{name}_low", f"{name}_high"]
-    return pd.DataFrame(rows, columns=[*columns, "unanswered"])
+            row = dict(zip(CELL, cell, strict=True)) | {"readout": readout, "state": state}
+            rows.append(row | _order_numbers(orders) | {"unanswered": 100 * said.isna().mean()})
+    return pd.DataFrame(rows)
 
 
-def _order_numbers(orders: pd.DataFrame) -> tuple[float, ...]:
+def _order_numbers(orders: pd.DataFrame) -> dict[str, float]:
     straight, swapped = orders[False], orders[True]
     same = straight == swapped
     first_wins = orders.index.get_level_values("first_wins").to_numpy(bool)
     right = (straight == first_wins)[same]
     named_first = straight.sum() + (1 - swapped).sum()
-    shares = (
-        intervals.wilson(same.sum(), len(orders)),
-        intervals.wilson(named_first, 2 * len(orders)),
-        intervals.wilson(right.sum(), len(right)),
-    )
-    return len(orders), *(100 * value for share in shares for value in (share.value, share.low, share.high))
+    consistent = intervals.wilson(same.sum(), len(orders)).scaled(100).columns("consistent")
+    first_place = intervals.wilson(named_first, 2 * len(orders)).scaled(100).columns("first_place")
+    accuracy = intervals.wilson(right.sum(), len(right)).scaled(100).columns("consistent_accuracy")
+    return {"n": len(orders)} | consistent | first_place | accuracy
 
 
 def ablations_table(altered: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
@@ -271,8 +267,7 @@ def ablations_table(altered: pd.DataFrame, rng: np.random.Generator, resamples: 
         for condition, part in group.groupby("condition", sort=False):
             pairs = part.merge(plain, on=place, suffixes=("", "_plain"))
             mean = _accuracy(pairs, rng, resamples)
-            row = dict(zip(CELL, cell, strict=True)) | {"condition": condition, "accuracy": mean.value}
-            row |= {"accuracy_low": mean.low, "accuracy_high": mean.high}
+            row = dict(zip(CELL, cell, strict=True)) | {"condition": condition} | mean.columns("accuracy")
             row |= paired(pairs["correct"], pairs["correct_plain"], pairs["group"], rng, resamples)
             row |= {"changed": 100 * (pairs["said_first"] != pairs["said_first_plain"]).mean()}
             rows.append(row)

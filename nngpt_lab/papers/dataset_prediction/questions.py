@@ -90,16 +90,7 @@ def pair_balance(questions: pd.DataFrame) -> pd.DataFrame:
     for pair, group in questions.groupby("pair"):
         winner = group["answer"].value_counts().sort_index().idxmax()
         share = intervals.wilson((group["answer"] == winner).sum(), len(group)).scaled(100)
-        rows.append(
-            {
-                "pair": pair,
-                "n": share.n,
-                "usual_winner": winner,
-                "share": share.value,
-                "share_low": share.low,
-                "share_high": share.high,
-            }
-        )
+        rows.append({"pair": pair, "n": share.n, "usual_winner": winner} | share.columns("share"))
     return pd.DataFrame(rows).sort_values("share", ascending=False, ignore_index=True)
 
 
@@ -185,15 +176,7 @@ def label_reliability(
     rows = []
     for pair, part in parts:
         mean = intervals.cluster_mean(part["agrees"].to_numpy(float), part["architecture"], rng, resamples).scaled(100)
-        rows.append(
-            {
-                "pair": pair,
-                "questions": mean.n,
-                "agreement": mean.value,
-                "agreement_low": mean.low,
-                "agreement_high": mean.high,
-            }
-        )
+        rows.append({"pair": pair, "questions": mean.n} | mean.columns("agreement"))
     return pd.DataFrame(rows)
 
 
