@@ -37,6 +37,11 @@ class Check:
     cure: str = ""
 
 
+def _judge(group: str, name: str, ok: bool, yes: str, no: str, cure: str) -> Check:
+    """A check that says ``yes``, or ``no`` with its cure."""
+    return Check(group, name, True, yes) if ok else Check(group, name, False, no, cure)
+
+
 def examine() -> list[Check]:
     """Everything ``nngpt-lab doctor`` shows, in order; the profiles, which depend on the rest, come last."""
     checks = [*_software(), *_hardware(), *_folders(), *_data(), *_isolation()]
@@ -110,19 +115,14 @@ def free_gib(folder: Path) -> float:
 
 def _software() -> Iterator[Check]:
     wanted = ".".join(map(str, MIN_PYTHON))
-    fine = sys.version_info >= MIN_PYTHON
-    yield Check("software", "python", fine, platform.python_version(), "" if fine else f"use Python {wanted} or newer")
+    here = platform.python_version()
+    yield _judge("software", "python", sys.version_info >= MIN_PYTHON, here, here, f"use Python {wanted} or newer")
     versions = manifest.package_versions(manifest.direct_dependencies() or ["torch"])
     missing = [name for name, version in versions.items() if version is None]
-    yield Check(
-        "software",
-        "packages",
-        not missing,
-        f"missing: {', '.join(missing)}" if missing else f"all {len(versions)} that nngpt-lab needs",
-        f"pip install {' '.join(missing)}" if missing else "",
-    )
+    every, lacking = f"all {len(versions)} that nngpt-lab needs", f"missing: {', '.join(missing)}"
+    yield _judge("software", "packages", not missing, every, lacking, f"pip install {' '.join(missing)}")
     torch = versions.get("torch")
-    yield Check("software", "torch", bool(torch), torch or "not installed", "" if torch else "pip install torch")
+    yield _judge("software", "torch", bool(torch), torch or "", "not installed", "pip install torch")
 
 
 def _hardware() -> Iterator[Check]:
@@ -130,8 +130,8 @@ def _hardware() -> Iterator[Check]:
     yield Check("hardware", "processor", None, f"{manifest.processor_name()}, {facts['cores']} cores")
     yield Check("hardware", "memory", None, f"{facts['memory_gib']} GiB")
     devices = [f"{device['name']}, {device['memory_gib']} GiB" for device in manifest.cuda_devices()]
-    cure = "" if devices else "an NVIDIA GPU with its driver, and a torch built for CUDA; smoke and demo need none"
-    yield Check("hardware", "CUDA", bool(devices), "; ".join(devices) or "no device that torch can use", cure)
+    cure = "an NVIDIA GPU with its driver, and a torch built for CUDA; smoke and demo need none"
+    yield _judge("hardware", "CUDA", bool(devices), "; ".join(devices), "no device that torch can use", cure)
 
 
 def _folders() -> Iterator[Check]:
@@ -150,18 +150,17 @@ def _folder(name: str, folder: Path, need: float, cure: str) -> Check:
     except UsageError as error:
         return Check("folders", name, False, error.cause, cure)
     free = free_gib(existing)
-    few = "" if free >= need else f"free {need} GiB, or {cure}"
-    return Check("folders", name, not few, f"{folder}, {free:.1f} GiB free", few)
+    here = f"{folder}, {free:.1f} GiB free"
+    return _judge("folders", name, free >= need, here, here, f"free {need} GiB, or {cure}")
 
 
 def _artifacts() -> Iterator[Check]:
     from nngpt_lab.corpora import artifacts
 
     for name, artifact in artifacts.ARTIFACTS.items():
+        about, fetch = f"({artifact.version}, {artifact.size_bytes / 1e6:.0f} MB)", f"nngpt-lab fetch {name}"
         here = artifacts.is_present(artifact)
-        size = f"{artifact.size_bytes / 1e6:.0f} MB"
-        value = f"present ({artifact.version}, {size})" if here else f"not fetched yet ({artifact.version}, {size})"
-        yield Check("data", name, here, value, "" if here else f"nngpt-lab fetch {name}")
+        yield _judge("data", name, here, f"present {about}", f"not fetched yet {about}", fetch)
 
 
 def _data() -> Iterator[Check]:
@@ -173,16 +172,11 @@ def _data() -> Iterator[Check]:
     if folder is None:
         yield Check("data", "images", None, "NNGPT_LAB_DATA is not set: digits is built in, the rest is downloaded")
         return
-    found = [
-        name for name in DATA_SETS if all((folder / name / f"{part}.parquet").exists() for part in ("train", "test"))
-    ]
-    yield Check(
-        "data",
-        "images",
-        bool(found),
-        f"NNGPT_LAB_DATA holds {', '.join(found)}" if found else "NNGPT_LAB_DATA holds no data set",
-        "" if found else "it must hold, for example, cifar-10/train.parquet and cifar-10/test.parquet",
-    )
+    parts = ("train.parquet", "test.parquet")
+    names = [name for name in DATA_SETS if all((folder / name / part).exists() for part in parts)]
+    cure = "it must hold, for example, cifar-10/train.parquet and cifar-10/test.parquet"
+    holds = f"NNGPT_LAB_DATA holds {', '.join(names)}"
+    yield _judge("data", "images", bool(names), holds, "NNGPT_LAB_DATA holds no data set", cure)
 
 
 # What code written by a language model can be locked into. Asked in a child process, because unshare() changes the one
@@ -226,12 +220,9 @@ def _sandbox() -> Check:
     except (LabError, OSError) as error:
         return Check("isolation", "sandbox", False, f"does not start: {error}", "no candidate can be evaluated here")
     missing = [layer for layer in every if layer not in held]
-    if not missing:
-        return Check("isolation", "sandbox", True, f"all {len(every)} layers")
     cure = "what the lines above lack; until then evaluate only code that you trust, or do it in a virtual machine"
-    return Check(
-        "isolation", "sandbox", False, f"{len(held)} of {len(every)} layers; without {', '.join(missing)}", cure
-    )
+    part = f"{len(held)} of {len(every)} layers; without {', '.join(missing)}"
+    return _judge("isolation", "sandbox", not missing, f"all {len(every)} layers", part, cure)
 
 
 def _isolation() -> Iterator[Check]:
@@ -245,15 +236,14 @@ def _isolation() -> Iterator[Check]:
     found = isolation()
     for kind in ("user", "network"):
         code = found.get(kind)
-        cure = "" if code == 0 else "an administrator can allow it (sysctl user.max_user_namespaces, AppArmor)"
-        value = "can be created" if code == 0 else f"refused: {os.strerror(code) if code else 'cannot be asked about'}"
-        yield Check("isolation", f"{kind} namespace", code == 0, value, cure)
+        no = f"refused: {os.strerror(code) if code else 'cannot be asked about'}"
+        cure = "an administrator can allow it (sysctl user.max_user_namespaces, AppArmor)"
+        yield _judge("isolation", f"{kind} namespace", code == 0, "can be created", no, cure)
     abi = found.get("landlock", -1)
-    cure = "" if abi > 0 else "Linux 5.13 or newer with landlock in the kernel's lsm= list"
-    yield Check("isolation", "Landlock", abi > 0, f"ABI {abi}" if abi > 0 else "not in this kernel", cure)
-    seccomp = bool(found.get("seccomp"))
-    cure = "" if seccomp else "a kernel with CONFIG_SECCOMP_FILTER"
-    yield Check("isolation", "seccomp", seccomp, "filters" if seccomp else "no filters", cure)
+    cure = "Linux 5.13 or newer with landlock in the kernel's lsm= list"
+    yield _judge("isolation", "Landlock", abi > 0, f"ABI {abi}", "not in this kernel", cure)
+    cure = "a kernel with CONFIG_SECCOMP_FILTER"
+    yield _judge("isolation", "seccomp", bool(found.get("seccomp")), "filters", "no filters", cure)
     limits = {"processes": resource.RLIMIT_NPROC, "open files": resource.RLIMIT_NOFILE}
     shown = ", ".join(f"{name} {_limit(resource.getrlimit(limit)[1])}" for name, limit in limits.items())
     yield Check("isolation", "resource limits", True, f"at most: {shown}")

@@ -22,7 +22,6 @@ from urllib.parse import quote
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.formatting import clock, format_column, number, present, show, show_estimate, slug, words
-from nngpt_lab.ground.hashing import sha256_file
 from nngpt_lab.records import manifest
 from nngpt_lab.records.profiles import PROFILES
 from nngpt_lab.records.results import PNG_DPI
@@ -78,15 +77,14 @@ class Section:
 
     @property
     def failed(self) -> bool:
-        return self.record is not None and self.record.get("status") not in (None, "ok")
+        return self.record is not None and self.record["status"] != "ok"
 
     @property
     def error(self) -> str:
-        error = (self.record or {}).get("error") or ""
-        if not isinstance(error, dict):
-            return str(error)
-        where = f"\nin cell [{error['cell']}]: {error.get('line', '')}" if error.get("cell") is not None else ""
-        return f"{error.get('type', 'Error')}: {error.get('message', '')}{where}"
+        """What stopped a failed notebook, and in which cell; no cell where the kernel never came up."""
+        error = self.record["error"]
+        where = f"\nin cell [{error['cell']}]: {error['line']}" if error["cell"] is not None else ""
+        return f"{error['type']}: {error['message']}{where}"
 
     @property
     def warnings(self) -> list[dict[str, Any]]:
@@ -103,18 +101,14 @@ class Section:
     @property
     def provenance(self) -> list[tuple[str, bool]]:
         """The manifest in one line: texts, each with whether it is a warning."""
-        record = self.record or {}
-        seconds = number(record.get("seconds"))
-        parts = [
-            ("commit " + str(record["commit"])[:10] if record.get("commit") else "commit unknown", False),
-            ("with uncommitted changes" if record.get("dirty") else "", True),
-            (clock(record.get("started")), False),
-            (f"{seconds:,.0f} s" if seconds is not None else "", False),
-            *((f"{key} {record[key]}" if record.get(key) is not None else "", False) for key in ("profile", "seed")),
-            (str(record.get("device") or ""), False),
-            (f"Python {record['python']}" if record.get("python") else "", False),
-        ]
-        return [part for part in parts if part[0]] if record else []
+        record = self.record
+        if record is None:
+            return []
+        commit = (f"commit {record['commit'][:10]}" if record["commit"] else "commit unknown", False)
+        dirty = [("with uncommitted changes", True)] if record["dirty"] else []
+        machine = [clock(record["started"]), f"{record['seconds']:,.0f} s", f"profile {record['profile']}"]
+        machine += [f"seed {record['seed']}", record["device"], f"Python {record['python']}"]
+        return [commit, *dirty, *((text, False) for text in machine)]
 
 
 def build_report(folder: Path) -> Path:
@@ -179,7 +173,7 @@ def read_section(folder: Path) -> Section:
     section.record = manifest.read(folder)
     if section.record is None and (folder / manifest.FILENAME).exists():
         section.problems.append("manifest.json cannot be read.")
-    if changed := changed_files(folder, section.record or {}):
+    if changed := manifest.changed_files(folder, section.record or {}):
         section.problems.append(f"Changed since the run that the manifest describes: {', '.join(changed)}.")
     read_notebook(folder, section)
     for kind, name, caption in read_contents(folder, section):
@@ -188,19 +182,10 @@ def read_section(folder: Path) -> Section:
                 section.figures.append(read_figure(folder, name, caption))
             elif name != "claims":  # they are the page's first table
                 section.tables.append(read_table(folder, name, caption))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, struct.error) as error:
             section.problems.append(f"{kind}/{name} cannot be shown ({type(error).__name__}).")
     section.links += existing(folder, {"claims.csv": "tables/claims.csv", "manifest.json": manifest.FILENAME})
     return section
-
-
-def changed_files(folder: Path, record: dict[str, Any]) -> list[str]:
-    """Files whose bytes are not the ones the manifest vouches for."""
-    listed = record.get("outputs")
-    if not isinstance(listed, dict):
-        return []
-    known = ((name, digest, folder / name) for name, digest in sorted(listed.items()))
-    return [name for name, digest, path in known if not path.is_file() or sha256_file(path) != digest]
 
 
 def read_notebook(folder: Path, section: Section) -> None:
@@ -264,25 +249,20 @@ def read_contents(folder: Path, section: Section) -> list[tuple[str, str, str]]:
     try:
         contents = json.loads((folder / "contents.json").read_text(encoding="utf-8"))
         return [(kind, name, str(item["caption"])) for kind in kinds for name, item in contents[kind].items()]
-    except FileNotFoundError:
-        section.problems.append("There is no contents.json: captions are missing.")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        section.problems.append("contents.json cannot be read: captions are missing.")
+    except (OSError, ValueError, TypeError):
+        section.problems.append("contents.json is missing or cannot be read: captions are missing.")
     return [(kind, name, "") for kind in kinds for name in sorted({path.stem for path in (folder / kind).glob("*.*")})]
 
 
 def read_figure(folder: Path, name: str, caption: str) -> Item:
     """The figure as a data URI: SVG unless that is large. Its size is the PNG's, so that nothing jumps on loading."""
     svg, png = folder / "figures" / f"{name}.svg", folder / "figures" / f"{name}.png"
-    use_svg = svg.is_file() and (svg.stat().st_size <= LARGEST_SVG or not png.is_file())
-    kind, data = ("svg+xml", svg.read_bytes()) if use_svg else ("png", png.read_bytes())
+    pixels = png.read_bytes()
+    kind, data = ("svg+xml", svg.read_bytes()) if svg.stat().st_size <= LARGEST_SVG else ("png", pixels)
     item = Item(f"{slug(folder.name)}-figure-{slug(name)}", words(name), caption, existing(
         folder, {"SVG": f"figures/{name}.svg", "PNG": f"figures/{name}.png"}))  # fmt: skip
     item.src = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    if png.is_file():
-        header = png.read_bytes()[16:24]
-        if len(header) == 8:
-            item.width, item.height = (round(pixels * 96 / PNG_DPI) for pixels in struct.unpack(">II", header))
+    item.width, item.height = (round(side * 96 / PNG_DPI) for side in struct.unpack_from(">II", pixels, 16))
     return item
 
 

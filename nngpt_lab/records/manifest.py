@@ -127,13 +127,18 @@ def read(folder: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
+def changed_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """Files that are gone, or whose bytes are not the ones ``record`` vouches for."""
+    known = ((name, digest, folder / name) for name, digest in sorted(record.get("outputs", {}).items()))
+    return [name for name, digest, path in known if not path.is_file() or sha256_file(path) != digest]
+
+
 def is_current(folder: Path, wanted: str) -> bool:
     """Whether ``folder`` holds a complete, successful run with that fingerprint, its files unchanged since."""
     record = read(folder)
     if not record or record.get("status") != "ok" or record.get("fingerprint") != wanted:
         return False
-    listed = record.get("outputs", {})
-    return all((folder / name).is_file() and sha256_file(folder / name) == digest for name, digest in listed.items())
+    return not changed_files(folder, record)
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:
