@@ -81,7 +81,7 @@ class Section:
 
     @property
     def error(self) -> str:
-        """What stopped a failed notebook, and in which cell; no cell where the kernel never came up."""
+        """What stopped a failed notebook, and in which cell, where that had a number."""
         error = self.record["error"]
         where = f"\nin cell [{error['cell']}]: {error['line']}" if error["cell"] is not None else ""
         return f"{error['type']}: {error['message']}{where}"
