@@ -131,7 +131,7 @@ def load(
     if four_bit:
         options |= {"quantization_config": _four_bit(), "device_map": {"": str(device)}}
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    with _without_bars():
+    with without_bars():
         model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -141,8 +141,8 @@ def load(
 
 
 @contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    """No bar for reading weights: in a notebook it would be kept as the cell's output."""
+def without_bars() -> Iterator[None]:
+    """No bar for reading or writing weights: in a notebook it would be kept as the cell's output."""
     from transformers.utils import logging as bars
 
     shown = bars.is_progress_bar_enabled()

@@ -41,7 +41,7 @@ from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import named
 from nngpt_lab.ground.processes import in_processes
 from nngpt_lab.ground.settings import choose
-from nngpt_lab.llm import lora
+from nngpt_lab.llm import lora, models
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
@@ -316,7 +316,8 @@ def save_model(folder: Path, model, tokenizer) -> None:
     """Write what ``llm.models.load`` reads; weights in float16, which halves their size and costs nothing that the
     losses show."""
     folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).half().save_pretrained(folder)
+    with models.without_bars():
+        copy.deepcopy(model).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer_config.json"  # transformers 5 writes a class name that transformers 4 does not know
     settings = json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}

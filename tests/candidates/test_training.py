@@ -285,6 +285,7 @@ def test_frozen_and_shared_weights_count_as_torch_counts_them():
     assert training.count_parameters(build(network(init=init))) == 1930
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # the candidate's own affair
 def test_the_candidate_is_a_module_like_any_other():
     top = """
         import inspect
