@@ -81,8 +81,8 @@ class Section:
 
     @property
     def error(self) -> str:
-        """What stopped a failed notebook, and in which cell, where that had a number."""
-        error = self.record["error"]
+        """What stopped a failed notebook (:attr:`failed`), and in which cell, where that had a number."""
+        error = (self.record or {})["error"]
         where = f"\nin cell [{error['cell']}]: {error['line']}" if error["cell"] is not None else ""
         return f"{error['type']}: {error['message']}{where}"
 

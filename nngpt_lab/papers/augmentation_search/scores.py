@@ -78,7 +78,8 @@ def operation_effects(functions: pd.DataFrame) -> pd.DataFrame:
         inside = usable["score"][used[operation] == 1]
         outside = usable["score"][used[operation] == 0]
         welch = intervals.difference_of_means(inside, outside)
-        effect = Estimate(fit.params[operation], *bounds.loc[operation], len(usable))
+        low, high = bounds.loc[operation]
+        effect = Estimate(fit.params[operation], low, high, len(usable))
         row = {"operation": operation, "n": len(inside), "mean_with": inside.mean(), "mean_without": outside.mean()}
         rows.append(row | welch.columns("difference") | effect.columns("effect"))
     return pd.DataFrame(rows).sort_values("effect", ascending=False, ignore_index=True)
