@@ -32,6 +32,8 @@ CLAIM_COLUMNS = ("claim_id", "paper", "claim", "paper_value", "our_value", "ci_l
 BOUNDS = {"at_least": "≥ ", "at_most": "≤ "}  # of a claim's test; a claim of equality needs no sign
 ROWS_SHOWN = 12  # of each table; the whole of it is one link away
 LARGEST_SVG = 400_000  # bytes; a figure of many thousand points is smaller, and faster to show, as PNG
+# What is shown of a manifest, whichever version wrote it
+SHOWN = {"commit", "device", "dirty", "profile", "python", "seconds", "seed", "started", "status"}
 FOLDER_MARKS = ("contents.json", "manifest.json", "executed.ipynb", "tables", "figures")  # any of them: a notebook's
 
 
@@ -82,7 +84,9 @@ class Section:
     @property
     def error(self) -> str:
         """What stopped a failed notebook (:attr:`failed`), and in which cell, where that had a number."""
-        error = (self.record or {})["error"]
+        error = (self.record or {}).get("error")
+        if not error:
+            return "The manifest does not say what stopped it."
         where = f"\nin cell [{error['cell']}]: {error['line']}" if error["cell"] is not None else ""
         return f"{error['type']}: {error['message']}{where}"
 
@@ -173,6 +177,9 @@ def read_section(folder: Path) -> Section:
     section.record = manifest.read(folder)
     if section.record is None and (folder / manifest.FILENAME).exists():
         section.problems.append("manifest.json cannot be read.")
+    elif missing := sorted(SHOWN - (section.record or dict.fromkeys(SHOWN)).keys()):
+        section.record = None
+        section.problems.append(f"manifest.json lacks {', '.join(missing)}, so it is left out: run the notebook again.")
     if changed := manifest.changed_files(folder, section.record or {}):
         section.problems.append(f"Changed since the run that the manifest describes: {', '.join(changed)}.")
     read_notebook(folder, section)
