@@ -177,7 +177,7 @@ def read_section(folder: Path) -> Section:
     section.record = manifest.read(folder)
     if section.record is None and (folder / manifest.FILENAME).exists():
         section.problems.append("manifest.json cannot be read.")
-    elif missing := sorted(SHOWN - (section.record or dict.fromkeys(SHOWN)).keys()):
+    elif section.record is not None and (missing := sorted(SHOWN - section.record.keys())):
         section.record = None
         section.problems.append(f"manifest.json lacks {', '.join(missing)}, so it is left out: run the notebook again.")
     if changed := manifest.changed_files(folder, section.record or {}):

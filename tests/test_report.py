@@ -223,6 +223,11 @@ def test_a_manifest_without_what_a_run_writes_is_left_out_and_named(tmp_path):
     assert "manifest.json lacks commit, device, dirty, python, seconds, seed, started" in text_of(tmp_path)
 
 
+def test_an_empty_manifest_is_left_out_and_named(tmp_path):
+    (add_notebook(tmp_path, "01_by_hand", "B") / "manifest.json").write_text("{}")
+    assert "manifest.json lacks commit, device, dirty, profile" in text_of(tmp_path)
+
+
 def test_no_claims_and_no_figures_is_still_a_page(tmp_path):
     write_notebook(Results(tmp_path / "01_first", "demo").folder, "# Bare")
     assert "No notebook here has written a claims table." in text_of(tmp_path)
