@@ -11,7 +11,8 @@ measured; the verdict follows from the claim's own test by the rule below, never
 Keys of a claim: ``grade`` is P (stated in the paper: abstract or page-referenced notes), C (read in the authors' code
 or data) or I (inferred, never stated); ``test`` is ``equal`` (the paper's value lies inside our interval), ``at_least``
 (our interval lies at or above it) or ``at_most``; ``untested`` names the reason why the recorded evidence alone cannot
-decide it. A claim that a notebook measures needs none.
+decide it. A claim that a notebook measures needs none. ``n``, where it is known, is how many observations the paper's
+value rests on; a share then gets a note of what it allows at that n. ``note`` is said whatever was measured.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import pandas as pd
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.formatting import show, show_estimate
 from nngpt_lab.ground.names import did_you_mean
-from nngpt_lab.statistics.intervals import Estimate
+from nngpt_lab.statistics.intervals import Estimate, wilson
 
 TESTS = ("equal", "at_least", "at_most")
 GRADES = ("P", "C", "I")
@@ -51,7 +52,8 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of ``claims.toml``; ``reason`` is the text behind its key ``untested``, or None."""
+    """One row of ``claims.toml``; ``reason`` is the text behind its key ``untested``, or None; ``n`` is how many
+    observations the paper's value rests on, where that is known; ``note`` is said whatever was measured."""
 
     id: str
     paper: str
@@ -62,6 +64,15 @@ class Claim:
     source: str
     test: str
     reason: str | None = None
+    n: int | None = None
+    note: str = ""
+
+    def at_its_own_n(self) -> str:
+        """What the paper's value allows at its own n, as a sentence for the note; empty unless it is a share."""
+        if self.n is None or self.unit != "%":
+            return ""
+        allowed = wilson(self.value / 100 * self.n, self.n).scaled(100)
+        return f"At n = {self.n} the paper's own value allows {allowed.low:.1f} to {allowed.high:.1f} %."
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ def claims_table(papers: str, measured: dict[str, Measured]) -> pd.DataFrame:
         found = measured.get(key, Measured(None))
         if found.estimate is None and claim.reason is None:
             raise ValueError(f"claim {key!r} was not measured and claims.toml gives no reason why")
-        notes = [claim.reason if found.estimate is None else None, found.note]
+        notes = [claim.reason if found.estimate is None else None, found.note, claim.note, claim.at_its_own_n()]
         rows.append(
             [
                 key,

@@ -147,3 +147,16 @@ def test_notes_are_added():
     found = Estimate(1, 0, 2, 3)
     assert Measured(None).noted("b") == Measured(None, "b")
     assert Measured(found, "a.").noted("b.") == Measured(found, "a. b.") and Measured(None, "a.").noted("").note == "a."
+
+
+def test_a_share_says_what_it_allows_at_the_papers_own_n():
+    share = CLAIMS["C-code-7b"]
+    low, high = (100 * end for end in (wilson(24, 30).low, wilson(24, 30).high))
+    assert share.at_its_own_n() == f"At n = 30 the paper's own value allows {low:.1f} to {high:.1f} %."
+    assert (
+        share.at_its_own_n()
+        in claims_table("C", everything_measured("C", Estimate(60, 50, 70, 9)))
+        .set_index("claim_id")
+        .loc["C-code-7b", "note"]
+    )
+    assert CLAIMS["B-cycle-18-mean"].at_its_own_n() == "" and CLAIMS["D-spearman-qwen"].at_its_own_n() == ""

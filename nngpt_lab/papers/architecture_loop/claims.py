@@ -1,7 +1,7 @@
-"""Paper B's claims about its loop, from a run of it.
+"""Paper B's claims, from LEMUR's records and from a run of the loop; and three correlations of paper D.
 
-Only a run of the published protocol (model, data, threshold, samples) can reproduce or refute them. Any other run adds
-a note that says what happened there, and the claim stays "not tested".
+Only a run of the published protocol (model, data, threshold, samples) can reproduce or refute what is claimed of the
+loop. Any other run adds a note that says what happened there, and the claim stays "not tested".
 """
 
 from __future__ import annotations
@@ -10,13 +10,48 @@ import numpy as np
 import pandas as pd
 
 from nngpt_lab.ground.formatting import bracketed
+from nngpt_lab.papers.architecture_loop.proxy_audit import LONG
 from nngpt_lab.statistics import intervals
-from nngpt_lab.statistics.claims import Measured
+from nngpt_lab.statistics.claims import Measured, load_claims
 from nngpt_lab.statistics.intervals import Estimate
 from nngpt_lab.study.samples import LOOP
 
 CYCLES = (1, 10, 18, 22)  # of the paper, recovered
 RATES = {"valid": "valid", "mean": "mean", "best": "best", "share-40": "over_threshold"}  # claim's name -> our column
+
+
+def recorded(audit: pd.DataFrame, within: Estimate) -> dict[str, Measured]:
+    """What LEMUR's records say of first-epoch accuracy as a guide, by the claim's id.
+
+    Args:
+        audit: as ``proxy_audit.audit`` returns it.
+        within: mean rank correlation among the variants of one configuration.
+    """
+    five, fifty = _cifar_10(audit, "fixed_protocol", 5), _cifar_10(audit, "best_of_trials", LONG)
+    guide = Measured(
+        _correlation(five),
+        f"Weak where only the architecture differs; interval over {five['clusters']} configurations. "
+        f"{100 * five['top_decile_kept']:.0f} % of the best tenth at epoch 1 are among the best tenth at epoch 5. "
+        f"Within a configuration: {within.value:.2f}.",
+    )
+    found = {"B-first-epoch-guide": guide}
+    ours = _correlation(fifty)
+    for claim in load_claims().values():
+        if claim.id.startswith("D-spearman-") and claim.n:
+            own = intervals.fisher_interval(claim.value, claim.n)
+            there = bracketed(ours.value, ours.low, ours.high, digits=".2f")
+            allowed = f"at N = {claim.n} the paper's own value allows {own.low:.2f} to {own.high:.2f}."
+            found[claim.id] = Measured(None, f"There, {there}, n = {ours.n}; {allowed}")
+    return found
+
+
+def _cifar_10(audit: pd.DataFrame, unit: str, epoch: int) -> pd.Series:
+    rows = audit[(audit["unit"] == unit) & (audit["dataset"] == "cifar-10") & (audit["epoch"] == epoch)]
+    return rows.iloc[0]
+
+
+def _correlation(row: pd.Series) -> Estimate:
+    return Estimate(row["spearman"], row["spearman_low"], row["spearman_high"], int(row["n"]))
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""Paper C's claims about language models, from a run of them.
+"""Paper C's claims, from LEMUR's records and the baselines, and from a run of language models.
 
 Whether code carries a signal is asked where names carry none, of each model by itself. A model that fails the positive
 control, a prompt from which the answer can be read off, has not understood the task: whatever it scores on code says
@@ -13,6 +13,7 @@ import pandas as pd
 
 from nngpt_lab.ground.formatting import bracketed
 from nngpt_lab.papers.dataset_prediction.answers import FIRST
+from nngpt_lab.papers.dataset_prediction.questions import published_counts
 from nngpt_lab.statistics import claims, intervals
 from nngpt_lab.statistics.claims import Measured
 from nngpt_lab.statistics.intervals import Estimate
@@ -60,6 +61,49 @@ def signal_sentence(signal: pd.DataFrame, split: str) -> str:
     return f"Language models, tuned: {'; '.join(said)}." if said else ""
 
 
+def recorded(
+    questions: pd.DataFrame, accuracies: pd.DataFrame, code_over_names: Estimate, signal: pd.DataFrame
+) -> dict[str, Measured]:
+    """What records, counts and baselines say, by the claim's id.
+
+    Args:
+        questions: as ``questions.build_questions`` returns them.
+        accuracies: as ``baselines.summarise`` returns them.
+        code_over_names: accuracy with code and names minus names alone, points, held-out architectures.
+        signal: as :func:`code_signal` returns it, for the notes.
+    """
+
+    def accuracy(split: str, question_set: str, baseline: str) -> Estimate:
+        keys = {"split": split, "question_set": question_set, "baseline": baseline, "part": "all parts"}
+        row = accuracies.loc[(accuracies[list(keys)] == pd.Series(keys)).all(axis=1)].iloc[0]
+        return Estimate(row["accuracy"], row["ci_low"], row["ci_high"], int(row["n"]))
+
+    by_family = accuracy("architectures", "balanced", "family_and_names")
+    code, metadata = published_counts("code only"), published_counts("metadata")
+    difference = intervals.difference_of_proportions(*code, *metadata).scaled(100)
+    needed = intervals.sample_size_for_difference(code[0] / code[1], metadata[0] / metadata[1])
+    return {
+        "C-datasets": Measured(
+            intervals.exact(len({*questions["dataset_1"], *questions["dataset_2"]}), len(questions))
+        ),
+        "C-chance": Measured(accuracy("architectures", "all", "names")),
+        "C-code-signal": Measured(
+            accuracy("architectures", "balanced", "code_and_names"),
+            "TF-IDF, no LLM; balanced set, held-out architectures. The family's name alone gives "
+            f"{bracketed(by_family.value, by_family.low, by_family.high, ' %')}.",
+        ).noted(signal_sentence(signal, "architectures")),
+        "C-code-signal-unseen": Measured(
+            accuracy("families", "balanced", "code_and_names"),
+            "TF-IDF, no LLM; balanced set, each family held out in turn.",
+        ).noted(signal_sentence(signal, "families")),
+        "C-code-beats-names": Measured(code_over_names),
+        "C-code-over-metadata": Measured(
+            difference, f"From the paper's own counts. To tell them apart takes {needed} answers per prompt."
+        ),
+        "C-three-answers": Measured(intervals.exact(code[0] - metadata[0], code[1])),
+    }
+
+
 def peaks(epochs: pd.DataFrame, published: bool) -> dict[str, Measured]:
     """The paper's peaks, by the claim's id: best epoch of the text readout on the first 30 questions as published.
 
@@ -83,8 +127,17 @@ def peaks(epochs: pd.DataFrame, published: bool) -> dict[str, Measured]:
     return found
 
 
-def celeba(per_dataset: pd.DataFrame, published: bool) -> Measured:
-    """The one number of the paper's tables by data set: metadata, questions with CelebA-Gender, as published."""
+def celeba(per_dataset: pd.DataFrame, by_dataset: pd.DataFrame, published: bool) -> Measured:
+    """The one number of the paper's tables by data set: metadata, questions with CelebA-Gender, as published.
+
+    ``by_dataset``: as ``baselines.by_dataset`` returns it for held-out architectures; what names alone reach is noted.
+    """
+    rows = by_dataset[(by_dataset["dataset"] == "celeba-gender") & (by_dataset["baseline"] == "names")]
+    names = f"Names alone reach {rows['accuracy'].iloc[0]:.1f} % on these questions (held-out architectures)."
+    return _celeba(per_dataset, published).noted(names)
+
+
+def _celeba(per_dataset: pd.DataFrame, published: bool) -> Measured:
     rows = per_dataset[(per_dataset["prompt"] == "metadata") & (per_dataset["dataset"] == "celeba-gender")]
     if published:
         rows = rows[(rows["model"] == PEAKS["C-metadata-7b"][0]) & (rows["split"] == "published")]

@@ -201,3 +201,9 @@ def published_results() -> pd.DataFrame:
     return PUBLISHED_RESULTS.assign(
         accuracy=[r.value for r in rows], ci_low=[r.low for r in rows], ci_high=[r.high for r in rows]
     )
+
+
+def published_counts(prompt: str, model: str = "7B") -> tuple[int, int]:
+    """Right answers and N of one of the paper's peaks."""
+    rows = PUBLISHED_RESULTS[(PUBLISHED_RESULTS["prompt"] == prompt) & (PUBLISHED_RESULTS["model"] == model)]
+    return int(rows["correct"].iloc[0]), int(rows["n"].iloc[0])

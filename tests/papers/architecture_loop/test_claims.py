@@ -1,10 +1,13 @@
 """What a run of the loop may say of the paper's claims, and what it may not."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nngpt_lab.papers.architecture_loop import claims as paper_claims
 from nngpt_lab.papers.architecture_loop import tables
+from nngpt_lab.papers.architecture_loop.lemur_overview import CYCLES
+from nngpt_lab.papers.architecture_loop.proxy_audit import LONG
 from nngpt_lab.statistics import claims
 from nngpt_lab.statistics.intervals import exact
 from tests.helpers.loop_candidates import runs
@@ -28,7 +31,6 @@ def test_a_scaled_run_adds_notes_and_decides_nothing():
 
 
 def _with(found):
-
     return found | {"B-first-epoch-guide": claims.Measured(exact(0.5, 10))}
 
 
@@ -47,3 +49,29 @@ def test_the_published_protocol_decides():
 def test_a_run_without_the_loop_says_nothing_and_a_short_one_less():
     assert measured(True, arms=("no tuning",))[1] == {}
     assert "B-cycle-10-mean" not in measured(True, cycles=5)[1]
+
+
+def test_the_records_answer_for_the_guide_and_are_quoted_beside_paper_d():
+    columns = ["unit", "dataset", "epoch", "n", "clusters", "spearman", "spearman_low", "spearman_high"]
+    audit = pd.DataFrame(
+        [
+            ("fixed_protocol", "cifar-10", 5, 964, 29, 0.36, -0.01, 0.66),
+            ("best_of_trials", "cifar-10", LONG, 83, 82, 0.528, 0.345, 0.685),
+            ("best_of_trials", "mnist", LONG, 9, 9, 0.9, 0.8, 0.95),
+        ],
+        columns=columns,
+    ).assign(top_decile_kept=0.25)
+    table = claims.claims_table("BD", paper_claims.recorded(audit, exact(0.1, 29))).set_index("claim_id")
+    guide = table.loc["B-first-epoch-guide"]
+    assert guide[["our_value", "ci_low", "ci_high", "n"]].to_list() == [0.36, -0.01, 0.66, 964]
+    assert "29 configurations. 25 % of the best tenth" in guide["note"] and "configuration: 0.10." in guide["note"]
+    qwen = table.loc["D-spearman-qwen", "note"]
+    assert "There, 0.53 [0.34, 0.69], n = 83; at N = 15 the paper's own value allows 0.1" in qwen
+
+
+def test_the_paper_s_shares_rest_on_the_counts_that_give_them():
+    known = claims.load_claims()
+    for cycle in CYCLES.itertuples():
+        valid, share = known[f"B-cycle-{cycle.cycle}-valid"], known[f"B-cycle-{cycle.cycle}-share-40"]
+        assert (valid.n, share.n) == (cycle.generated, cycle.trained)
+        assert (round(valid.value * valid.n / 100), round(share.value * share.n / 100)) == (cycle.valid, cycle.over_40)

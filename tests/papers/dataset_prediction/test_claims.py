@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 
 from nngpt_lab.papers.dataset_prediction import claims as dc
+from nngpt_lab.papers.dataset_prediction.questions import published_counts
+from nngpt_lab.statistics.claims import load_claims
 
 COLUMNS = ["answerer", "prompt", "split", "accuracy", "low", "high"]
 
@@ -83,8 +85,55 @@ def per_dataset(**more) -> pd.DataFrame:
     return pd.DataFrame([row | more])
 
 
+BY_DATASET = pd.DataFrame(
+    [("celeba-gender", "names", 87.3), ("celeba-gender", "chance", 50.0), ("svhn", "names", 70.0)],
+    columns=["dataset", "baseline", "accuracy"],
+)
+NAMES_ALONE = "Names alone reach 87.3 % on these questions (held-out architectures)."
+
+
 def test_celeba_is_measured_as_published_and_noted_otherwise():
-    assert dc.celeba(per_dataset(), published=True).estimate.value == 90.9
-    assert dc.celeba(per_dataset(split="architectures"), published=True).estimate is None
-    assert "reaches 90.9 %" in dc.celeba(per_dataset(model="nano-coder"), published=False).note
-    assert dc.celeba(per_dataset(prompt="code"), published=False).note == ""
+    assert dc.celeba(per_dataset(), BY_DATASET, published=True) == dc.Measured(
+        dc.Estimate(90.9, 60.0, 98.0, 11), NAMES_ALONE
+    )
+    assert dc.celeba(per_dataset(split="architectures"), BY_DATASET, published=True).estimate is None
+    assert "reaches 90.9 %" in dc.celeba(per_dataset(model="nano-coder"), BY_DATASET, published=False).note
+    assert dc.celeba(per_dataset(prompt="code"), BY_DATASET, published=False).note == NAMES_ALONE
+
+
+def test_records_and_baselines_decide_what_they_can():
+    rows = [
+        ("architectures", "all", "names", "all parts", 82.2),
+        ("architectures", "balanced", "code_and_names", "svhn", 1.0),
+        ("architectures", "balanced", "code_and_names", "all parts", 53.0),
+        ("architectures", "balanced", "family_and_names", "all parts", 54.0),
+        ("families", "balanced", "code_and_names", "all parts", 50.1),
+    ]
+    accuracies = pd.DataFrame(rows, columns=["split", "question_set", "baseline", "part", "accuracy"])
+    accuracies = accuracies.assign(ci_low=accuracies["accuracy"] - 1, ci_high=accuracies["accuracy"] + 1, n=500)
+    questions = pd.DataFrame({"dataset_1": ["svhn", "mnist"], "dataset_2": ["mnist", "cifar-10"]})
+    signal = dc.code_signal(models(CONTROL, ("m", "code", "architectures", 60, 55, 65)))
+    found = dc.recorded(questions, accuracies, dc.Estimate(0.9, 0.2, 1.6, 500), signal)
+    assert {key: round(one.estimate.value, 1) for key, one in found.items()} == {
+        "C-datasets": 3,
+        "C-chance": 82.2,
+        "C-code-signal": 53.0,
+        "C-code-signal-unseen": 50.1,
+        "C-code-beats-names": 0.9,
+        "C-code-over-metadata": 10.0,
+        "C-three-answers": 3,
+    }
+    assert "alone gives 54.0 % [53.0, 55.0]. Language models, tuned: m 60.0 %" in found["C-code-signal"].note
+    assert "takes 294 answers per prompt" in found["C-code-over-metadata"].note
+
+
+def test_the_peaks_and_the_counts_behind_them_agree():
+    known = load_claims()
+    for key, (prompt, model) in {
+        "C-normalised-7b": ("normalised accuracy", "7B"),
+        "C-code-7b": ("code only", "7B"),
+        "C-metadata-7b": ("metadata", "7B"),
+        "C-code-1.3b": ("code only", "1.3B"),
+    }.items():
+        correct, n = published_counts(prompt, model)
+        assert (known[key].n, known[key].value) == (n, pytest.approx(100 * correct / n))
