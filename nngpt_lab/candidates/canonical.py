@@ -185,7 +185,7 @@ def ast_nameless(code: str) -> list[str]:
     """
     tree = parse(code)
     strip_docstrings(tree)
-    return LEXEME.findall(ast.unparse(_Nameless(tree).visit(tree)))
+    return LEXEME.findall(ast.unparse(_Nameless(ast.walk(tree)).visit(tree)))
 
 
 # --- structure -------------------------------------------------------------------------------------------------------

@@ -12,9 +12,10 @@ import ast
 import gc
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeGuard
 
 
 @contextmanager
@@ -77,16 +78,18 @@ def describe(text: str) -> CodeFacts:
     lines = sum(1 for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
     try:
         tree = parse(text)
-        layer_calls = sum(isinstance(node, ast.Call) and _is_layer(node.func) for node in ast.walk(tree))
+        nodes = list(ast.walk(tree))  # once for both: walking takes as long as parsing
+        layer_calls = sum(isinstance(node, ast.Call) and is_layer(node.func) for node in nodes)
         strip_docstrings(tree)
         same_program = code_hash(ast.unparse(tree))
-        same_structure = code_hash(ast.unparse(NameEraser(tree).visit(tree)))
+        same_structure = code_hash(ast.unparse(NameEraser(nodes).visit(tree)))
     except UNREADABLE:
         return CodeFacts(code_hash(text), None, None, False, len(text), lines, 0)
     return CodeFacts(code_hash(text), same_program, same_structure, True, len(text), lines, layer_calls)
 
 
-def _is_layer(function: ast.expr) -> bool:
+def is_layer(function: ast.expr) -> TypeGuard[ast.Attribute]:
+    """Whether it is ``nn.<Name>`` with a capital letter: a layer, or a container of layers."""
     return (
         isinstance(function, ast.Attribute)
         and isinstance(function.value, ast.Name)
@@ -119,11 +122,12 @@ class NameEraser(ast.NodeTransformer):
     differ in the keyword of one of their own functions, or in a name bound in a class body, count as different.
     """
 
-    def __init__(self, tree: ast.AST):
+    def __init__(self, nodes: Iterable[ast.AST]):
+        """``nodes``: all of the tree, in the order of ``ast.walk``."""
         self.names: dict[str, str] = {}
         self.attributes: dict[str, str] = {}
         self.imported: set[str] = set()
-        for node in ast.walk(tree):
+        for node in nodes:
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 self._bind(self.names, node.name)
                 self._bind(self.attributes, node.name)  # a method is reached as an attribute

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,11 +18,11 @@ from scipy.sparse.csgraph import connected_components
 
 from nngpt_lab.candidates import canonical
 from nngpt_lab.candidates.novelty import PAPER_B, NoveltySettings, sketch
-from nngpt_lab.corpora.code import NameEraser, no_collection
+from nngpt_lab.corpora.code import NameEraser, is_layer, no_collection
 from nngpt_lab.papers.dataset_prediction.questions import CODE_CHARACTERS
 
 FRAME = ("train_setup", "learn", "supported_hyperparameters")  # LEMUR's frame, much the same in all networks
-LAYER = re.compile(r"nn\.(?!Sequential$|ModuleList$|ModuleDict$|Module$)[A-Z]\w*$")  # containers are no layers
+CONTAINERS = ("Sequential", "ModuleList", "ModuleDict", "Module")  # no layers themselves
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def layer_calls(code: str) -> str:
         node = waiting.pop()
         if isinstance(node, ast.FunctionDef) and node.name in FRAME:
             continue
-        if isinstance(node, ast.Call) and LAYER.match(ast.unparse(node.func)):
+        if isinstance(node, ast.Call) and is_layer(node.func) and node.func.attr not in CONTAINERS:
             calls.append(node)
         waiting += ast.iter_child_nodes(node)
     calls.sort(key=lambda call: (call.lineno, call.col_offset))
@@ -130,7 +129,7 @@ def cut_at(characters: int | None) -> Alteration:
 def _renamed(code: str) -> str:
     try:
         tree = ast.parse(code)
-        return ast.unparse(NameEraser(tree).visit(tree))
+        return ast.unparse(NameEraser(ast.walk(tree)).visit(tree))
     except (SyntaxError, ValueError):
         return code
 
