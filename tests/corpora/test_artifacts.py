@@ -25,7 +25,7 @@ from types import SimpleNamespace
 import pytest
 
 from nngpt_lab.corpora import artifacts
-from nngpt_lab.ground import paths
+from nngpt_lab.ground import cache, paths
 from nngpt_lab.ground.errors import DataError
 from tests.helpers.waiting import LIMIT, wait_for
 
@@ -73,7 +73,7 @@ class Lab:
         self.published = make_wheel(self.links)
         self.data = self.published.read_bytes()
         sha256 = hashlib.sha256(self.data).hexdigest()
-        self.artifact = artifacts.Artifact("tiny-lab", "1.0", sha256, self.published.name, len(self.data), "MIT", "")
+        self.artifact = artifacts.Artifact("tiny-lab", "1.0", sha256, self.published.name, len(self.data), "MIT")
         self.folder = root / "cache" / "artifacts"
         self.wheel = self.folder / self.published.name
         self.monkeypatch = monkeypatch
@@ -152,7 +152,7 @@ def test_fetched_once_then_neither_downloaded_nor_hashed_again(lab, monkeypatch)
     assert lab.fetch() == lab.wheel
     assert lab.downloads() == 1
     assert visible_leftovers(lab.folder) == []
-    with artifacts.open_wheel(lab.artifact) as archive:
+    with zipfile.ZipFile(lab.wheel) as archive:
         assert "tiny_lab.py" in archive.namelist()
 
 
@@ -336,7 +336,7 @@ def test_a_read_only_cache_that_holds_the_wheel_works(lab, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
-    monkeypatch.setattr(artifacts, "_lock", refuse)
+    monkeypatch.setattr(cache, "FileLock", refuse)
     assert lab.fetch() == lab.wheel
 
 

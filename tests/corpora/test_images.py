@@ -204,7 +204,7 @@ def test_a_damaged_copy_is_compiled_again(cache, data, no_network, caplog, kind)
     caplog.clear()
     images.load("cifar-10")
     assert not caplog.text
-    assert sorted(path.name for path in compiled.parent.iterdir()) == ["cifar-10.lock", "cifar-10.npz"]
+    assert sorted(path.name for path in compiled.parent.iterdir()) == ["cifar-10.npz", "cifar-10.npz.lock"]
 
 
 def real_cifar() -> Path | None:

