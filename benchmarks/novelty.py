@@ -56,10 +56,9 @@ class Run:
 
 def lemur(size: int, seed: int) -> pd.DataFrame:
     """``size`` LEMUR sources (0: all): name, code, accuracy (best on record), by name."""
-    tables = architectures.load_arrow()
-    sources = tables["architectures"].select(["name", "code"]).to_pandas().sort_values("name", ignore_index=True)
-    records = tables["records"].select(["architecture", "accuracy"]).to_pandas()
-    best = records.groupby("architecture", observed=True)["accuracy"].max()
+    lemur = architectures.load()
+    sources = lemur.architectures[["name", "code"]].sort_values("name", ignore_index=True)
+    best = lemur.records.groupby("architecture", observed=True)["accuracy"].max()
     sources["accuracy"] = sources["name"].map(best)
     if size and size < len(sources):
         rows = np.random.default_rng(seed).choice(len(sources), size, replace=False)

@@ -53,8 +53,7 @@ from nngpt_lab.ground.processes import in_processes
 VERSION = 2
 CODE, RECORDS = "ab/nn/nn/", "ab/nn/stat/train/"
 GENERATED = re.compile(r"(ga-mut|ga|alt|ast|rag|rl)-|(FractalNet)-[0-9a-f]{32}$")
-NUMBERS = ("batch", "lr", "momentum", "dropout")  # hyperparameters with a column of their own
-TEXT = ("transform", "uid")
+COLUMNS = ("batch", "lr", "momentum", "dropout", "transform", "uid", "duration")  # what a record should have
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,8 @@ class Lemur:
 
 def load() -> Lemur:
     """LEMUR from the cache; fetched and compiled on first use (about a minute on two cores)."""
-    return Lemur(**{name: table.to_pandas() for name, table in load_arrow().items()})
-
-
-def load_arrow() -> dict[str, pa.Table]:
-    """The same as Arrow tables, by name: architectures, records, issues."""
-    return compiled.load_or_compile("lemur", VERSION, artifacts.LEMUR, compile_tables)
+    tables = compiled.load_or_compile("lemur", VERSION, artifacts.LEMUR, compile_tables)
+    return Lemur(**{name: table.to_pandas() for name, table in tables.items()})
 
 
 def family_of(name: str) -> tuple[str, str]:
@@ -88,24 +83,14 @@ def family_of(name: str) -> tuple[str, str]:
     return match[1] or match[2], re.sub(r"-(\d+|[0-9a-f]{32})$", "", name)
 
 
-def record_id(
-    transform: str | None,
-    uid: str | None,
-    task: str,
-    dataset: str,
-    metric: str,
-    nn: str,
-    epoch: int,
-    duration: int,
-    accuracy: float,
-) -> str:
+def record_id(*values: str | float | None) -> str:
     """The primary key that the authors' data base gives a record: MD5 of its values' text without white space.
 
+    ``values``: transform, uid, task, dataset, metric, architecture, epoch, duration, accuracy.
     Paper C orders the two datasets of a question by it (``d1.id < d2.id``), so the published order can be rebuilt.
     Source: nn-dataset 2.1.2, ``ab/nn/util/db/Write.py`` (``save_stat``) and ``ab/nn/util/Util.py`` (``uuid4``).
     """
-    text = str([transform, uid, task, dataset, metric, nn, epoch, duration, accuracy])
-    return hashlib.md5(re.sub(r"\s", "", text).encode()).hexdigest()
+    return hashlib.md5(re.sub(r"\s", "", str(list(values))).encode()).hexdigest()
 
 
 def compile_tables(wheel: Path) -> dict[str, pa.Table]:
@@ -131,14 +116,11 @@ class Issues:
         self.examples.setdefault((reason, kept), example)
 
     def table(self) -> pa.Table:
-        rows = [
-            {"reason": reason, "count": count, "kept": kept, "example": self.examples[reason, kept]}
-            for (reason, kept), count in sorted(self.counts.items())
-        ]
-        schema = pa.schema(
-            [("reason", pa.string()), ("count", pa.int64()), ("kept", pa.bool_()), ("example", pa.string())]
-        )
-        return pa.Table.from_pylist(rows, schema=schema)
+        keys = sorted(self.counts)
+        columns = {"reason": [reason for reason, _ in keys], "count": [self.counts[key] for key in keys],
+                   "kept": [kept for _, kept in keys], "example": [self.examples[key] for key in keys]}  # fmt: skip
+        kinds = {"reason": pa.string(), "count": pa.int64(), "kept": pa.bool_(), "example": pa.string()}
+        return pa.table(columns, schema=pa.schema(kinds))
 
 
 def _records(archive: zipfile.ZipFile, names: list[str], issues: Issues) -> pa.Table:
@@ -194,18 +176,17 @@ def _row(key: dict, trial: dict, name: str, issues: Issues) -> dict | None:
         return None
     if not 0 <= accuracy <= 1:
         issues.add("record with accuracy outside [0, 1]", name, kept=True)
-    for column in (*NUMBERS, *TEXT, "duration"):
+    for column in COLUMNS:
         if trial.get(column) is None:
             issues.add(f"record without {column}", name, kept=True)
     planned = trial.get("epoch")
     if planned is not None and planned != key["epoch"]:
         issues.add("record whose key 'epoch' is not the file's epoch (read as planned_epochs)", name, kept=True)
-    known = {*NUMBERS, *TEXT, "duration", "accuracy", "epoch"}
-    other = {k: v for k, v in sorted(trial.items()) if k not in known}
+    other = {k: v for k, v in sorted(trial.items()) if k not in (*COLUMNS, "accuracy", "epoch")}
     return {
         **key,
         "accuracy": float(accuracy),
-        **{column: trial.get(column) for column in (*NUMBERS, *TEXT, "duration")},
+        **{column: trial.get(column) for column in COLUMNS},
         "planned_epochs": None if planned is None else int(planned),
         "other": json.dumps(other) if other else None,
         "id": record_id(trial.get("transform"), trial.get("uid"), *key.values(), trial.get("duration"), accuracy),
@@ -236,10 +217,9 @@ def _architectures(archive: zipfile.ZipFile, names: list[str], issues: Issues) -
 def _cross_check(architectures: pa.Table, records: pa.Table, issues: Issues) -> None:
     """Count what the two tables say of each other: names without a partner, runs recorded twice."""
     recorded, sources = set(records["architecture"].unique().to_pylist()), set(architectures["name"].to_pylist())
-    for reason, names in (
-        ("architecture without any record", sources - recorded),
-        ("architecture with records but no source", recorded - sources),
-    ):
+    partners = {"architecture without any record": sources - recorded,
+                "architecture with records but no source": recorded - sources}  # fmt: skip
+    for reason, names in partners.items():
         if names:
             issues.add(reason, min(names), kept=True, count=len(names))
     key = ["task", "dataset", "metric", "architecture", "epoch", "uid"]

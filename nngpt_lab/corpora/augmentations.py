@@ -89,28 +89,18 @@ def parse_pipeline(code: str) -> Pipeline:
     operations in ``Compose``.
     """
     functions = [n for n in ast.parse(code).body if isinstance(n, ast.FunctionDef) and n.name == "transform"]
-    composes = [node for function in functions for node in ast.walk(function) if _is_call(node, "Compose")]
+    composes = [node for function in functions for node in ast.walk(function)
+                if isinstance(node, ast.Call) and _name(node) == "Compose"]  # fmt: skip
     if not composes or not composes[0].args or not isinstance(composes[0].args[0], ast.List):
         raise ValueError("there is no transform(norm) that returns Compose([...])")
     steps = [(_name(step), _arguments(step)) for step in composes[0].args[0].elts]
     names = tuple(name for name, _ in steps)
     has_tail = names[-len(TAIL) :] == TAIL
-    resize = next(
-        (value for name, arguments in steps[-len(TAIL) :] if name == "Resize" for value in arguments.values()), None
-    )
-    if isinstance(resize, tuple | list):
-        resize = resize[0] if resize else None
+    sizes = [value for name, arguments in steps[-len(TAIL) :] if name == "Resize" for value in arguments.values()]
+    size = sizes[0][:1] if sizes and isinstance(sizes[0], tuple | list) else sizes[:1]
+    resize = size[0] if size and isinstance(size[0], int) else None
     variable = steps[: -len(TAIL)] if has_tail else steps
-    return Pipeline(
-        tuple(n for n, _ in variable),
-        tuple(a for _, a in variable),
-        resize if isinstance(resize, int) else None,
-        has_tail,
-    )
-
-
-def _is_call(node: ast.AST, name: str) -> bool:
-    return isinstance(node, ast.Call) and _name(node) == name
+    return Pipeline(tuple(n for n, _ in variable), tuple(a for _, a in variable), resize, has_tail)
 
 
 def _name(step: ast.expr) -> str:
@@ -169,24 +159,14 @@ def _read_folder(archive: zipfile.ZipFile, folder: str, ending: str) -> dict[str
 
 
 def _function_row(name: str, code: str, source: str, result: str | None, issues: Issues) -> dict:
-    row: dict[str, Any] = {
-        "name": name,
-        "source": source,
-        "code": code,
-        "code_hash": code_hash(code),
-        "status": "unscored",
-    }
+    row: dict[str, Any] = {"name": name, "source": source, "code": code, "code_hash": code_hash(code)}
+    row["status"] = "unscored"
     if source == "llm":
         row["llm_epoch"], row["llm_index"] = (int(n) for n in re.findall(r"\d+", name))
     try:
         pipeline = parse_pipeline(code)
-        row |= {
-            "operations": list(pipeline.operations),
-            "n_operations": len(pipeline.operations),
-            "parameters": json.dumps(pipeline.parameters),
-            "resize": pipeline.resize,
-            "has_tail": pipeline.has_tail,
-        }
+        row |= {"operations": list(pipeline.operations), "n_operations": len(pipeline.operations)}
+        row |= {"resize": pipeline.resize, "has_tail": pipeline.has_tail, "parameters": json.dumps(pipeline.parameters)}
     except (SyntaxError, ValueError) as error:
         row |= {"status": "syntax" if isinstance(error, SyntaxError) else "contract", "error": str(error)}
         issues.add(f"function that cannot be read: {row['status']}", name, kept=True)

@@ -98,20 +98,17 @@ def is_layer(function: ast.expr) -> TypeGuard[ast.Attribute]:
     )
 
 
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
 def strip_docstrings(tree: ast.AST) -> None:
     """Remove docstrings in place; a body that held nothing else keeps ``pass``."""
     inside = [tree]
     while inside:  # statements alone: no expression has a docstring, and ast.walk would visit them all
         node = inside.pop()
         inside += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr)]
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
 
 
 class NameEraser(ast.NodeTransformer):
