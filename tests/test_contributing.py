@@ -66,8 +66,9 @@ def test_a_prompt(tmp_path, monkeypatch):
 def test_a_model(monkeypatch):
     spec = eval(example("A model"), {"ModelSpec": catalogue.ModelSpec})
     monkeypatch.setitem(catalogue.MODELS, spec.name, spec)
-    assert models.get_spec("My-Coder-1B") is spec
-    assert spec.memory_gib(four_bit=True) < spec.memory_gib()
+    assert models._find("My-Coder-1B") is spec
+    size = spec.parameters, spec.embeddings
+    assert catalogue.memory_gib(*size, four_bit=True) < catalogue.memory_gib(*size)
 
 
 def test_a_protocol(monkeypatch):

@@ -63,10 +63,8 @@ def load_adapter(coder: Coder, folder: str | Path, trainable: bool = True) -> Co
             f"{folder} holds no adapter: adapter_config.json and adapter_model.safetensors are wanted",
             "name a folder that save_adapter wrote",
         )
-    with (
-        quiet(),
-        seeded(coder.device, "adapter that is read"),
-    ):  # it is initialised before it is read; the caller's generator stays untouched
+    # It is initialised before it is read; the caller's generator stays untouched
+    with quiet(), seeded(coder.device, "adapter that is read"):
         model = PeftModel.from_pretrained(coder.model, str(folder), is_trainable=trainable)
     return replace(coder, model=model.eval())
 

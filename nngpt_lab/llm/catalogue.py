@@ -10,7 +10,7 @@ NF4_BYTES = 4.127 / 8  # 4 bits, and 0.127 for doubly quantised scales (Dettmers
 HEADROOM = 1.2  # what sampling takes, over the weights; LoRA takes more, by batch and length
 
 
-def memory_gib(parameters: int, embeddings: int, dtype: str, four_bit: bool) -> float:
+def memory_gib(parameters: int, embeddings: int, dtype: str = "bfloat16", four_bit: bool = False) -> float:
     """Memory for loading and sampling so many weights, GiB."""
     size = parameters * BYTES[dtype]
     if four_bit:
@@ -44,10 +44,6 @@ class ModelSpec:
     embeddings: int
     source: str
     gated: bool = False
-
-    def memory_gib(self, dtype: str = "bfloat16", four_bit: bool = False) -> float:
-        """Memory for loading and sampling, GiB."""
-        return memory_gib(self.parameters, self.embeddings, dtype, four_bit)
 
 
 DEEPSEEK, QWEN = "LicenseRef-DeepSeek-Model-License", "Apache-2.0"

@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,23 +28,9 @@ SPARE_COLUMNS = 256  # a full buffer is copied into one with this much room: one
 PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)  # one key and one value per token: a place can be reused
 
 
-class Batch(Protocol):
-    """Rows that a model continues together. ``joins``: whether rows can join while others are at work."""
-
-    joins: bool
-
-    def admit(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read prompts as new rows behind the others; logits of each one's next token, (prompts, vocabulary)."""
-
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Append one token to each row; logits of each one's next token, (rows, vocabulary)."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order."""
-
-
-def open_batch(model: torch.nn.Module, prompts: Sequence[Sequence[int]], rows: int) -> Batch:
-    """A batch of up to ``rows`` of these prompts: :class:`JoiningBatch` where the architecture allows it."""
+def open_batch(model: torch.nn.Module, prompts: Sequence[Sequence[int]], rows: int) -> JoiningBatch | PaddedBatch:
+    """A batch of up to ``rows`` of these prompts, all to be admitted later; one that rows can join while others are at
+    work where the architecture allows it."""
     forward = Forward(model)
     layers = DynamicCache(config=forward.config).layers
     if layers and all(type(layer) in PLAIN_LAYERS for layer in layers):
@@ -136,14 +122,7 @@ class PlacedLayer(DynamicLayer):
 
 
 class JoiningBatch:
-    """The batch that this module's head draws.
-
-    Args:
-        forward: the model.
-        prompts: all that will be admitted, for their common beginning.
-        rows: how many there are room for.
-        layers: the model's layers.
-    """
+    """The batch that this module's head draws, with room for so many rows and layers."""
 
     joins = True
 
@@ -156,7 +135,10 @@ class JoiningBatch:
 
     @torch.inference_mode()
     def admit(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read each distinct prompt once, those of one length together: a row's reading has no padding at all."""
+        """Read prompts as new rows behind the others; logits of each one's next token, (prompts, vocabulary).
+
+        Each distinct prompt is read once, those of one length together: a row's reading has no padding at all.
+        """
         first, window = len(self._lengths), self._window
         rows_of: dict[tuple[int, ...], list[int]] = {}
         for row, prompt in enumerate(prompts, start=first):
@@ -181,6 +163,7 @@ class JoiningBatch:
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
+        """Append one token to each row; logits of each one's next token, (rows, vocabulary)."""
         window, device = self._window, self._forward.device
         window.start = window.end - max(self._lengths)  # the columns of rows that are gone
         if window.end == self._cache.layers[0].keys.shape[2]:
@@ -198,7 +181,7 @@ class JoiningBatch:
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
-        """Rows change places only where ``rows`` says so: best leave the first ones where they are."""
+        """Keep these rows, in this order; those that it leaves where they are cost nothing."""
         moves = [(to, source) for to, source in enumerate(rows) if to != source]
         if any(source < to or source < len(rows) for to, source in moves):
             raise ValueError(f"rows {rows} would overwrite each other")
@@ -234,7 +217,8 @@ class JoiningBatch:
 class PaddedBatch:
     """For architectures whose states are not one key and value per token (recurrent, compressed, hybrid).
 
-    transformers' own cache; prompts are padded on the left and read together; the batch empties before others enter.
+    Methods as of :class:`JoiningBatch`, on transformers' own cache; prompts are padded on the left and read together;
+    the batch empties before others enter.
     """
 
     joins = False
@@ -270,7 +254,6 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     >>> common_prefix([[1, 2, 3], [1, 2, 4, 5]])
     2
     """
-    in_order = sorted(map(tuple, sequences))
-    low, high = in_order[0], in_order[-1]  # all others lie between them
+    low, high = min(sequences, key=tuple), max(sequences, key=tuple)  # all others lie between them
     pairs = zip(low, high, strict=False)
     return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(low), len(high)))

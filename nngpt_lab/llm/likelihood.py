@@ -8,7 +8,7 @@ causal attention no token sees it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicCache
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.llm.kv_cache import Forward, common_prefix
+from nngpt_lab.llm.lora import fill
 from nngpt_lab.llm.models import Coder
 
 CPU_TOKENS = 2048  # read at a time: more do not make a CPU faster
@@ -47,22 +48,11 @@ def log_likelihoods(coder: Coder, texts: Sequence[Sequence[int]]) -> np.ndarray:
     cache = DynamicCache(config=forward.config)
     if shared > 1:
         forward.logits(beginning, cache, logits_to_keep=1)
-    result = np.zeros(len(texts))
-    for rows in _batches(coder, [len(text) - shared for text in texts]):
+    result, lengths = np.zeros(len(texts)), [len(text) - shared for text in texts]
+    room = CPU_TOKENS if coder.device.type == "cpu" else max(1, LOGITS // forward.config.vocab_size)
+    for rows in fill(np.argsort(lengths, kind="stable"), lengths, room):
         result[rows] = _read(forward, cache, [texts[row][shared - 1 :] for row in rows])
     return result
-
-
-def _batches(coder: Coder, lengths: list[int]) -> Iterator[list[int]]:
-    """Row numbers, by length, so many at a time as are read fast."""
-    room = CPU_TOKENS if coder.device.type == "cpu" else max(1, LOGITS // coder.model.config.vocab_size)
-    order, start = np.argsort(lengths, kind="stable"), 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= room:
-            stop += 1
-        yield order[start:stop].tolist()
-        start = stop
 
 
 def _read(forward: Forward, cache: DynamicCache, texts: list[Sequence[int]]) -> np.ndarray:

@@ -178,14 +178,11 @@ def mean_loss(coder: Coder, examples: Sequence[Example], recipe: Recipe) -> floa
 
 def fit(examples: Sequence[Example], recipe: Recipe) -> list[Example]:
     """The examples, none longer than ``recipe.max_length``: longer ones lose their beginning, or are dropped."""
-    limit = recipe.max_length
-    long = sum(len(example.ids) > limit for example in examples)
-    if long and recipe.too_long == "drop":
-        log.warning("%d of %d examples are longer than %d tokens and are dropped", long, len(examples), limit)
-        examples = [example for example in examples if len(example.ids) <= limit]
-    elif long:
-        log.warning("%d of %d examples are longer than %d tokens and lose their beginning", long, len(examples), limit)
-        examples = [_keep_end(example, limit) for example in examples]
+    limit, drop = recipe.max_length, recipe.too_long == "drop"
+    if long := sum(len(example.ids) > limit for example in examples):
+        fate = "are dropped" if drop else "lose their beginning"
+        log.warning("%d of %d examples are longer than %d tokens and %s", long, len(examples), limit, fate)
+        examples = [_keep_end(example, limit) for example in examples if not drop or len(example.ids) <= limit]
     if not examples:
         raise UsageError("there is nothing to train on", "pass examples; raise Recipe.max_length if all were dropped")
     return list(examples)
@@ -214,6 +211,20 @@ def plan(examples: Sequence[Example], recipe: Recipe, seed: int, epoch: int) -> 
 
 def _cut(items, size: int) -> list:
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def fill(order: Sequence[int], lengths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Rows in ``order`` as batches: as many rows as fit, each as wide as the longest, into ``room`` tokens; or one."""
+    batch: list[int] = []
+    longest = 0
+    for row in map(int, order):
+        longest = max(longest, lengths[row])
+        if batch and (len(batch) + 1) * longest > room:
+            yield batch
+            batch, longest = [], lengths[row]
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def _passes(batches: list[list[Example]], recipe: Recipe, device: torch.device) -> Iterator[list[Example]]:

@@ -56,14 +56,6 @@ class Coder:
         return self.model.dtype
 
 
-def get_spec(name: str) -> ModelSpec:
-    """The model of that name; a UsageError that names the nearest one if there is none."""
-    if name in MODELS:
-        return MODELS[name]
-    cure = f"{did_you_mean(name, MODELS)}use one of {', '.join(MODELS)}, or the folder of a model"
-    raise UsageError(f"there is no model {name!r}", cure)
-
-
 def check(
     name_or_folder: str | Path,
     device: str | torch.device = "cpu",
@@ -83,11 +75,8 @@ def check(
     model = _find(name_or_folder)
     _check_device(str(device), four_bit)
     name = dtype_name(dtype, str(device))
-    if isinstance(model, ModelSpec):
-        needed, spare = model.memory_gib(name, four_bit), model.memory_gib(four_bit=True)
-    else:
-        counts = _count(model)
-        needed, spare = memory_gib(*counts, name, four_bit), memory_gib(*counts, name, True)
+    counts = (model.parameters, model.embeddings) if isinstance(model, ModelSpec) else _count(model)
+    needed, spare = memory_gib(*counts, name, four_bit), memory_gib(*counts, four_bit=True)
     free = free_memory_gib(str(device))
     if needed > free:
         smaller = f"load it with four_bit=True ({spare:.1f} GiB, on CUDA), " if not four_bit else ""
@@ -122,14 +111,20 @@ def load(
         UsageError, DataError: see :func:`check`; before any work.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     source = check(name_or_folder, device, dtype, four_bit)
     kind = dtype_name(dtype, str(device))
     folder = weights.folder(source) if isinstance(source, ModelSpec) else source
     options: dict[str, Any] = {"dtype": getattr(torch, kind), "use_safetensors": True}
     if four_bit:
-        options |= {"quantization_config": _four_bit(), "device_map": {"": str(device)}}
+        options["device_map"] = {"": str(device)}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with without_bars():
         model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
@@ -183,11 +178,12 @@ def free_memory_gib(device: str) -> float:
 
 
 def _find(name_or_folder: str | Path) -> ModelSpec | Path:
-    if isinstance(name_or_folder, str) and name_or_folder in MODELS:
-        return MODELS[name_or_folder]
-    folder = Path(name_or_folder).expanduser()
+    name, folder = str(name_or_folder), Path(name_or_folder).expanduser()
+    if isinstance(name_or_folder, str) and name in MODELS:
+        return MODELS[name]
     if not folder.is_dir():
-        return get_spec(str(name_or_folder))  # raises: it is no name either
+        cure = f"{did_you_mean(name, MODELS)}use one of {', '.join(MODELS)}, or the folder of a model"
+        raise UsageError(f"there is no model {name!r}", cure)
     if (folder / "adapter_config.json").is_file():
         raise UsageError(f"{folder} holds an adapter, not a model", "load its base model, then adapters.load_adapter")
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
@@ -238,18 +234,6 @@ def _count(folder: Path) -> tuple[int, int]:
                 total += size
                 embeddings += size if "embed" in key or "lm_head" in key else 0
     return total, embeddings
-
-
-def _four_bit() -> Any:
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
 
 
 @contextlib.contextmanager

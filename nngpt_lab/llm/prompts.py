@@ -17,6 +17,7 @@ otherwise) and ``<task>_<variant>`` stands beside it. The tokenizer's own chat t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import numbers
 import re
@@ -95,18 +96,14 @@ class Prompt:
         }
 
 
-def names() -> list[str]:
-    """All prompts there are, sorted."""
-    return sorted(_files())
-
-
 @functools.cache
 def prompt(name: str) -> Prompt:
     """The prompt of that name; a UsageError that names the nearest one if there is none."""
-    return _parse(name, named("prompt", name, _files()).read_text(encoding="utf-8"))
+    return _parse(name, named("prompt", name, files()).read_text(encoding="utf-8"))
 
 
-def _files() -> dict[str, Path]:
+def files() -> dict[str, Path]:
+    """All prompts there are, by name."""
     return {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.txt"))}
 
 
@@ -208,17 +205,12 @@ def _frame(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -
 
 def _without_refused_system(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[dict[str, str]]:
     """The messages, with the system's text before the first user's where the template has no place for it."""
-    import jinja2
-
     if messages[0]["role"] != "system":
         return messages
-    probe = zip(("system", "user", "assistant"), (SYSTEM, USER, ANSWER), strict=True)
-    try:
-        text = _apply(tokenizer, [{"role": role, "content": content} for role, content in probe], False)
-        if SYSTEM in text:
+    probe = {"system": SYSTEM, "user": USER, "assistant": ANSWER}
+    with contextlib.suppress(UsageError):
+        if SYSTEM in _render(tokenizer, [{"role": role, "content": mark} for role, mark in probe.items()], False):
             return messages
-    except jinja2.TemplateError:
-        pass
     system, user, *rest = messages
     return [user | {"content": f"{system['content']}\n\n{user['content']}"}, *rest]
 
@@ -226,20 +218,14 @@ def _without_refused_system(tokenizer: PreTrainedTokenizerBase, messages: list[d
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], ask: bool) -> str:
     import jinja2
 
+    if not tokenizer.chat_template:
+        cure = "use a model tuned to follow instructions, or set tokenizer.chat_template"
+        raise UsageError(f"{_name(tokenizer)} has no chat template", cure)
     try:
-        return _apply(tokenizer, messages, ask)
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
     except jinja2.TemplateError as error:
         cause = f"the chat template of {_name(tokenizer)} refuses the messages: {error}"
         raise UsageError(cause, "use a prompt of the form that the model was tuned for") from error
-
-
-def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], ask: bool) -> str:
-    if not tokenizer.chat_template:
-        raise UsageError(
-            f"{_name(tokenizer)} has no chat template",
-            "use a model tuned to follow instructions, or set tokenizer.chat_template",
-        )
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, **options: bool) -> list[int]:

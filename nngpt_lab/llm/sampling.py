@@ -222,20 +222,15 @@ def _metered(written: Iterator[Row], coder: Coder, count: int, progress: bool) -
         try:
             start = time.perf_counter()
             for row in written:
-                written_text = Sample(_text(coder, row), row.seed, len(row.ids), row.ended)
-                tokens += written_text.new_tokens
+                ids = row.ids[:-1] if row.ended else row.ids  # the end token is no part of the text, special or not
+                text = coder.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                tokens += len(row.ids)
                 seconds += time.perf_counter() - start
                 bar.set_postfix_str(f"{tokens / seconds:,.0f} tokens/s", refresh=False)
                 bar.update()
-                yield row.index, written_text
+                yield row.index, Sample(text, row.seed, len(row.ids), row.ended)
                 start = time.perf_counter()
         finally:
             coder.model.train(training)
     logger.info("%s wrote %d texts of %d tokens in %.1f s: %.0f tokens/s",
                 coder.name, count, tokens, seconds, tokens / seconds if seconds else math.nan)  # fmt: skip
-
-
-def _text(coder: Coder, row: Row) -> str:
-    """The answer's text: the end token is never part of it, special or not."""
-    ids = row.ids[:-1] if row.ended else row.ids
-    return coder.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

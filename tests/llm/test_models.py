@@ -12,7 +12,7 @@ import pytest
 from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.llm import catalogue, models, weights
-from nngpt_lab.llm.catalogue import MODELS
+from nngpt_lab.llm.catalogue import MODELS, memory_gib
 from nngpt_lab.llm.models import check, load
 from nngpt_lab.records.profiles import PROFILES
 from tests.helpers.tiny_model import SIZES, save_tiny
@@ -58,13 +58,14 @@ def test_every_entry_is_whole(spec):
         assert spec.revision == "main" or re.fullmatch(r"[0-9a-f]{40}", spec.revision)
     if spec.kind == "wheel":
         assert spec.revision == artifacts.MODEL_WHEELS[spec.location].version
-    assert spec.memory_gib(four_bit=True) < spec.memory_gib("bfloat16") == spec.memory_gib("float32") / 2
+    size = spec.parameters, spec.embeddings
+    assert memory_gib(*size, four_bit=True) < memory_gib(*size, "bfloat16") == memory_gib(*size, "float32") / 2
 
 
 def test_the_papers_model_fits_a_24_gb_device_whole_and_an_8_gb_one_in_4_bits():
     spec = MODELS["DeepSeek-Coder-7B"]
-    assert 13 < spec.memory_gib("bfloat16") < 22
-    assert 4 < spec.memory_gib(four_bit=True) < 7
+    assert 13 < memory_gib(spec.parameters, spec.embeddings, "bfloat16") < 22
+    assert 4 < memory_gib(spec.parameters, spec.embeddings, four_bit=True) < 7
 
 
 def test_a_model_wheel_is_not_part_of_what_every_demo_downloads():

@@ -44,24 +44,24 @@ def rendered(name: str) -> str:
 # -------------------------------------------------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("name", prompts.names())
+@pytest.mark.parametrize("name", sorted(prompts.files()))
 def test_the_rendered_text_is_exactly_this(name):
     assert rendered(name) == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def test_every_golden_file_has_its_prompt():
-    assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == prompts.names()
+    assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == sorted(prompts.files())
 
 
 def test_every_prompt_says_where_it_comes_from_and_shows_no_header():
-    for name in prompts.names():
+    for name in sorted(prompts.files()):
         wanted = prompt(name)
         assert len(wanted.source) > 20
         assert prompts.MARK not in (wanted.system or "") + wanted.user
 
 
 def test_the_papers_forms_are_the_user_message_alone_and_the_variants_differ_in_the_system_message_only():
-    for name in prompts.names():
+    for name in sorted(prompts.files()):
         if name.endswith("_system"):
             paper = prompt(name.removesuffix("_system"))
             assert paper.system is None and prompt(name).system
@@ -348,5 +348,5 @@ def test_an_answer_that_nothing_ends_is_refused():
 
 if __name__ == "__main__":
     GOLDEN.mkdir(parents=True, exist_ok=True)
-    for each in prompts.names():
+    for each in sorted(prompts.files()):
         (GOLDEN / f"{each}.txt").write_text(rendered(each), encoding="utf-8")

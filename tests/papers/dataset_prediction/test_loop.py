@@ -14,7 +14,7 @@ import torch
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.llm.likelihood import log_likelihoods
 from nngpt_lab.llm.models import Coder
-from nngpt_lab.llm.prompts import encode, names, prompt
+from nngpt_lab.llm.prompts import encode, files, prompt
 from nngpt_lab.papers.dataset_prediction import answers as paper_answers
 from nngpt_lab.papers.dataset_prediction import asking, division
 from nngpt_lab.papers.dataset_prediction import loop as dp
@@ -198,7 +198,7 @@ def test_two_networks_change_places_and_letters_do_not(tmp_path, questions):
 
 def test_every_design_has_its_prompts():
     for design in DESIGNS.values():
-        assert {f"{design.style}_{name}" for name in (*design.prompts, "networks")} <= set(names())
+        assert {f"{design.style}_{name}" for name in (*design.prompts, "networks")} <= set(files())
         assert all(cell.split in division.ALL_SPLITS for cell in design.cells) and DESIGNS[design.name] is design
     with pytest.raises(UsageError, match="did you mean 'nano-c'"):
         DESIGNS["nano-d"]
