@@ -118,7 +118,7 @@ def get_arms(names: str, arms: Mapping[str, A]) -> list[A]:
 
 
 def describe(design: Design) -> pd.DataFrame:
-    """A design as a table of its numbers: columns setting, value."""
+    """A design or protocol as a table of its fields: columns setting, value."""
     rows = []
     for name, value in vars(design).items():
         if is_dataclass(value) and not isinstance(value, type):

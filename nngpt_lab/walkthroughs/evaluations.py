@@ -7,12 +7,15 @@ A frame of evaluations has one row per candidate: ``name``, ``group`` (family or
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from nngpt_lab.candidates import pool
+from nngpt_lab.candidates.ledger import Ledger
+from nngpt_lab.candidates.outcome import Candidate
+from nngpt_lab.candidates.proxy import Proxy
 from nngpt_lab.corpora import architectures
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.sandbox.status import Status
@@ -37,24 +40,35 @@ def stratified_names(names: pd.Series, groups: pd.Series, size: int, rng: np.ran
     return sorted(shuffled.assign(turn=turn).sort_values(["turn", "group"])["name"].head(size))
 
 
-def recorded_accuracy(records: pd.DataFrame, dataset: str = "cifar-10") -> pd.Series:
-    """Accuracy after epoch 1 that the authors recorded, by architecture: one run each, that of the smallest id.
+def evaluated(codes: pd.Series, proxy: Proxy, ledger: Ledger, workers: int, seed: int = 0) -> pd.DataFrame:
+    """What came of each code: status, score, parameters, message, seconds; with the index of ``codes``.
+
+    What the ledger holds is not computed again.
+    """
+    candidates = [Candidate("", code, proxy.protocol.kind) for code in codes]
+    outcomes = pool.evaluate(candidates, proxy, ledger, seeds=(seed,), workers=workers)
+    columns = ["status", "score", "parameters", "message", "seconds"]
+    rows = [(o.status.value, o.score, o.parameters, o.message, o.seconds.get("total", np.nan)) for o in outcomes]
+    return pd.DataFrame(rows, columns=columns, index=codes.index).astype({"score": float, "parameters": "Int64"})
+
+
+def recorded_accuracy(records: pd.DataFrame) -> pd.Series:
+    """CIFAR-10 accuracy after epoch 1 that the authors recorded, by architecture: one run each, of the smallest id.
 
     Runs differ in learning rate, batch, image size and augmentation, so this is a rank to compare with, no target.
     """
     runs = architectures.one_run_per_epoch(architectures.classification(records))
-    return runs.loc[dataset, 1].dropna().rename("recorded")
+    return runs.loc["cifar-10", 1].dropna().rename("recorded")
 
 
 def status_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Candidates by group (rows) and status (columns, in the order in which they can happen), and the share ok."""
     counts = pd.crosstab(frame["group"], frame["status"])
-    seen = [status.value for status in Status if status.value in counts]
-    total = counts[seen].sum().rename("all")
-    table = pd.concat([counts[seen], total.to_frame().T])
+    table = counts[[status.value for status in Status if status.value in counts]].copy()
+    table.loc["all"] = table.sum()
     table.insert(0, "candidates", table.sum(axis=1))
     table["ok_share"] = table.get("ok", 0) / table["candidates"]
-    return table.rename_axis("group").reset_index()
+    return table.reset_index()
 
 
 def reason(message: str) -> str:
@@ -69,12 +83,11 @@ def failure_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Every failure by status and reason: how many, and the first example by name."""
     failed = frame[frame["status"] != Status.OK.value].sort_values("name")
     keyed = failed.assign(reason=failed["message"].map(reason))
-    table = keyed.groupby(["status", "reason"]).agg(candidates=("name", "size"), example=("name", "first"))
-    order = {status.value: place for place, status in enumerate(Status)}
-    table = table.reset_index()
-    table["place"] = table["status"].map(order)
-    table = table.sort_values(["place", "candidates", "reason"], ascending=[True, False, True])
-    return table.drop(columns="place").reset_index(drop=True)
+    keyed["status"] = pd.Categorical(keyed["status"], [status.value for status in Status])
+    groups = keyed.groupby(["status", "reason"], observed=True)
+    table = groups.agg(candidates=("name", "size"), example=("name", "first")).reset_index()
+    table = table.sort_values(["status", "candidates", "reason"], ascending=[True, False, True], ignore_index=True)
+    return table.astype({"status": str})
 
 
 def novelty_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -94,15 +107,13 @@ def agreement(frame: pd.DataFrame, seed: int, resamples: int) -> pd.DataFrame:
     Rows: group, n, spearman with its bootstrap interval (low, high). Groups with fewer than ``LEAST`` are left out.
     """
     known = frame.dropna(subset=["score", "recorded"])
-    parts = [("all", known), *known.groupby("group")]
     rows = []
-    for place, (group, part) in enumerate(parts):
+    for place, (group, part) in enumerate([("all", known), *known.groupby("group")]):
         if len(part) >= LEAST:
-            rng = generator("agreement", seed, place)
-            pairs = part[["score", "recorded"]].to_numpy(float)
-            rows.append({"group": group} | asdict(intervals.bootstrap(pairs, intervals.spearman, rng, resamples)))
-    table = pd.DataFrame(rows, columns=["group", "n", "value", "low", "high"])
-    return table.rename(columns={"value": "spearman"})
+            pairs, rng = part[["score", "recorded"]].to_numpy(float), generator("agreement", seed, place)
+            estimate = intervals.bootstrap(pairs, intervals.spearman, rng, resamples)
+            rows.append((group, estimate.n, estimate.value, estimate.low, estimate.high))
+    return pd.DataFrame(rows, columns=["group", "n", "spearman", "low", "high"])
 
 
 def recorded_against_ours(frame: pd.DataFrame, ours: str) -> Figure:
@@ -122,13 +133,13 @@ def recorded_against_ours(frame: pd.DataFrame, ours: str) -> Figure:
 
 def statuses(table: pd.DataFrame) -> Figure:
     """Stacked bars of a :func:`status_table`: how the candidates of each group ended, as shares."""
-    groups = table[table["group"] != "all"].set_index("group").iloc[::-1]
-    names = [name for name in groups.columns if name not in ("candidates", "ok_share")]
+    shares = table[table["group"] != "all"].set_index("group").iloc[::-1]
+    shares = shares.drop(columns="ok_share").div(shares["candidates"], axis=0).drop(columns="candidates")
     failures = iter([*COLOURS, "#444444", "#bbaa00"])
     looks = {name: {"label": name.replace("_", " "), "facecolor": "#d9d9d9" if name == "ok" else next(failures)}
-             for name in names}  # fmt: skip
-    figure, ax = new_figure(width=8, height=0.8 + 0.36 * len(groups))
-    stack(ax, groups[names].div(groups["candidates"], axis=0), looks)
+             for name in shares.columns}  # fmt: skip
+    figure, ax = new_figure(width=8, height=0.8 + 0.36 * len(shares))
+    stack(ax, shares, looks)
     ax.set(xlabel="share of candidates", xlim=(0, 1))
     legend_right(figure)
     return figure

@@ -22,9 +22,6 @@ from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.statistics.plots import line, whole_numbers
 from nngpt_lab.statistics.style import COLOURS, MUTED, OTHER, OURS, new_figure
 
-ADAPTER = "lora_"  # how peft names what it adds
-WRAPPED = (("base_model.model.", ""), (".base_layer.", "."))  # how peft renames what was there
-
 
 def update(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     """What is added to the weights: (alpha / r) B A, shape (out, in), of A (r, in) and B (out, r)."""
@@ -67,22 +64,17 @@ def counts(shapes: Mapping[str, tuple[int, int]], rank: int) -> pd.DataFrame:
     if rank < 1:
         raise UsageError(f"an adapter of rank {rank} has no weights", "use a rank from 1")
     table = pd.DataFrame([(name, *shape) for name, shape in shapes.items()], columns=["layer", "out", "in"])
-    table["weights"] = table["out"] * table["in"]
-    table["adapter"] = rank * (table["out"] + table["in"])
-    table["share"] = table["adapter"] / table["weights"]
-    table["break_even"] = table["weights"] / (table["out"] + table["in"])
-    return table
+    weights, sides = table["out"] * table["in"], table["out"] + table["in"]
+    return table.assign(weights=weights, adapter=rank * sides, share=rank * sides / weights, break_even=weights / sides)
 
 
 def base_weights(model: nn.Module) -> dict[str, Tensor]:
     """Copies of all weights that no adapter added, by the names they had before peft wrapped them."""
-    weights = {}
-    for name, value in model.named_parameters():
-        if ADAPTER not in name:
-            for new, old in WRAPPED:
-                name = name.replace(new, old)
-            weights[name] = value.detach().clone()
-    return weights
+    return {
+        name.replace("base_model.model.", "").replace(".base_layer.", "."): value.detach().clone()
+        for name, value in model.named_parameters()
+        if "lora_" not in name
+    }
 
 
 def same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -166,22 +158,19 @@ def rank_against_fit(
     target: Tensor, ranks: Sequence[int], steps: int, lr: float, generator: torch.Generator
 ) -> pd.DataFrame:
     """Learning curves of adapters of several ranks: rank, step (from 0), error, best (what the rank allows at all)."""
-    tables = []
-    for rank in ranks:
-        errors = learn(target, rank, steps, lr, generator)
-        tables.append(pd.DataFrame({"rank": rank, "step": range(steps + 1), "error": errors}))
-        tables[-1]["best"] = best_error(target, rank)
+    tables = [
+        pd.DataFrame({"rank": rank, "step": range(steps + 1), "error": learn(target, rank, steps, lr, generator)})
+        .assign(best=best_error(target, rank)) for rank in ranks
+    ]  # fmt: skip
     return pd.concat(tables, ignore_index=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- figures
 
 
-def draw_rank_against_fit(table: pd.DataFrame, target_rank: int, floor: float = 1e-6) -> Figure:
-    """Learning curves by rank, errors below ``floor`` drawn there; dashed: the smallest error that a rank allows.
-
-    ``table``: from :func:`rank_against_fit`.
-    """
+def draw_rank_against_fit(table: pd.DataFrame, target_rank: int) -> Figure:
+    """Curves of :func:`rank_against_fit`, errors below 1e-6 drawn there; dashed: the least error that a rank allows."""
+    floor = 1e-6
     figure, ax = new_figure(width=8, height=4)
     for (rank, part), colour in zip(table.groupby("rank"), COLOURS, strict=False):
         ax.plot(part["step"], 100 * part["error"].clip(lower=floor), color=colour, label=f"r = {rank}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from fractions import Fraction
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pandas as pd
@@ -41,13 +41,10 @@ def jaccard(first: Sequence[Hashable], second: Sequence[Hashable]) -> Fraction:
 
 def membership(first: Sequence[tuple[str, ...]], second: Sequence[tuple[str, ...]]) -> pd.DataFrame:
     """All runs of two sets with the number that stands for each: number, shingle, first, second, shared."""
-    every = list(dict.fromkeys([*first, *second]))
-    a, b = set(first), set(second)
-    rows = [
-        (i, " ".join(shingle), shingle in a, shingle in b, shingle in a and shingle in b)
-        for i, shingle in enumerate(every)
-    ]
-    return pd.DataFrame(rows, columns=["number", "shingle", "first", "second", "shared"])
+    union = list(dict.fromkeys([*first, *second]))
+    a, b = ([shingle in members for shingle in union] for members in (set(first), set(second)))
+    table = pd.DataFrame({"number": range(len(union)), "shingle": map(" ".join, union), "first": a, "second": b})
+    return table.assign(shared=table["first"] & table["second"])
 
 
 # ------------------------------------------------------------------------------------------------------------ minima
@@ -72,10 +69,11 @@ def share_over_all_permutations(first: Sequence[int], second: Sequence[int]) -> 
     union = sorted({*first, *second})
     if not 0 < len(union) <= 8:
         raise UsageError(f"all orders of {len(union)} elements are not tried", "use 1 to 8 elements")
-    a, b = set(first), set(second)
-    starts = [(next((e for e in order if e in a), None), next((e for e in order if e in b), None))
-              for order in permutations(union)]  # fmt: skip
-    return Fraction(sum(of_first == of_second for of_first, of_second in starts), len(starts))
+    orders = list(permutations(union))
+    equal = sum(
+        min(first, key=order.index, default=None) == min(second, key=order.index, default=None) for order in orders
+    )
+    return Fraction(equal, len(orders))
 
 
 def random_ranks(elements: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -93,6 +91,13 @@ def pair_of_sets(similarity: float, union: int) -> tuple[np.ndarray, np.ndarray]
     return shared | even, shared | ~even
 
 
+def equal_minima(similarity: float, count: int, union: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:
+    """The exact Jaccard index of a :func:`pair_of_sets`, and whether their minima agree under each permutation."""
+    first, second = pair_of_sets(similarity, union)
+    smallest = signatures(first, second, random_ranks(union, count, rng))
+    return float(np.mean(first & second)), smallest[0] == smallest[1]
+
+
 def simulate_error(
     similarity: float, counts: Sequence[int], repeats: int, union: int, rng: np.random.Generator
 ) -> pd.DataFrame:
@@ -101,13 +106,10 @@ def simulate_error(
     Columns: jaccard (exact), permutations, repeats, mean (of the estimates), spread (their standard deviation) and
     theory, sqrt(J (1 - J) / permutations): the share of equal minima is a binomial proportion.
     """
-    first, second = pair_of_sets(similarity, union)
-    truth = float(np.mean(first & second))
     rows = []
     for count in counts:
-        smallest = signatures(first, second, random_ranks(union, repeats * count, rng))
-        estimates = (smallest[0] == smallest[1]).reshape(repeats, count).mean(axis=1)
-        theory = np.sqrt(truth * (1 - truth) / count)
+        truth, equal = equal_minima(similarity, repeats * count, union, rng)
+        estimates, theory = equal.reshape(repeats, count).mean(axis=1), np.sqrt(truth * (1 - truth) / count)
         rows.append((truth, count, repeats, estimates.mean(), estimates.std(ddof=1), theory))
     return pd.DataFrame(rows, columns=["jaccard", "permutations", "repeats", "mean", "spread", "theory"])
 
@@ -138,29 +140,23 @@ def simulate_retrieval(
     cuts: dict[str, tuple[int, int]],
     repeats: int,
     rng: np.random.Generator,
-    union: int = 20,
 ) -> pd.DataFrame:
     """The share of pairs that LSH looks at, for pairs of known similarity and random permutations.
 
     Args:
-        similarities: of the pairs; a multiple of 1 / union is taken.
+        similarities: of the pairs, rounded to twentieths: two sets have 20 members together.
         cuts: (bands, rows) by name.
         repeats: pairs of each similarity, each with permutations of its own.
-        union: members of the two sets together.
 
     Returns:
         cut, bands, rows, jaccard, repeats, share with its Wilson interval (low, high), and theory.
     """
     table = []
-    for name, (bands, rows) in cuts.items():
-        for similarity in similarities:
-            first, second = pair_of_sets(similarity, union)
-            truth = float(np.mean(first & second))
-            smallest = signatures(first, second, random_ranks(union, repeats * bands * rows, rng))
-            equal = (smallest[0] == smallest[1]).reshape(repeats, bands, rows)
-            share = wilson(int(equal.all(axis=2).any(axis=1).sum()), repeats)
-            theory = retrieval(truth, bands, rows)
-            table.append((name, bands, rows, truth, repeats, share.value, share.low, share.high, theory))
+    for (name, (bands, rows)), similarity in product(cuts.items(), similarities):
+        truth, equal = equal_minima(similarity, repeats * bands * rows, 20, rng)
+        looked_at = equal.reshape(repeats, bands, rows).all(axis=2).any(axis=1)
+        share, theory = wilson(looked_at.sum(), repeats), retrieval(truth, bands, rows)
+        table.append((name, bands, rows, truth, repeats, share.value, share.low, share.high, theory))
     columns = ["cut", "bands", "rows", "jaccard", "repeats", "share", "low", "high", "theory"]
     return pd.DataFrame(table, columns=columns)
 
@@ -168,11 +164,8 @@ def simulate_retrieval(
 # ----------------------------------------------------------------------------------------------------------- figures
 
 
-def draw_error(table: pd.DataFrame, marked: int = 256) -> Figure:
-    """The spread of estimates over the number of permutations: simulated (dots) and in theory (a line).
-
-    ``table``: from :func:`simulate_error`, for one or more values of J. The dashed line marks ``marked`` permutations.
-    """
+def draw_error(table: pd.DataFrame) -> Figure:
+    """The spread of estimates (:func:`simulate_error`) over the number of permutations: simulated and in theory."""
     figure, ax = new_figure(width=8, height=3.8)
     for (truth, part), colour in zip(table.groupby("jaccard"), (OURS, COLOURS[1], COLOURS[2]), strict=False):
         counts = np.geomspace(part["permutations"].min(), part["permutations"].max(), 100)
@@ -181,9 +174,9 @@ def draw_error(table: pd.DataFrame, marked: int = 256) -> Figure:
                    label=f"simulated, {part['repeats'].iloc[0]:,} estimates a dot")  # fmt: skip
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
-    for axis, form in ((ax.xaxis, "{:.0f}"), (ax.yaxis, "{:.3f}")):
-        axis.set_major_formatter(lambda value, _, form=form: form.format(value))
-    reference_line(ax, marked, "paper B", MUTED, vertical=True)
+    ax.xaxis.set_major_formatter("{x:.0f}")
+    ax.yaxis.set_major_formatter("{x:.3f}")
+    reference_line(ax, 256, "paper B", MUTED, vertical=True)
     ax.set(xlabel="permutations", ylabel="standard deviation of the estimate",
            title="Four times the permutations, half the error")  # fmt: skip
     ax.legend(loc="lower left")
@@ -191,10 +184,7 @@ def draw_error(table: pd.DataFrame, marked: int = 256) -> Figure:
 
 
 def draw_retrieval(table: pd.DataFrame, threshold: float) -> Figure:
-    """The S-curves: the share of pairs that LSH looks at, simulated (Wilson intervals) and in theory (lines).
-
-    ``table``: from :func:`simulate_retrieval`; the dashed line marks the similarity from which a pair is a duplicate.
-    """
+    """The S-curves of :func:`simulate_retrieval`; the dashed line marks from where on a pair is a duplicate."""
     figure, ax = new_figure(width=8, height=4)
     similarity = np.linspace(0, 1, 400)
     for (name, part), colour in zip(table.groupby("cut", sort=False), (COLOURS[2], OURS, COLOURS[1]), strict=False):

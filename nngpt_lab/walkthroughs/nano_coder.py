@@ -1,4 +1,4 @@
-"""The nano coder's training text: which of LEMUR it is, what is held out, and why.
+"""How the nano coder is made: which of LEMUR it reads, what is held out and why, from text to weights.
 
     corpus = distinct(narrowed())                             narrowed LEMUR, one row per distinct network
     corpus = corpus.join(check(corpus, ledger))               trained for two steps each, in the sandbox
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,11 +27,11 @@ import numpy as np
 import pandas as pd
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from nngpt_lab.candidates import pool, proxy, small_network
+from nngpt_lab.candidates import proxy, small_network
 from nngpt_lab.candidates.extract import extract
 from nngpt_lab.candidates.ledger import Ledger
-from nngpt_lab.candidates.outcome import Candidate, Kind
-from nngpt_lab.candidates.protocols import Protocol, get_protocol
+from nngpt_lab.candidates.outcome import Kind
+from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.candidates.screening import screen
 from nngpt_lab.corpora import architectures, augmentations
 from nngpt_lab.corpora.code import code_hash, describe, tidy
@@ -48,11 +47,10 @@ from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import Prompt, encode, encode_pair, prompt
 from nngpt_lab.llm.sampling import sample
 from nngpt_lab.walkthroughs import pretraining
-from nngpt_lab.walkthroughs.evaluations import stratified_names
+from nngpt_lab.walkthroughs.evaluations import evaluated, stratified_names
 from nngpt_lab.walkthroughs.pretraining import Architecture, Schedule
 
 LONGEST = 5000  # characters of a narrowed source; longer ones (all FractalNets) would take most of the tokens
-LEFT_OUT = "too long"
 BEST_SHARE = 0.1
 RESERVED = 10  # one in so many
 CHECK = replace(get_protocol("digits"), name="check", source="lab", train_limit=32, wall_seconds=30.0)
@@ -72,22 +70,21 @@ def narrowed(sample: int | None = None, seed: int = 0) -> pd.DataFrame:
     """
     lemur = architectures.load()
     table = lemur.architectures.query("parses").sort_values("name").astype({"name": str, "family": str})
-    if sample is not None and sample < len(table):
+    if sample is not None:
         chosen = stratified_names(table["name"], table["family"], sample, np.random.default_rng(seed))
         table = table[table["name"].isin(chosen)]
     before = {"code": "code_before", "nameless_hash": "program_before", "layer_calls": "layer_calls_before"}
     table = table[["name", "family", *before]].rename(columns=before).reset_index(drop=True)
     table = table.join(pd.DataFrame(in_processes(_narrowed, list(table["code_before"]), "narrowed")))
-    records = architectures.classification(lemur.records)
-    first = records[(records["dataset"] == "cifar-10") & (records["epoch"] == 1)]
-    table["recorded"] = table["name"].map(first.groupby("architecture", observed=True)["accuracy"].max())
+    records = architectures.classification(lemur.records).query("dataset == 'cifar-10' and epoch == 1")
+    table["recorded"] = table["name"].map(records.groupby("architecture", observed=True)["accuracy"].max())
     table["recorded"] = table.groupby("program")["recorded"].transform("max")
     return table
 
 
 def distinct(table: pd.DataFrame) -> pd.DataFrame:
     """One row per program up to names, the first by name; what is too long stays, so that the split can say so."""
-    return table.drop_duplicates("program").reset_index(drop=True)
+    return table.drop_duplicates("program", ignore_index=True)
 
 
 def _narrowed(code: str) -> dict:
@@ -102,41 +99,32 @@ def check(corpus: pd.DataFrame, ledger: Ledger, workers: int = 2) -> pd.DataFram
 
     What is too long has the status ``too long`` and is not run.
     """
-    outcomes = _evaluated(corpus.loc[corpus["characters"] <= LONGEST, "code"], CHECK, ledger, workers)
-    return outcomes[["status", "parameters"]].reindex(corpus.index).fillna({"status": LEFT_OUT})
-
-
-def _evaluated(codes: pd.Series, protocol: Protocol, ledger: Ledger, workers: int) -> pd.DataFrame:
-    """Status, score and parameters of each network, with the index of ``codes``."""
-    candidates = [Candidate("", code, Kind.ARCHITECTURE) for code in codes]
-    outcomes = pool.evaluate(candidates, proxy.prepare(protocol), ledger, workers=workers)
-    rows = [(outcome.status.value, outcome.score, outcome.parameters) for outcome in outcomes]
-    table = pd.DataFrame(rows, columns=["status", "score", "parameters"], index=codes.index)
-    return table.astype({"score": float, "parameters": "Int64"})
+    codes = corpus.loc[corpus["characters"] <= LONGEST, "code"]
+    outcomes = evaluated(codes, proxy.prepare(CHECK), ledger, workers)
+    return outcomes[["status", "parameters"]].reindex(corpus.index).fillna({"status": "too long"})
 
 
 def split(corpus: pd.DataFrame) -> pd.Series:
     """The part of each row (columns family, program, recorded, status): train, best, reserved, or its failure."""
-    part = corpus["status"].where(corpus["status"] != "ok", "train")
-    usable = corpus[part == "train"]
-    rank = usable.groupby("family")["recorded"].rank(pct=True)
-    part[rank.index[rank > 1 - BEST_SHARE]] = "best"
-    is_reserved = corpus["program"].map(reserved, na_action="ignore").astype(bool)
-    part[(part == "train") & is_reserved] = "reserved"
-    return part
+    usable = corpus[corpus["status"] == "ok"]
+    parts = _parts(usable["program"], usable.groupby("family")["recorded"])
+    return parts.reindex(corpus.index).fillna(corpus["status"])
+
+
+def function_parts(functions: pd.DataFrame) -> pd.Series:
+    """The part of paper A's scored functions (columns score, code): train, best or reserved."""
+    return _parts(functions["code"].map(lambda code: code_hash(tidy(code))), functions["score"])
+
+
+def _parts(programs: pd.Series, scores) -> pd.Series:
+    """``best``: the best by ``scores`` (within its groups, if it has such); then ``reserved``, by hash; else train."""
+    part = programs.map(reserved).map({True: "reserved", False: "train"})
+    return part.mask(scores.rank(pct=True) > 1 - BEST_SHARE, "best")
 
 
 def reserved(program: str) -> bool:
     """Whether a network is kept for tests, by the hash of its program up to names."""
     return int(program[:8], 16) % RESERVED == 0
-
-
-def function_parts(functions: pd.DataFrame) -> pd.Series:
-    """The part of paper A's scored functions (columns score, code): train, best or reserved."""
-    part = pd.Series("train", index=functions.index)
-    part[[reserved(code_hash(tidy(code))) for code in functions["code"]]] = "reserved"
-    part[functions["score"].rank(pct=True) > 1 - BEST_SHARE] = "best"
-    return part
 
 
 def document(asked: Prompt, values: dict[str, str | int], answer: str, tokenizer) -> Example:
@@ -179,14 +167,13 @@ def function_documents(functions: pd.DataFrame, tokenizer, rng: np.random.Genera
 def published_functions() -> pd.DataFrame:
     """Paper A's functions that have a score, tidied, one row per program: columns name, code, score, part."""
     table = augmentations.load().brute_force.dropna(subset="score").sort_values("name")
-    table = table.assign(code=[tidy(code) for code in table["code"]]).drop_duplicates("code")
+    table = table.assign(code=table["code"].map(tidy)).drop_duplicates("code")
     return table.assign(part=function_parts(table))[["name", "code", "score", "part"]].reset_index(drop=True)
 
 
 # ------------------------------------------------------------------------------------------------- from text to weights
 
 FUNCTIONS = 1200  # of paper A's functions in the training text: they are short, and all alike
-ANSWERS = 64  # sampled to say what the base model writes
 EVALUATION = lora.Recipe(batch=16)  # of losses; nothing is tuned by it
 
 
@@ -202,7 +189,7 @@ class Recipe:
 
     networks: int | None = None
     functions: int = FUNCTIONS
-    answers: int = ANSWERS
+    answers: int = 64
     architecture: Architecture = field(default_factory=Architecture)
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -229,34 +216,35 @@ def recipe(name: str, networks: int | None = None, epochs: int | None = None) ->
 
 @dataclass(frozen=True)
 class TrainingText:
-    """Tokenizer and documents: ``train`` is learnt from; ``reserved`` and ``best`` are networks that are not.
-
-    Networks stand in the corpus's order; in ``train`` the first ``networks`` documents are such, then come functions.
-    """
+    """Tokenizer and documents: networks by part (train, reserved, best), in the corpus's order, and functions."""
 
     tokenizer: PreTrainedTokenizerFast
-    train: list[Example]
-    networks: int
-    reserved: list[Example]
-    best: list[Example]
+    networks: dict[str, list[Example]]
+    functions: list[Example]
+
+    @property
+    def train(self) -> list[Example]:
+        """What is learnt from."""
+        return self.networks["train"] + self.functions
 
 
 def training_text(
     corpus: pd.DataFrame, functions: pd.DataFrame, vocabulary: int, count: int = FUNCTIONS, seed: int = 0
 ) -> TrainingText:
     """The vocabulary, from the training part alone, and all documents."""
-    networks = {part: corpus.loc[corpus["part"] == part, "code"].to_list() for part in ("train", "reserved", "best")}
+    codes = {part: corpus.loc[corpus["part"] == part, "code"].to_list() for part in ("train", "reserved", "best")}
     usable = functions[functions["part"] == "train"]
     chosen = usable.sample(min(count, len(usable)), random_state=seed)
-    tokenizer = pretraining.train_tokenizer([*networks["train"], *chosen["code"]], vocabulary)
+    tokenizer = pretraining.train_tokenizer([*codes["train"], *chosen["code"]], vocabulary)
     rng = np.random.default_rng(seed)
-    train = architecture_documents(networks["train"], tokenizer, rng) + function_documents(chosen, tokenizer, rng)
-    held_out = [architecture_documents(networks[part], tokenizer, rng) for part in ("reserved", "best")]
-    return TrainingText(tokenizer, train, len(networks["train"]), *held_out)
+    networks = {"train": architecture_documents(codes.pop("train"), tokenizer, rng)}
+    documents = function_documents(chosen, tokenizer, rng)
+    networks |= {part: architecture_documents(held_out, tokenizer, rng) for part, held_out in codes.items()}
+    return TrainingText(tokenizer, networks, documents)
 
 
 def train(
-    text: TrainingText, recipe: Recipe, seed: int, folder: Path, minutes: float = math.inf, device: str = "cpu"
+    text: TrainingText, recipe: Recipe, seed: int, folder: Path, minutes: float | None = None, device: str = "cpu"
 ) -> tuple[LlamaForCausalLM, pd.DataFrame]:
     """Weights from scratch, and the curve that ``pretraining.pretrain`` returns.
 
@@ -277,8 +265,8 @@ def fixed_document(tokenizer) -> Example:
 
 def losses(coder: Coder, text: TrainingText) -> dict[str, float]:
     """Nats per token of the answers, by part; ``train`` on as many networks as ``reserved`` has, spread over all."""
-    parts = {"train": [text.train[place] for place in spread(text.networks, len(text.reserved))]}
-    parts |= {"reserved": text.reserved, "best": text.best, "fixed": [fixed_document(text.tokenizer)]}
+    parts = text.networks | {"fixed": [fixed_document(text.tokenizer)]}
+    parts["train"] = [parts["train"][place] for place in spread(len(parts["train"]), len(parts["reserved"]))]
     return {name: lora.mean_loss(coder, documents, EVALUATION) for name, documents in parts.items() if documents}
 
 
@@ -287,15 +275,12 @@ def spread(length: int, count: int) -> list[int]:
     return [place * length // count for place in range(count)] if count < length else list(range(length))
 
 
-def answers(coder: Coder, count: int = ANSWERS, seed: int = 0) -> pd.DataFrame:
+def answers(coder: Coder, count: int, seed: int = 0) -> pd.DataFrame:
     """What the model writes when asked for a network: columns contract (its status), tokens, finished, text."""
     ids = encode(coder.tokenizer, prompt("architecture_nano").messages(dataset="digits", max_parameters=500_000))
     decoding = Decoding(temperature=0.9, top_k=50, top_p=0.95, max_new_tokens=512)
     drawn = sample(coder, [ids] * count, range(seed, seed + count), decoding, batch_size=32, progress=False)
-    rows = [
-        (screen(answer.text, Kind.ARCHITECTURE).status.value, answer.new_tokens, answer.finished, answer.text)
-        for answer in drawn
-    ]
+    rows = [(screen(one.text, Kind.ARCHITECTURE).status.value, one.new_tokens, one.finished, one.text) for one in drawn]
     return pd.DataFrame(rows, columns=["contract", "tokens", "finished", "text"])
 
 
@@ -308,7 +293,8 @@ def try_out(written: pd.DataFrame, ledger: Ledger, workers: int = 2) -> pd.DataF
     """
     texts = written.loc[written["contract"] == "ok", "text"]
     codes = texts.map(lambda text: extract(text, Kind.ARCHITECTURE).code)
-    tried = written.join(_evaluated(codes, get_protocol("digits"), ledger, workers))
+    outcomes = evaluated(codes, proxy.prepare("digits"), ledger, workers)
+    tried = written.join(outcomes[["status", "score", "parameters"]])
     return tried.assign(status=tried["status"].fillna(tried["contract"]))
 
 
@@ -345,7 +331,7 @@ def training_facts(
 
     ``by_family``: losses, a row per family. ``written``: of :func:`answers`.
     """
-    documents = {"networks": text.networks, "functions": len(text.train) - text.networks}
+    documents = {"networks": len(text.networks["train"]), "functions": len(text.functions)}
     return {
         "seed": seed,
         "architecture": asdict(recipe.architecture),

@@ -35,13 +35,12 @@ def tokens(pieces: Sequence[str], kinds: Sequence[str]) -> str:
 
 def split(parts: pd.DataFrame) -> Figure:
     """Stacked bars of the split: programs by family and part; reasons for leaving one out in greys."""
-    rows = parts[parts["family"] != "all"].set_index("family").iloc[::-1]
-    names = [name for name in rows.columns if name != "programs"]
+    rows = parts[parts["family"] != "all"].set_index("family").drop(columns="programs").iloc[::-1]
     greys = iter(REASON_COLOURS)
-    colours = [SOUND_COLOURS.get(name) or next(greys, "black") for name in names]
+    looks = {name: {"label": name.replace("_", " "), "facecolor": SOUND_COLOURS.get(name) or next(greys, "black")}
+             for name in rows.columns}  # fmt: skip
     figure, ax = new_figure(width=9, height=1 + 0.36 * len(rows))
-    stack(ax, rows, {name: {"label": name.replace("_", " "), "facecolor": colour}
-                     for name, colour in zip(names, colours, strict=True)})  # fmt: skip
+    stack(ax, rows, looks)
     ax.set(xlabel="distinct programs", title="What becomes of LEMUR's networks")
     legend_right(figure)
     return figure

@@ -1,13 +1,9 @@
-"""What the pretraining walkthrough tells of the nano coder: narrowing, split, vocabulary, losses and answers as tables.
-
-Each function takes what ``walkthroughs/nano_coder.py`` makes and returns a data frame; nothing here decides anything.
-"""
+"""The pretraining walkthrough's tables: narrowing, split, vocabulary, losses and answers."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -48,26 +44,23 @@ def structure(narrowed: pd.DataFrame, corpus: pd.DataFrame) -> pd.DataFrame:
     programs checked; the share of them that runs; median parameters of those that run; and, among those that run or
     would if they were smaller, the share that is under 500,000. A program of two families is checked in the first's.
     """
-    rows = [_structure(family, sources, corpus[corpus["family"] == family])
-            for family, sources in narrowed.groupby("family")]  # fmt: skip
-    return pd.DataFrame([*rows, _structure("all", narrowed, corpus)])
-
-
-def _structure(family: str, sources: pd.DataFrame, corpus: pd.DataFrame) -> dict:
-    checked = corpus[corpus["status"] != "too long"]
-    runs, large = checked["status"] == "ok", checked["status"] == "parameters"
-    return {
-        "family": family,
-        "sources": len(sources),
-        "programs": sources["program"].nunique(),
-        "layers_before": sources["layer_calls_before"].median(),
-        "layers_after": sources["layer_calls"].median(),
-        "changed": int((sources["layer_calls"] != sources["layer_calls_before"]).sum()),
-        "checked": len(checked),
-        "run": runs.mean() if len(checked) else float("nan"),
-        "parameters": checked.loc[runs, "parameters"].astype(float).median(),
-        "under_500k": runs.sum() / (runs | large).sum() if (runs | large).any() else float("nan"),
-    }
+    rows = []
+    for family, sources in [*narrowed.groupby("family"), ("all", narrowed)]:
+        checked = corpus[(corpus["status"] != "too long") & corpus["family"].isin(sources["family"])]
+        runs, sound = checked["status"] == "ok", checked["status"].isin(("ok", "parameters"))
+        rows.append({
+            "family": family,
+            "sources": len(sources),
+            "programs": sources["program"].nunique(),
+            "layers_before": sources["layer_calls_before"].median(),
+            "layers_after": sources["layer_calls"].median(),
+            "changed": (sources["layer_calls"] != sources["layer_calls_before"]).sum(),
+            "checked": len(checked),
+            "run": runs.mean(),
+            "parameters": checked.loc[runs, "parameters"].astype(float).median(),
+            "under_500k": runs[sound].mean(),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def parts(corpus: pd.DataFrame) -> pd.DataFrame:
@@ -101,19 +94,16 @@ def kind(piece: str) -> str:
 
 def vocabulary(tokenizer, codes: list[str]) -> pd.DataFrame:
     """The vocabulary by kind of token: entries, the share of all tokens of ``codes``, and the commonest in them."""
-    special = set(tokenizer.all_special_ids)
-    entries = Counter(
-        "byte or special" if index in special else kind(tokenizer.decode([index])) for index in range(len(tokenizer))
-    )
-    seen = Counter(index for code in codes for index in tokenizer(code)["input_ids"])
-    used: Counter[str] = Counter()
-    common: dict[str, list[str]] = {}
-    for index, count in seen.most_common():
-        piece = tokenizer.decode([index])
-        used[kind(piece)] += count
-        common.setdefault(kind(piece), []).append(piece.strip(" ").replace("\n", "↵"))
-    rows = [(name, entries[name], used[name] / used.total(), "  ".join(common.get(name, [])[:3])) for name in KINDS]
-    return pd.DataFrame(rows, columns=["kind", "entries", "share_of_tokens", "commonest"])
+    texts = pd.Series([tokenizer.decode([index]) for index in range(len(tokenizer))])
+    kinds = texts.map(kind).mask(texts.index.isin(tokenizer.all_special_ids), "byte or special")
+    used = pd.Series([index for code in codes for index in tokenizer(code)["input_ids"]], dtype=int).value_counts()
+    shown = texts[used.index].str.strip(" ").str.replace("\n", "↵")
+    table = pd.DataFrame({
+        "entries": kinds.value_counts(),
+        "share_of_tokens": used.groupby(kinds).sum() / used.sum(),
+        "commonest": shown.groupby(kinds).agg(lambda common: "  ".join(common.head(3))),
+    }).reindex(KINDS)  # fmt: skip
+    return table.fillna({"entries": 0, "share_of_tokens": 0.0, "commonest": ""}).rename_axis("kind").reset_index()
 
 
 def lengths(tokenizer, corpus: pd.DataFrame) -> pd.DataFrame:
@@ -142,15 +132,14 @@ def losses_by_family(coder: Coder, text: TrainingText, corpus: pd.DataFrame) -> 
 
     On at most 100 networks of each family and part, spread evenly over the corpus's order.
     """
-    documents = {"train": text.train[: text.networks], "reserved": text.reserved, "best": text.best}
     rows: dict[str, Any] = {}
-    for part, whole in documents.items():
+    for part, whole in text.networks.items():
         families = corpus.loc[corpus["part"] == part, "family"].reset_index(drop=True)
         for family, group in families.groupby(families):
             chosen = [whole[group.index[place]] for place in spread(len(group), 100)]
             row = rows.setdefault(family, {"family": family})
             row |= {part: lora.mean_loss(coder, chosen, EVALUATION), f"{part}_networks": len(chosen)}
-    columns = ["family", *(name for part in documents for name in (part, f"{part}_networks"))]
+    columns = ["family", *(name for part in text.networks for name in (part, f"{part}_networks"))]
     table = pd.DataFrame([rows[family] for family in sorted(rows)], columns=columns)
     counts = [name for name in columns if name.endswith("networks")]
     return table.astype(dict.fromkeys(counts, "Int64")).fillna(dict.fromkeys(counts, 0))
@@ -174,7 +163,7 @@ def answers(tried: pd.DataFrame, corpus: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for question, (which, count) in questions.items():
         share = wilson(int(which.sum()), int(count))
-        rows.append((question, int(which.sum()), int(count), share.value, share.low, share.high))
+        rows.append((question, which.sum(), share.n, share.value, share.low, share.high))
     return pd.DataFrame(rows, columns=["answers that", "answers", "of", "share", "low", "high"])
 
 
@@ -192,18 +181,17 @@ def beside_shipped(facts: dict, shipped: dict) -> pd.DataFrame:
 
     Columns train, best and reserved: nats per token; valid: the share of answers that keep the contract.
     """
-    rows = [{"weights": name} | _row(card) for name, card in {"this run": facts, "shipped": shipped}.items()]
+    rows = [
+        {
+            "weights": name,
+            "parameters": card["parameters"],
+            "vocabulary": card["architecture"]["vocabulary"],
+            **card["documents"],
+            "epochs": card["schedule"]["epochs"],
+            "steps": card["steps"],
+            **{part: card["losses"].get(part) for part in SOUND},
+            "valid": card["answers"]["statuses"].get("ok", 0) / max(1, card["answers"]["count"]),
+        }
+        for name, card in {"this run": facts, "shipped": shipped}.items()
+    ]
     return pd.DataFrame(rows)
-
-
-def _row(card: dict) -> dict:
-    answered = card["answers"]
-    return {
-        "parameters": card["parameters"],
-        "vocabulary": card["architecture"]["vocabulary"],
-        **card["documents"],
-        "epochs": card["schedule"]["epochs"],
-        "steps": card["steps"],
-        **{part: card["losses"].get(part) for part in SOUND},
-        "valid": answered["statuses"].get("ok", 0) / max(1, answered["count"]),
-    }

@@ -1,8 +1,5 @@
 """Pretraining of the nano coder: a byte-pair vocabulary and a small Llama, from scratch.
 
-The nano coder is the lab's fruit fly: small enough that sampling, LoRA and 22 cycles run on a laptop's CPU, and of the
-same architecture, module names and file formats as the papers' models, so that all of the lab's code treats it alike.
-
 Its vocabulary is unusual in one point. Text is split at numbers, layers and line ends only, so that a boilerplate line
 becomes one token, while every number and every ``nn.Layer(`` keeps a token of its own. A network is then about 200
 tokens long instead of 700, and what the model spends its tokens on is what differs between networks.
@@ -12,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,11 +84,9 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
         [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    special, alphabet = [PAD, USER, ASSISTANT, END], pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[PAD, USER, ASSISTANT, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
@@ -131,13 +126,7 @@ def batches(documents: Sequence[Example], tokens_per_batch: int, rng: np.random.
     """
     lengths = np.array([len(document.ids) for document in documents])
     order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)), kind="stable")
-    filled: list[list[int]] = [[]]
-    for index in order:
-        rows = [*filled[-1], index]
-        if len(rows) > 1 and max(lengths[rows]) * len(rows) > tokens_per_batch:
-            filled.append([index])
-        else:
-            filled[-1] = rows
+    filled = list(lora.fill(order, lengths, tokens_per_batch))
     return [[documents[index] for index in filled[place]] for place in rng.permutation(len(filled))]
 
 
@@ -146,14 +135,14 @@ def pretrain(
     documents: Sequence[Example],
     schedule: Schedule,
     seed: int,
-    folder: Path | None = None,
-    minutes: float = math.inf,
+    folder: Path,
+    minutes: float | None = None,
 ) -> pd.DataFrame:
     """Train in place.
 
     Args:
         folder: for this run alone; keep a checkpoint there after each epoch, and go on from the one that is there.
-        minutes: stop after the epoch in which this time has passed.
+        minutes: stop after the epoch in which this time has passed; None: no limit.
 
     Returns:
         One row per step: step, epoch, lr, loss (nats per token), tokens (answers'), seconds since the start.
@@ -163,8 +152,12 @@ def pretrain(
     steps = [(epoch, batch) for epoch, whole in enumerate(epochs) for batch in whole]
     recipe = Recipe(batch=len(documents), pad_to=1, precision="float32", max_grad_norm=schedule.clip)
     parameters, head = dict(model.named_parameters()), (model.model, model.lm_head)
-    optimizer = _optimizer(parameters, schedule)
-    checkpoint, key = (folder / lora.CHECKPOINT, folder.name) if folder else (None, "")
+    groups = [  # matrices decay, norms do not
+        {"params": [value for value in parameters.values() if (value.dim() > 1) == decays], "weight_decay": decay}
+        for decays, decay in ((True, schedule.weight_decay), (False, 0.0))
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.95), fused=True)
+    checkpoint, key = folder / lora.CHECKPOINT, folder.name
     rows = lora.read_checkpoint(checkpoint, key, parameters, optimizer)
     began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
     model.train()
@@ -174,25 +167,16 @@ def pretrain(
             lr = learning_rate(step, len(steps), schedule)
             loss, _ = lora.descend(head, parameters, optimizer, step, [batch], lr, recipe)
             tokens = sum(document.response_tokens for document in batch)
-            rows.append({"step": step, "epoch": epoch, "lr": lr, "loss": loss, "tokens": tokens})
-            rows[-1]["seconds"] = time.monotonic() - began
+            seconds = time.monotonic() - began
+            rows.append({"step": step, "epoch": epoch, "lr": lr, "loss": loss, "tokens": tokens, "seconds": seconds})
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
             if batch is epochs[epoch][-1]:
-                if checkpoint:
-                    lora.write_checkpoint(checkpoint, key, parameters, optimizer, rows)
-                if rows[-1]["seconds"] > 60 * minutes:
+                lora.write_checkpoint(checkpoint, key, parameters, optimizer, rows)
+                if minutes is not None and seconds > 60 * minutes:
                     break
     model.eval()
     return pd.DataFrame(rows)
-
-
-def _optimizer(parameters: Mapping[str, torch.nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
-    """AdamW that lets matrices decay, and norms not."""
-    matrices = [value for value in parameters.values() if value.dim() > 1]
-    norms = [value for value in parameters.values() if value.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": norms, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.95), fused=True)
 
 
 def learning_rate(step: int, total: int, schedule: Schedule) -> float:

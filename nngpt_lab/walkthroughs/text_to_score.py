@@ -6,44 +6,20 @@ Their novelty is recorded but not enforced: a published network is evaluated eve
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from nngpt_lab.candidates import pool
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.novelty import NoveltyIndex
 from nngpt_lab.candidates.outcome import Kind, Outcome
-from nngpt_lab.candidates.protocols import Protocol, get_protocol
 from nngpt_lab.candidates.proxy import Evaluator, Proxy
 from nngpt_lab.candidates.screening import Screened, screen
 from nngpt_lab.corpora import architectures, augmentations
-from nngpt_lab.ground.formatting import words
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.settings import choose
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.walkthroughs import evaluations
-
-
-def adjusted(
-    name: str,
-    *,
-    parameters: int | None,
-    train_images: int | None = None,
-    batch: int | None = None,
-    minutes: float | None = None,
-) -> Protocol:
-    """A protocol with another size; None keeps its own, but for ``parameters`` where None sets no limit.
-
-    The changed protocol has a hash of its own, so its scores are never mixed with others'.
-    """
-    seconds = None if minutes is None else 60 * minutes
-    changes: dict[str, Any] = {"train_limit": train_images, "batch": batch, "wall_seconds": seconds}
-    changes = {field: value for field, value in changes.items() if value is not None}
-    return replace(get_protocol(name), max_parameters=parameters, **changes)
 
 
 def corpus_index(size: int | None, rng: np.random.Generator) -> NoveltyIndex:
@@ -81,8 +57,7 @@ def _static_stations(screened: Screened):
 
 def _evaluation_stations(outcome: Outcome, proxy: Proxy):
     layers = f"{len(outcome.isolation)} layers: {', '.join(outcome.isolation)}" if outcome.isolation else "no isolation"
-    stopped = outcome.status == Status.FORBIDDEN
-    yield "sandbox", "stopped it" if stopped else "nothing forbidden", layers
+    yield "sandbox", "stopped it" if outcome.status == Status.FORBIDDEN else "nothing forbidden", layers
     stages = ", ".join(f"{name} {value:.2f} s" for name, value in outcome.seconds.items())
     size = f"{outcome.parameters:,} parameters; " if outcome.parameters else ""
     yield "one epoch", "done" if outcome.status == Status.OK else "failed", outcome.message or f"{size}{stages}"
@@ -99,25 +74,25 @@ def published_architectures(size: int, rng: np.random.Generator) -> pd.DataFrame
     lemur = architectures.load()
     recorded = evaluations.recorded_accuracy(lemur.records)
     table = lemur.architectures.rename(columns={"family": "group"})[["name", "group", "code"]]
-    table = table.astype({"name": str, "group": str}).join(recorded, on="name").dropna(subset="recorded")
-    return _sample(table, size, rng)
+    return _sample(table.join(recorded, on="name").dropna(subset="recorded"), size, rng)
 
 
 def published_functions(size: int, rng: np.random.Generator) -> pd.DataFrame:
-    """``size`` of paper A's augmentation functions, the 43 LLM-written ones among them in proportion to their number of
-    groups (1, 2 or 3 operations; llm).
+    """``size`` of paper A's augmentation functions, as equal a number as possible from each group: those of 1, 2 and 3
+    operations, and the 43 LLM-written ones.
 
     Columns: name, group, code, recorded (null where the authors recorded no score).
     """
     table = augmentations.load().functions.rename(columns={"score": "recorded"})
     count = table["n_operations"].map(lambda n: f"brute force, {n:.0f} operation{'s' * (n != 1)}")
     table = table.assign(group=count.where(table["source"] == "brute_force", "LLM-written"))
-    return _sample(table[["name", "group", "code", "recorded"]].astype({"name": str}), size, rng)
+    return _sample(table[["name", "group", "code", "recorded"]], size, rng)
 
 
 def _sample(table: pd.DataFrame, size: int, rng: np.random.Generator) -> pd.DataFrame:
+    table = table.astype({"name": str, "group": str})
     chosen = evaluations.stratified_names(table["name"], table["group"], size, rng)
-    return table[table["name"].isin(chosen)].sort_values("name").reset_index(drop=True)
+    return table[table["name"].isin(chosen)].sort_values("name", ignore_index=True)
 
 
 def send(
@@ -130,31 +105,17 @@ def send(
     samples are filed under ``run`` and a hash of the names, as another draw is another run.
     """
     run = f"{run} {sha256_json(list(table['name']))[:8]}"
-    index, screened = NoveltyIndex(), []
-    for position, row in enumerate(tqdm(table.itertuples(), "screened", len(table), leave=False, disable=None)):
+    index, sound = NoveltyIndex(), {}
+    rows: list[tuple] = []
+    for row in tqdm(table.itertuples(), "screened", len(table), leave=False, disable=None):
         checked = screen(row.code, kind, index, row.name)
-        ledger.add_sample(run, position, checked.candidate, checked.status, checked.message, checked.source.value)
-        screened.append(checked)
-    sound = [text for text in screened if text.status in (Status.OK, Status.DUPLICATE)]
-    outcomes = pool.evaluate([text.candidate for text in sound], proxy, ledger, seeds=(seed,), workers=workers)
-    by_code = dict(zip((text.candidate.code for text in sound), outcomes, strict=True))
-    rows = [_result(text, by_code.get(text.candidate.code)) for text in screened]
-    return pd.concat([table, pd.DataFrame(rows, index=table.index)], axis=1)
-
-
-def _result(screened: Screened, outcome: Outcome | None) -> dict:
-    match = screened.match
-    row = {"novelty": None, "nearest": None, "status": screened.status.value, "score": np.nan, "parameters": np.nan}
-    row |= {"message": screened.message, "seconds": 0.0}
-    if match is not None:
-        row |= {"novelty": "duplicate" if match.duplicate else "new", "nearest": match.nearest}
-    if outcome is not None:
-        row |= {"status": outcome.status.value, "score": outcome.score, "parameters": outcome.parameters}
-        row |= {"message": outcome.message, "seconds": outcome.seconds.get("total", np.nan)}
-    return row
-
-
-def describe(protocol: Protocol) -> pd.DataFrame:
-    """A protocol as a table of its fields."""
-    rows = [(words(name), "none" if value is None else str(value)) for name, value in protocol.as_dict().items()]
-    return pd.DataFrame(rows, columns=["field", "value"])
+        ledger.add_sample(run, len(rows), checked.candidate, checked.status, checked.message, checked.source.value)
+        if checked.status in (Status.OK, Status.DUPLICATE):
+            sound[row.Index] = checked.candidate.code
+        match = checked.match
+        novelty = (None, None) if match is None else ("duplicate" if match.duplicate else "new", match.nearest)
+        rows.append((*novelty, checked.status.value, np.nan, pd.NA, checked.message, 0.0))
+    columns = ["novelty", "nearest", "status", "score", "parameters", "message", "seconds"]
+    sent = pd.DataFrame(rows, columns=columns, index=table.index).astype({"parameters": "Int64"})
+    trained = evaluations.evaluated(pd.Series(sound, dtype=object), proxy, ledger, workers, seed)
+    return table.join(trained.combine_first(sent)[columns])

@@ -61,19 +61,19 @@ def test_batches_hold_every_document_once_and_keep_to_their_size(documents):
     assert drawn != pretraining.batches(documents, 128, np.random.default_rng(1))
 
 
-def test_training_lowers_the_loss_and_is_repeatable(tokenizer, documents):
+def test_training_lowers_the_loss_and_is_repeatable(tokenizer, documents, tmp_path):
     first, second = new_model(tokenizer), new_model(tokenizer)
     schedule = Schedule(tokens_per_batch=256, epochs=12, lr=1e-2, warmup=2)
-    curve = pretraining.pretrain(first, documents, schedule, seed=0)
+    curve = pretraining.pretrain(first, documents, schedule, seed=0, folder=tmp_path / "first")
     assert curve["loss"].iloc[-1] < 0.8 * curve["loss"].iloc[0]
-    pretraining.pretrain(second, documents, schedule, seed=0)
+    pretraining.pretrain(second, documents, schedule, seed=0, folder=tmp_path / "second")
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(tokenizer, documents, tmp_path):
     whole, stopped = new_model(tokenizer), new_model(tokenizer)
     schedule = Schedule(tokens_per_batch=256, epochs=3, warmup=2)
-    pretraining.pretrain(whole, documents, schedule, seed=0)
+    pretraining.pretrain(whole, documents, schedule, seed=0, folder=tmp_path / "whole")
     curve = pretraining.pretrain(stopped, documents, schedule, seed=0, folder=tmp_path, minutes=0)
     assert curve["epoch"].max() == 0
     resumed = new_model(tokenizer)

@@ -1,5 +1,7 @@
 """The walkthrough's story: three texts station by station, and a table of codes down the whole path, resumed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,12 +13,13 @@ from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.candidates.proxy import prepare
 from nngpt_lab.candidates.screening import EXAMPLES, example, screen
+from nngpt_lab.study.design import describe, resized
 from nngpt_lab.walkthroughs import text_to_score
 
 
 @pytest.fixture(scope="module")
 def proxy():
-    return prepare(text_to_score.adjusted("digits", train_images=320, parameters=100_000))
+    return prepare(replace(get_protocol("digits"), train_limit=320, max_parameters=100_000))
 
 
 @pytest.fixture(scope="module")
@@ -96,17 +99,16 @@ def test_published_code_goes_down_the_whole_path_and_is_never_computed_twice(tab
         assert len(ledger.table("samples")) == 5 + 4
 
 
-def test_an_adjusted_protocol_is_another_protocol():
+def test_a_resized_protocol_is_another_protocol():
     digits = get_protocol("digits")
-    same = text_to_score.adjusted("digits", parameters=digits.max_parameters)
-    assert same.hash("") == digits.hash("")
-    changed = text_to_score.adjusted("digits", parameters=None, batch=64, train_images=100, minutes=0.5)
-    assert (changed.max_parameters, changed.batch, changed.train_limit, changed.wall_seconds) == (None, 64, 100, 30)
-    assert changed.hash("") != digits.hash("")
+    assert resized(digits, max_parameters=digits.max_parameters, batch=None).hash("") == digits.hash("")
+    changed = resized(digits, batch=64, train_limit=100, wall_seconds=30)
+    assert (changed.batch, changed.train_limit, changed.wall_seconds) == (64, 100, 30)
+    assert changed.hash("") != digits.hash("") != replace(digits, max_parameters=None).hash("")
 
 
 def test_a_protocol_is_described_field_by_field():
-    described = text_to_score.describe(get_protocol("paper-b")).set_index("field")["value"]
+    described = describe(get_protocol("paper-b")).set_index("setting")["value"]
     assert described["Max parameters"] == "500000" and described["Batch"] == "64"
 
 
