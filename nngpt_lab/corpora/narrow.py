@@ -77,7 +77,7 @@ class _Narrower(ast.NodeTransformer):
         return ast.Constant(node.value // FACTOR) if width else node
 
     def visit_Call(self, node: ast.Call) -> ast.Call:
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        name = _name(node.func)
         node.func = self.visit(node.func)
         if POOLING.search(name):
             return node
@@ -90,10 +90,10 @@ class _Narrower(ast.NodeTransformer):
         return node if NOT_WIDTHS.search(node.arg or "") else self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> ast.Assign:
-        return node if any(_is_other_size(target) for target in node.targets) else self.generic_visit(node)
+        return node if any(NOT_WIDTHS.search(_name(each)) for each in node.targets) else self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:
-        return node if _is_other_size(node.target) else self.generic_visit(node)
+        return node if NOT_WIDTHS.search(_name(node.target)) else self.generic_visit(node)
 
     def visit_arguments(self, node: ast.arguments) -> ast.arguments:
         """Defaults: ``def __init__(self, channels=64, kernel_size=64)``."""
@@ -109,6 +109,5 @@ class _Narrower(ast.NodeTransformer):
         return value if NOT_WIDTHS.search(arg.arg) else self.visit(value)
 
 
-def _is_other_size(target: ast.expr) -> bool:
-    name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
-    return bool(NOT_WIDTHS.search(name))
+def _name(target: ast.expr) -> str:
+    return target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")

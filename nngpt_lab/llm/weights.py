@@ -94,15 +94,11 @@ def _check_hub(spec: ModelSpec) -> None:
         get_hf_file_metadata(hf_hub_url(spec.location, "config.json", revision=spec.revision), timeout=10)
     except GatedRepoError as error:
         log_in = "" if get_token() else ", log in with `hf auth login` (or set HF_TOKEN)"
-        raise DataError(
-            f"{spec.name} is gated: its terms have to be accepted first",
-            f"accept them at the hub's page of {spec.location}{log_in}, and run again",
-        ) from error
+        cure = f"accept them at the hub's page of {spec.location}{log_in}, and run again"
+        raise DataError(f"{spec.name} is gated: its terms have to be accepted first", cure) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise DataError(
-            f"the hub does not have {spec.location} at revision {spec.revision}",
-            "load another copy of it by its folder",
-        ) from error
+        cause = f"the hub does not have {spec.location} at revision {spec.revision}"
+        raise DataError(cause, "load another copy of it by its folder") from error
     except Exception as error:  # whatever the HTTP library of the day calls a missing network
         raise DataError(
             f"{spec.name} is not in the hub's cache, and the hub cannot be reached ({type(error).__name__}: {error})",
