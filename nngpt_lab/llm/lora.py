@@ -214,7 +214,7 @@ def _cut(items, size: int) -> list:
 
 
 def fill(order: Sequence[int], lengths: Sequence[int], room: int) -> Iterator[list[int]]:
-    """Rows in ``order`` as batches: as many rows as fit, each as wide as the longest, into ``room`` tokens; or one."""
+    """Rows in ``order`` as batches of at most ``room`` tokens, each row as wide as the longest; one row at least."""
     batch: list[int] = []
     longest = 0
     for row in map(int, order):

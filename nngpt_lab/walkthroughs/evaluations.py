@@ -92,10 +92,8 @@ def failure_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 def novelty_table(frame: pd.DataFrame) -> pd.DataFrame:
     """By group: candidates that were checked, near-duplicates of an earlier one, and the share that is new."""
-    checked = frame.dropna(subset=["novelty"])
-    counts = checked.groupby("group")["novelty"].agg(
-        candidates="size", duplicates=lambda part: (part == "duplicate").sum()
-    )
+    duplicate = frame.dropna(subset="novelty").set_index("group")["novelty"] == "duplicate"
+    counts = duplicate.groupby("group").agg(candidates="size", duplicates="sum")
     counts.loc["all"] = counts.sum()
     counts["new_share"] = 1 - counts["duplicates"] / counts["candidates"]
     return counts.reset_index()

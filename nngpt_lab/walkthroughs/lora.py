@@ -77,15 +77,13 @@ def base_weights(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+def same_bits(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     """Whether two sets of weights have the same names and, bit for bit, the same values."""
-    return one.keys() == other.keys() and all(
-        one[name].dtype == other[name].dtype and torch.equal(_bits(one[name]), _bits(other[name])) for name in one
-    )
-
-
-def _bits(values: Tensor) -> Tensor:
-    return values.detach().contiguous().flatten().view(torch.uint8)  # as numbers, 0 would equal -0
+    bits = [  # as numbers, 0 would equal -0
+        {name: (value.dtype, value.flatten().view(torch.uint8).numpy().tobytes()) for name, value in weights.items()}
+        for weights in (first, second)
+    ]
+    return bits[0] == bits[1]
 
 
 # ----------------------------------------------------------------------------------------------------------- merging

@@ -280,7 +280,7 @@ def answers(coder: Coder, count: int, seed: int = 0) -> pd.DataFrame:
     ids = encode(coder.tokenizer, prompt("architecture_nano").messages(dataset="digits", max_parameters=500_000))
     decoding = Decoding(temperature=0.9, top_k=50, top_p=0.95, max_new_tokens=512)
     drawn = sample(coder, [ids] * count, range(seed, seed + count), decoding, batch_size=32, progress=False)
-    rows = [(screen(one.text, Kind.ARCHITECTURE).status.value, one.new_tokens, one.finished, one.text) for one in drawn]
+    rows = [(screen(s.text, Kind.ARCHITECTURE).status.value, s.new_tokens, s.finished, s.text) for s in drawn]
     return pd.DataFrame(rows, columns=["contract", "tokens", "finished", "text"])
 
 

@@ -21,7 +21,6 @@ from nngpt_lab.llm import lora, models
 from nngpt_lab.records.profiles import PROFILES
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.walkthroughs import nano_coder, nano_coder_tables, pretraining
-from nngpt_lab.walkthroughs import nano_coder_figures as figures
 from nngpt_lab.walkthroughs.pretraining import Architecture, Schedule
 
 CODE = tidy(Path(small_network.__file__).read_text(encoding="utf-8"))
@@ -261,7 +260,7 @@ def test_the_vocabulary_is_counted_whole(tokenizer):
 
 
 def test_tokens_are_drawn_escaped_and_in_order():
-    shown = figures.tokens(["\nx = ", "<b>", "&"], ["start of a line", "number", "layer"])
+    shown = nano_coder_tables.draw_tokens(["\nx = ", "<b>", "&"], ["start of a line", "number", "layer"])
     text = re.sub(r"</?(pre|span)[^>]*>", "", shown)
     assert text == "↵\nx = &lt;b&gt;&amp;"
 
@@ -271,9 +270,9 @@ def test_figures_of_little_or_nothing():
     nothing = nano_coder_tables.lengths(None, corpus)
     one_step = pd.DataFrame({"step": [0], "epoch": 0, "lr": 0.1, "loss": 5.0})
     for figure in (
-        figures.split(nano_coder_tables.parts(corpus)),
-        figures.lengths(nothing),
-        figures.curve(one_step, 4.0),
+        nano_coder_tables.draw_split(nano_coder_tables.parts(corpus)),
+        nano_coder_tables.draw_lengths(nothing),
+        nano_coder_tables.draw_curve(one_step, 4.0),
     ):
         figure.canvas.draw()
 
