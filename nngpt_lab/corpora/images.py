@@ -70,17 +70,14 @@ class ImageData:
     """A data set in three parts. Images are uint8 tensors (N, C, H, W), labels int64 tensors (N,) in [0, classes).
 
     Attributes:
-        name: one of ``NAMES``.
         train_images, train_labels: what candidates are trained on.
         holdout_images, holdout_labels: what candidates are selected on; cut out of the published training set.
         test_images, test_labels: the published test set; read once, at the end.
         classes: number of classes.
         mean, std: per channel over the train part, of pixels scaled to [0, 1]; std with denominator N.
-        source: where the bytes came from, in words; no path of this machine.
         content_hash: sha256 over all pixels, labels and the split; equal hashes mean equal data.
     """
 
-    name: str
     train_images: torch.Tensor
     train_labels: torch.Tensor
     holdout_images: torch.Tensor
@@ -90,7 +87,6 @@ class ImageData:
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    source: str
     content_hash: str
 
 
@@ -118,7 +114,6 @@ def load(name: str, *, seed: int = 0, holdout_fraction: float = 0.1) -> ImageDat
     mean, std = _mean_std(raw, train)
     images, labels = torch.from_numpy(raw.train_images), torch.from_numpy(raw.train_labels)
     return ImageData(
-        name=name,
         train_images=images[train],
         train_labels=labels[train],
         holdout_images=images[holdout],
@@ -128,14 +123,13 @@ def load(name: str, *, seed: int = 0, holdout_fraction: float = 0.1) -> ImageDat
         classes=classes,
         mean=mean,
         std=std,
-        source=raw.source,
         content_hash=_sha256(raw.digest.encode(), train.numpy(), holdout.numpy()),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Raw:
-    """A data set as published: arrays, where they came from, and what makes a warm load cheap.
+    """A data set as published: arrays, and what makes a warm load cheap.
 
     ``moments`` (N, C, 2) holds each training image's sum of pixels and of their squares, so that the mean and std of
     any split are exact without reading the pixels; ``digest`` is the sha256 of all four arrays.
@@ -146,18 +140,17 @@ class _Raw:
     test_images: np.ndarray
     test_labels: np.ndarray
     moments: np.ndarray
-    source: str
     digest: str
 
 
-def _raw(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], source: str) -> _Raw:
+def _raw(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> _Raw:
     arrays = [np.ascontiguousarray(a, kind) for images, labels in (train, test)
               for a, kind in ((images, np.uint8), (labels, np.int64))]  # fmt: skip
     images = arrays[0]
     squares = np.einsum("nchw,nchw->nc", images, images, dtype=np.int64)
     moments = np.stack([images.sum((2, 3), dtype=np.int64), squares], axis=-1)
     shapes = " ".join(str(array.shape) for array in arrays)
-    return _Raw(*arrays, moments, source, _sha256(shapes.encode(), *arrays))
+    return _Raw(*arrays, moments, _sha256(shapes.encode(), *arrays))
 
 
 def _sha256(*parts: bytes | np.ndarray) -> str:
@@ -195,8 +188,7 @@ def _digits() -> _Raw:
     bunch = load_digits()
     images = np.rint(bunch.images[:, None] * (255 / 16)).astype(np.uint8)
     train, test = _stratified(bunch.target, DIGITS_TEST_FRACTION, np.random.default_rng(DIGITS_TEST_SEED))
-    parts = ((images[part.numpy()], bunch.target[part.numpy()]) for part in (train, test))
-    return _raw(*parts, source="scikit-learn's load_digits")
+    return _raw(*((images[part.numpy()], bunch.target[part.numpy()]) for part in (train, test)))
 
 
 def is_here(name: str) -> bool:
@@ -214,8 +206,7 @@ def _published(name: str) -> _Raw:
     def make(copy: Path, _: Path) -> _Raw:
         if files:
             log.info("decoding the images of %s; done once", name)
-            parts = [_decode(file, SPECS[name]) for file in files]
-            raw = _raw(*parts, source=f"the user's {name}/train.parquet and test.parquet")
+            raw = _raw(*(_decode(file, SPECS[name]) for file in files))
         else:
             raw = _from_torchvision(name, copy.parent / "downloads" / name)
         with replacing(copy) as file:
@@ -236,9 +227,9 @@ def _read_compiled(compiled: Path, key: str) -> _Raw | None:
         with np.load(compiled) as file:
             if not str(file["key"]).startswith(key):
                 return None
-            arrays = {name: file[name] for name in file.files if name != "key"}
-            return _Raw(**arrays | {"source": str(arrays["source"]), "digest": str(arrays["digest"])})
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            arrays = [file[f] for f in ("train_images", "train_labels", "test_images", "test_labels", "moments")]
+            return _Raw(*arrays, str(file["digest"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         log.warning("%s is damaged (%s); it is compiled again", compiled, error)
         return None
 
@@ -317,7 +308,7 @@ def _from_torchvision(name: str, folder: Path) -> _Raw:
             f"connect to the network and run again, or put {name}/train.parquet and test.parquet (the hub's Parquet "
             "layout) into a folder and set NNGPT_LAB_DATA to it; 'digits' needs no download",
         ) from error
-    raw = _raw(*(_arrays(part) for part in parts), source=f"torchvision's {SPECS[name].torchvision}")
+    raw = _raw(*map(_arrays, parts))
     with contextlib.suppress(OSError):
         shutil.rmtree(folder)
     return raw

@@ -31,7 +31,6 @@ class ModelSpec:
         licence: SPDX identifier of the weights; LicenseRef-... where there is none.
         parameters: number of weights, tied ones once.
         embeddings: how many of them are embedding and output matrices, which 4-bit loading leaves at 16 bits.
-        gated: whether its terms have to be accepted on the hub first, as far as is known; the hub itself is asked.
         source: what the lab uses it for.
     """
 
@@ -43,7 +42,6 @@ class ModelSpec:
     parameters: int
     embeddings: int
     source: str
-    gated: bool = False
 
 
 DEEPSEEK, QWEN = "LicenseRef-DeepSeek-Model-License", "Apache-2.0"
@@ -74,6 +72,6 @@ MODELS = {
                   1_089_994_752, "2601.03808 (augmentations)"),
         ModelSpec("Mistral-7B", "hub", "mistralai/Mistral-7B-Instruct-v0.3",
                   "c170c708c41dac9275d15a8fff4eca08d52bab71", "Apache-2.0", 7_248_023_552, 268_435_456,
-                  "2605.04903 (deltas)", gated=True),
+                  "2605.04903 (deltas)"),
     )
 }  # fmt: skip

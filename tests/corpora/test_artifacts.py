@@ -73,7 +73,7 @@ class Lab:
         self.published = make_wheel(self.links)
         self.data = self.published.read_bytes()
         sha256 = hashlib.sha256(self.data).hexdigest()
-        self.artifact = artifacts.Artifact("tiny-lab", "1.0", sha256, self.published.name, len(self.data), "MIT")
+        self.artifact = artifacts.Artifact("tiny-lab", "1.0", sha256, len(self.data), "MIT")
         self.folder = root / "cache" / "artifacts"
         self.wheel = self.folder / self.published.name
         self.monkeypatch = monkeypatch
