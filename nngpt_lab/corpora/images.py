@@ -62,7 +62,6 @@ SPECS = {
     "mnist": Spec(10, 1, 28, "MNIST"),
     "fashion-mnist": Spec(10, 1, 28, "FashionMNIST"),
 }
-NAMES = tuple(SPECS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +97,7 @@ def load(name: str, *, seed: int = 0, holdout_fraction: float = 0.1) -> ImageDat
     points between good and mean candidates. 0 gives an empty holdout and the papers' full training set.
 
     Args:
-        name: one of ``NAMES``.
+        name: one of ``SPECS``.
         seed: of the holdout; it never moves the test set.
         holdout_fraction: share of each class's training images to hold out, in [0, 1).
 

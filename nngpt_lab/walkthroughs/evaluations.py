@@ -32,12 +32,12 @@ VARIABLE_PARTS = (
 )
 
 
-def stratified_names(names: pd.Series, groups: pd.Series, size: int, rng: np.random.Generator) -> list[str]:
-    """Names of ``size`` rows, as equal as possible a number from each group; sorted. All of them if there are fewer."""
-    shuffled = pd.DataFrame({"name": names, "group": groups}).sort_values("name")
-    shuffled = shuffled.iloc[rng.permutation(len(shuffled))]
-    turn = shuffled.groupby("group").cumcount()  # first one of each group, then a second of each, ...
-    return sorted(shuffled.assign(turn=turn).sort_values(["turn", "group"])["name"].head(size))
+def stratified(table: pd.DataFrame, group: str, size: int, rng: np.random.Generator) -> pd.DataFrame:
+    """``size`` rows (all if there are fewer), as equal as possible a number from each group; sorted by name."""
+    shuffled = table.sort_values("name").iloc[rng.permutation(len(table))]
+    turn = shuffled.groupby(group).cumcount()  # first one of each group, then a second of each, ...
+    chosen = shuffled.assign(turn=turn).sort_values(["turn", group]).head(size)
+    return chosen.drop(columns="turn").sort_values("name", ignore_index=True)
 
 
 def evaluated(codes: pd.Series, proxy: Proxy, ledger: Ledger, workers: int, seed: int = 0) -> pd.DataFrame:

@@ -47,7 +47,7 @@ from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import Prompt, encode, encode_pair, prompt
 from nngpt_lab.llm.sampling import sample
 from nngpt_lab.walkthroughs import pretraining
-from nngpt_lab.walkthroughs.evaluations import evaluated, stratified_names
+from nngpt_lab.walkthroughs.evaluations import evaluated, stratified
 from nngpt_lab.walkthroughs.pretraining import Architecture, Schedule
 
 LONGEST = 5000  # characters of a narrowed source; longer ones (all FractalNets) would take most of the tokens
@@ -71,8 +71,7 @@ def narrowed(sample: int | None = None, seed: int = 0) -> pd.DataFrame:
     lemur = architectures.load()
     table = lemur.architectures.query("parses").sort_values("name").astype({"name": str, "family": str})
     if sample is not None:
-        chosen = stratified_names(table["name"], table["family"], sample, np.random.default_rng(seed))
-        table = table[table["name"].isin(chosen)]
+        table = stratified(table, "family", sample, np.random.default_rng(seed))
     before = {"code": "code_before", "nameless_hash": "program_before", "layer_calls": "layer_calls_before"}
     table = table[["name", "family", *before]].rename(columns=before).reset_index(drop=True)
     table = table.join(pd.DataFrame(in_processes(_narrowed, list(table["code_before"]), "narrowed")))

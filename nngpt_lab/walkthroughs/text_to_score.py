@@ -14,7 +14,7 @@ from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.novelty import NoveltyIndex
 from nngpt_lab.candidates.outcome import Kind, Outcome
 from nngpt_lab.candidates.proxy import Evaluator, Proxy
-from nngpt_lab.candidates.screening import Screened, screen
+from nngpt_lab.candidates.screening import screen
 from nngpt_lab.corpora import architectures, augmentations
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.settings import choose
@@ -35,24 +35,20 @@ def corpus_index(size: int | None, rng: np.random.Generator) -> NoveltyIndex:
 def stations(text: str, name: str, kind: Kind, index: NoveltyIndex, evaluator: Evaluator, seed: int) -> pd.DataFrame:
     """What each station says of one text: columns station, verdict and what it found. It ends where the text does."""
     screened = screen(text, kind, index, name)
-    rows = list(_static_stations(screened))
+    code, match = screened.candidate.code, screened.match
+    lines = code.count("\n") + bool(code)
+    rows = [("extract", screened.source.value, f"{lines} lines of code in {len(text):,} characters of answer")]
+    if screened.status != Status.NO_CODE:
+        held = screened.status in (Status.OK, Status.DUPLICATE)
+        rows.append(("contract", "holds" if held else screened.status.value, "" if held else screened.message))
+    if match is not None:
+        nearest = (
+            f"nearest: {match.nearest}, Jaccard {match.jaccard:.2f}" if match.nearest else "nothing alike was seen"
+        )
+        rows.append(("novelty", "duplicate" if match.duplicate else "new", nearest))
     if screened.status == Status.OK:
         rows += _evaluation_stations(evaluator.evaluate(screened.candidate, seed), evaluator.proxy)
     return pd.DataFrame(rows, columns=["station", "verdict", "what it found"])
-
-
-def _static_stations(screened: Screened):
-    lines = screened.candidate.code.count("\n") + bool(screened.candidate.code)
-    size = f"{lines} lines of code in {len(screened.candidate.text):,} characters of answer"
-    yield "extract", screened.source.value, size
-    if screened.status == Status.NO_CODE:
-        return
-    held = screened.status in (Status.OK, Status.DUPLICATE)
-    yield "contract", "holds" if held else screened.status.value, "" if held else screened.message
-    if screened.match is not None:
-        nearest, jaccard = screened.match.nearest, screened.match.jaccard
-        verdict = "duplicate" if screened.match.duplicate else "new"
-        yield "novelty", verdict, f"nearest: {nearest}, Jaccard {jaccard:.2f}" if nearest else "nothing alike was seen"
 
 
 def _evaluation_stations(outcome: Outcome, proxy: Proxy):
@@ -74,7 +70,8 @@ def published_architectures(size: int, rng: np.random.Generator) -> pd.DataFrame
     lemur = architectures.load()
     recorded = evaluations.recorded_accuracy(lemur.records)
     table = lemur.architectures.rename(columns={"family": "group"})[["name", "group", "code"]]
-    return _sample(table.join(recorded, on="name").dropna(subset="recorded"), size, rng)
+    table = table.astype({"name": str, "group": str}).join(recorded, on="name").dropna(subset="recorded")
+    return evaluations.stratified(table, "group", size, rng)
 
 
 def published_functions(size: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -86,13 +83,8 @@ def published_functions(size: int, rng: np.random.Generator) -> pd.DataFrame:
     table = augmentations.load().functions.rename(columns={"score": "recorded"})
     count = table["n_operations"].map(lambda n: f"brute force, {n:.0f} operation{'s' * (n != 1)}")
     table = table.assign(group=count.where(table["source"] == "brute_force", "LLM-written"))
-    return _sample(table[["name", "group", "code", "recorded"]], size, rng)
-
-
-def _sample(table: pd.DataFrame, size: int, rng: np.random.Generator) -> pd.DataFrame:
-    table = table.astype({"name": str, "group": str})
-    chosen = evaluations.stratified_names(table["name"], table["group"], size, rng)
-    return table[table["name"].isin(chosen)].sort_values("name", ignore_index=True)
+    table = table[["name", "group", "code", "recorded"]].astype({"name": str})
+    return evaluations.stratified(table, "group", size, rng)
 
 
 def send(

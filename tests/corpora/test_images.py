@@ -265,7 +265,7 @@ def test_torchvision_and_parquet_give_the_same_data(cache, tmp_path, monkeypatch
     assert local.content_hash == downloaded.content_hash and np.load(copy)["key"] != key  # read from the user's files
 
 
-@pytest.mark.parametrize("name", [name for name in images.NAMES if name != "digits"])
+@pytest.mark.parametrize("name", [name for name in images.SPECS if name != "digits"])
 def test_no_network(no_network, cache, name):
     with pytest.raises(DataError) as caught:
         images.load(name)

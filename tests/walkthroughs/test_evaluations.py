@@ -80,15 +80,18 @@ def test_novelty_counts_only_what_was_checked(frame):
 
 
 def test_a_stratified_draw_is_even_sorted_and_repeatable():
-    names = pd.Series([f"{group}{i}" for group in "abc" for i in range(100 if group == "a" else 5)])
-    groups = names.str[0]
-    chosen = evaluations.stratified_names(names, groups, 20, np.random.default_rng(3))
+    table = pd.DataFrame({"name": [f"{group}{i}" for group in "abc" for i in range(100 if group == "a" else 5)]})
+    table["group"] = table["name"].str[0]
+
+    def drawn(table, size, seed):
+        return evaluations.stratified(table, "group", size, np.random.default_rng(seed))["name"].to_list()
+
+    chosen = drawn(table, 20, 3)
     assert chosen == sorted(chosen) and len(set(chosen)) == 20
     assert {group: sum(name[0] == group for name in chosen) for group in "abc"} == {"a": 10, "b": 5, "c": 5}
-    shuffled = names.sample(frac=1, random_state=1)
-    assert chosen == evaluations.stratified_names(shuffled, shuffled.str[0], 20, np.random.default_rng(3))
-    assert chosen != evaluations.stratified_names(names, groups, 20, np.random.default_rng(4))
-    assert len(evaluations.stratified_names(names, groups, 1000, np.random.default_rng(0))) == len(names)
+    assert chosen == drawn(table.sample(frac=1, random_state=1), 20, 3)
+    assert chosen != drawn(table, 20, 4)
+    assert len(drawn(table, 1000, 0)) == len(table)
 
 
 def test_figures_show_every_group_and_status(frame):
