@@ -15,20 +15,11 @@ Source: the wheel ``nn-dataset==2.1.2``, read straight from the zip (118,000 fil
 A *trial* is one training run: same task, dataset, metric, architecture and uid. Its rows are one run seen after each
 epoch: durations grow in proportion to the epoch (ratio of epoch 5 to 1: median 5.01).
 
-Families follow the prefix that the authors' generators give to names:
-
-=============  =======================================================================================
-family         rule
-=============  =======================================================================================
-ga-mut         ``ga-mut-*``: mutated offspring of the genetic algorithm
-ga             other ``ga-*``: genetic algorithm over AlexNet-like stacks
-alt            ``alt-*``: an LLM altered a given network (``base`` keeps the variant: alt-nn1, alt-nn2, ...)
-ast            ``ast-*``: mutations of the syntax tree of AlexNet
-rag            ``rag-*``: LLM with retrieval-augmented generation
-rl             ``rl-*``: LLM tuned with reinforcement learning
-FractalNet     ``FractalNet-<md5>``: generated fractal topologies
-hand-written   everything else: classic networks and their variants (``base`` is the part before the first hyphen)
-=============  =======================================================================================
+Families follow the prefix that the authors' generators give to names: ``ga`` (a genetic algorithm over AlexNet-like
+stacks) and ``ga-mut`` (its mutated offspring), ``alt`` (an LLM altered a given network; ``base`` keeps the variant:
+alt-nn1, alt-nn2, ...), ``ast`` (mutations of AlexNet's syntax tree), ``rag`` (an LLM with retrieval), ``rl`` (an LLM
+tuned with reinforcement learning), ``FractalNet`` (generated fractal topologies). All else is ``hand-written``: classic
+networks and their variants (``base`` is the part before the first hyphen).
 """
 
 from __future__ import annotations

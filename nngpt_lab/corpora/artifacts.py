@@ -98,21 +98,17 @@ def is_present(artifact: Artifact) -> bool:
 def _is_genuine(wheel: Path, artifact: Artifact) -> bool:
     """Whether ``wheel`` is the published file. Hashes it only when its size or time differ from its stamp."""
     try:
-        stamp, marker = _stamp(wheel, artifact), _marker(wheel)
-        if marker.is_file() and marker.read_bytes() == stamp.encode():
+        stat, marker = wheel.stat(), _marker(wheel)
+        stamp = f"{artifact.sha256} {stat.st_size} {stat.st_mtime_ns}\n".encode()
+        if marker.is_file() and marker.read_bytes() == stamp:
             return True
-        if wheel.stat().st_size != artifact.size_bytes or sha256_file(wheel) != artifact.sha256:
+        if stat.st_size != artifact.size_bytes or sha256_file(wheel) != artifact.sha256:
             return False
     except FileNotFoundError:  # never fetched, or just removed by a process that found it damaged
         return False
     with contextlib.suppress(OSError):  # a read-only cache is hashed every time, and still works
-        marker.write_bytes(stamp.encode())
+        marker.write_bytes(stamp)
     return True
-
-
-def _stamp(wheel: Path, artifact: Artifact) -> str:
-    stat = wheel.stat()
-    return f"{artifact.sha256} {stat.st_size} {stat.st_mtime_ns}\n"
 
 
 def _marker(wheel: Path) -> Path:
@@ -133,11 +129,10 @@ def _download(artifact: Artifact, wheel: Path, private: Path, progress: bool) ->
     if code:
         raise _pip_error(artifact, wheel.parent, code, said)
     fetched = staging / artifact.filename
-    if not fetched.is_file() or sha256_file(fetched) != artifact.sha256:  # pip's own check can be configured away
+    if not _is_genuine(fetched, artifact):  # pip's own check can be configured away
         raise _wrong_hash(artifact, wheel.parent, f"pip saved no {artifact.filename} of that hash")
-    fetched.replace(wheel)
-    _marker(wheel).write_bytes(_stamp(wheel, artifact).encode())
-    return wheel
+    _marker(fetched).replace(_marker(wheel))
+    return fetched.replace(wheel)
 
 
 def _pip_command(requirement: Path, folder: Path) -> list[str]:
