@@ -124,22 +124,18 @@ def _records(archive: zipfile.ZipFile, names: list[str], issues: Issues) -> pa.T
             continue
         key = dict(zip(("task", "dataset", "metric", "architecture"), config, strict=True), epoch=int(path.stem))
         rows += [row for trial in _trials(archive.read(name), name, issues) if (row := _row(key, trial, name, issues))]
-    table = pa.Table.from_pylist(rows, schema=_record_schema())
+    table = pa.Table.from_pylist(rows, schema=RECORD)
     encoded = [table[f.name].dictionary_encode() if f.name in DICTIONARY else table[f.name] for f in table.schema]
     return pa.table(encoded, names=table.column_names)
 
 
 DICTIONARY = ("task", "dataset", "metric", "architecture", "transform", "other")
-
-
-def _record_schema() -> pa.Schema:
-    kinds = {"epoch": pa.int16(), "planned_epochs": pa.int16(), "batch": pa.int32(), "duration": pa.int64()}
-    kinds |= dict.fromkeys(("accuracy", "lr", "momentum", "dropout"), pa.float64())
-    order = (
-        "task", "dataset", "metric", "architecture", "epoch", "accuracy", "batch", "lr", "momentum", "dropout",
-        "transform", "duration", "uid", "planned_epochs", "other", "id",
-    )  # fmt: skip
-    return pa.schema([(name, kinds.get(name, pa.string())) for name in order])
+RECORD = pa.schema({
+    "task": pa.string(), "dataset": pa.string(), "metric": pa.string(), "architecture": pa.string(),
+    "epoch": pa.int16(), "accuracy": pa.float64(), "batch": pa.int32(), "lr": pa.float64(), "momentum": pa.float64(),
+    "dropout": pa.float64(), "transform": pa.string(), "duration": pa.int64(), "uid": pa.string(),
+    "planned_epochs": pa.int16(), "other": pa.string(), "id": pa.string(),
+})  # fmt: skip
 
 
 def _trials(data: bytes, name: str, issues: Issues) -> list:

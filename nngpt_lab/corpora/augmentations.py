@@ -147,7 +147,7 @@ def compile_tables(wheel: Path) -> dict[str, pa.Table]:
         reason = "distinct function of dataset_epoch1 without a one-epoch score"
         issues.add(reason, min(extra), kept=False, count=len(extra))
     return {
-        "functions": pa.Table.from_pylist(rows, schema=_function_schema()),
+        "functions": pa.Table.from_pylist(rows, schema=FUNCTION),
         "five_epochs": _five_epochs(five, later, issues),
         "issues": issues.table(),
     }
@@ -188,15 +188,13 @@ def _score(record: dict) -> dict:
     return common | {"status": "ok", "score": float(record["accuracy"])}
 
 
-def _function_schema() -> pa.Schema:
-    kinds = {"operations": pa.list_(pa.string()), "has_tail": pa.bool_(), "duration": pa.int64(), "batch": pa.int32()}
-    kinds |= dict.fromkeys(("score", "lr", "momentum"), pa.float64())
-    kinds |= dict.fromkeys(("n_operations", "resize", "llm_epoch", "llm_index"), pa.int16())
-    order = (
-        "name", "source", "code", "code_hash", "status", "score", "error", "operations", "parameters", "n_operations",
-        "resize", "has_tail", "batch", "lr", "momentum", "duration", "uid", "llm_epoch", "llm_index",
-    )  # fmt: skip
-    return pa.schema([(name, kinds.get(name, pa.string())) for name in order])
+FUNCTION = pa.schema({
+    "name": pa.string(), "source": pa.string(), "code": pa.string(), "code_hash": pa.string(), "status": pa.string(),
+    "score": pa.float64(), "error": pa.string(), "operations": pa.list_(pa.string()), "parameters": pa.string(),
+    "n_operations": pa.int16(), "resize": pa.int16(), "has_tail": pa.bool_(), "batch": pa.int32(), "lr": pa.float64(),
+    "momentum": pa.float64(), "duration": pa.int64(), "uid": pa.string(), "llm_epoch": pa.int16(),
+    "llm_index": pa.int16(),
+})  # fmt: skip
 
 
 def _five_epochs(results: dict[str, str], codes: dict[str, str], issues: Issues) -> pa.Table:

@@ -144,9 +144,8 @@ def _unpacked(spec: ModelSpec) -> Path:
         _unpack(gguf, private / "model")
         return (private / "model").rename(target)
 
-    return read_or_make(
-        f"models/{unpacked_folder(spec).name}", lambda target: target if target.is_dir() else None, make
-    )
+    place = f"models/{unpacked_folder(spec).name}"
+    return read_or_make(place, lambda target: target if target.is_dir() else None, make)
 
 
 def _unpack(gguf: Path, target: Path) -> None:

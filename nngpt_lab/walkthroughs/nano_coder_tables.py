@@ -23,19 +23,17 @@ from nngpt_lab.statistics.style import COLOURS, MUTED, OTHER, OURS, PAPER, new_f
 from nngpt_lab.walkthroughs.nano_coder import EVALUATION, TrainingText, spread
 from nngpt_lab.walkthroughs.pretraining import LAYER, NUMBER
 
-EXAMPLE_CHARACTERS = (1500, 2500)  # an example that fits on a screen
 KINDS = ("number", "layer", "start of a line", "piece of a line", "byte or special")
 SOUND_COLOURS = {"train": OURS, "best": COLOURS[1], "reserved": OTHER}
 REASON_COLOURS = ("#d9d9d9", "#bdbdbd", "#969696", "#737373", "#525252", "#353535", "#1c1c1c")
 TOKEN_COLOURS = {"number": "#ffd27f", "layer": "#a8d5a2"}
 ALTERNATING = ("#dbe9f6", "#f0f0f0")
 FRAME = "white-space:pre-wrap;line-height:1.45;font-size:12px;font-family:monospace"
-SMOOTH = 50  # steps
 
 
 def example(corpus: pd.DataFrame, family: str = "ga") -> pd.Series:
     """A network that fits on a screen: the first by name of ``family``, or of all if it has none."""
-    short = corpus[corpus["characters"].between(*EXAMPLE_CHARACTERS)].sort_values("name")
+    short = corpus[corpus["characters"].between(1500, 2500)].sort_values("name")
     short = corpus.sort_values("characters") if short.empty else short
     chosen = short[short["family"] == family]
     return (short if chosen.empty else chosen).iloc[0]
@@ -255,7 +253,7 @@ def draw_lengths(table: pd.DataFrame) -> Figure:
 def draw_curve(table: pd.DataFrame, reserved: float | None = None) -> Figure:
     """Loss and learning rate by step (``pretraining.pretrain``); ``reserved``: loss on held-out networks at the end."""
     figure, (ax, below) = new_figure(2, 1, width=8, height=4.6, sharex=True, height_ratios=(3, 1))
-    smooth = table["loss"].ewm(span=min(SMOOTH, max(2, len(table) // 4))).mean()
+    smooth = table["loss"].ewm(span=min(50, max(2, len(table) // 4))).mean()
     ax.plot(table["step"], table["loss"], color=OURS, alpha=0.25, linewidth=0.8, label="each batch")
     ax.plot(table["step"], smooth, color=OURS, linewidth=2, label="moving average")
     if reserved is not None:

@@ -42,10 +42,8 @@ def stations(text: str, name: str, kind: Kind, index: NoveltyIndex, evaluator: E
         held = screened.status in (Status.OK, Status.DUPLICATE)
         rows.append(("contract", "holds" if held else screened.status.value, "" if held else screened.message))
     if match is not None:
-        nearest = (
-            f"nearest: {match.nearest}, Jaccard {match.jaccard:.2f}" if match.nearest else "nothing alike was seen"
-        )
-        rows.append(("novelty", "duplicate" if match.duplicate else "new", nearest))
+        alike = f"nearest: {match.nearest}, Jaccard {match.jaccard:.2f}" if match.nearest else "nothing alike was seen"
+        rows.append(("novelty", "duplicate" if match.duplicate else "new", alike))
     if screened.status == Status.OK:
         rows += _evaluation_stations(evaluator.evaluate(screened.candidate, seed), evaluator.proxy)
     return pd.DataFrame(rows, columns=["station", "verdict", "what it found"])
