@@ -177,10 +177,12 @@ _DIGITS_AUGMENTATION = replace(
 _DIGITS_LOOP = replace(
     _DIGITS,
     name="digits-loop",
-    source="lab: as digits, on half of the images, so that 22 cycles take minutes, and with at most 200,000 "
+    source="lab: as digits, on a quarter of the images in batches of 8, so that 22 cycles take two minutes (over 36 "
+    "networks two seeds agree with rank correlation 0.82, as with all images: 0.79), and with at most 200,000 "
     "parameters: what the nano coder writes beyond that is often a width that LEMUR's narrowing missed (440 is no "
     "multiple of 16), and takes half a minute to train",
-    train_limit=640,
+    train_limit=320,
+    batch=8,
     max_parameters=200_000,
 )
 _DIGITS_AUGMENTATION_LOOP = replace(

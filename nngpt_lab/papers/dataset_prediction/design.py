@@ -115,20 +115,20 @@ GPU = Design(
 
 DEMO = Design(
     "nano-c",
-    "lab: all prompts on a CPU in two minutes: nano coder, prompts as short as they go; of the code the calls of "
+    "lab: all prompts on a CPU in a minute and a half: nano coder, prompts as short as they go; of the code the calls of "
     "layers, cut at 300 characters, because the first 500 of the text are the same in 78 % of the balanced questions",
     coders=("nano-coder",),
     style="dataset_nano",
     recipe=Recipe(lr=3e-3, epochs=1, batch=4, accumulate=1, warmup=0.1, dropout=0.0),
     cells=(Cell("published", "all", ("code",)), Cell("architectures", "balanced")),
     epochs=2,
-    train=100,
-    validation=40,
-    test=80,
+    train=80,
+    validation=24,
+    test=60,
     view=View(300, layers=True),
     decoding=Decoding(temperature=0, top_k=0, top_p=1, max_new_tokens=12),  # the longest name has 10
     batch=64,
-    altered=40,
+    altered=24,
     cuts=(None,),
     networks=False,
     swapped_texts=False,
