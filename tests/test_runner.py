@@ -36,6 +36,10 @@ def write_notebook(path: Path, *cells: str, parameters: str = "", header: str = 
     return path
 
 
+def run_notebook(notebook: Path, *arguments, **options) -> runner.RunOutcome:
+    return runner.run_notebooks([notebook], *arguments, **options)[0]
+
+
 def counting(counter: Path) -> str:
     """A cell that leaves one line for each time it is executed."""
     return f"with open({str(counter)!r}, 'a') as file: file.write('x\\n')"
@@ -76,7 +80,7 @@ def test_unknown_parameter_names_the_nearest(tmp_path, no_kernel):
 def test_a_parameter_need_only_be_in_one_of_the_notebooks(tmp_path, no_kernel):
     one = write_notebook(tmp_path / "one.ipynb", parameters="epochs = 5")
     two = write_notebook(tmp_path / "two.ipynb", parameters="top = 3")
-    jobs = runner.prepare([one, two], runner.get_profile("smoke"), 0, {"top": "7"}, tmp_path / "out", True)
+    jobs = runner.prepare([one, two], runner.get_profile("smoke"), 0, {"top": "7"}, tmp_path / "out")
     assert [job.parameters.get("top") for job in jobs] == [None, 7]
     assert "'topp'" in refused(one, two, output=tmp_path / "out", parameters={"topp": "7"})
 
@@ -174,7 +178,7 @@ def test_what_an_annotation_does_not_allow_is_refused(annotated, given, message)
 
 def test_a_run_gets_none_as_the_command_line_writes_it(tmp_path, no_kernel):
     notebook = write_notebook(tmp_path / "n.ipynb", parameters="resamples: int | None = 5\narms: str | None = None")
-    (job,) = runner.prepare([notebook], runner.get_profile("smoke"), 0, {"resamples": "none"}, tmp_path, True)
+    (job,) = runner.prepare([notebook], runner.get_profile("smoke"), 0, {"resamples": "none"}, tmp_path)
     assert (job.parameters["resamples"], job.parameters["arms"]) == (None, None)
     assert "-p resamples none" in job.again
     assert "not 'ten'" in refused(notebook, output=tmp_path / "out", parameters={"resamples": "ten"})
@@ -282,7 +286,7 @@ def test_a_run_and_its_manifest(tmp_path, monkeypatch):
         facts + "pair, {1: 2} | keyed, place], open(output + '/facts.json', 'w'))",
         parameters="pair = (1, 2)\nkeyed = {3: 4}\nplace = 'here'",
     )
-    outcome = runner.run_notebook(notebook, "demo", 7, {"place": str(tmp_path)}, output=folder / "out", progress=False)
+    outcome = run_notebook(notebook, "demo", 7, {"place": str(tmp_path)}, output=folder / "out")
 
     place = folder / "out" / "01_x"
     assert outcome.lines() == [f"ok  01_x  {outcome.seconds:.1f} s  {str(place).removeprefix('/')}"]
@@ -311,7 +315,7 @@ def test_a_failed_notebook_is_kept_and_the_others_run(tmp_path):
     dead = write_notebook(tmp_path / "dead.ipynb", "import os; os._exit(3)")
     good = write_notebook(tmp_path / "good.ipynb", "2 + 2")
     told = []
-    outcomes = runner.run_notebooks([bad, dead, good], output=tmp_path / "out", progress=False, on_done=told.append)
+    outcomes = runner.run_notebooks([bad, dead, good], output=tmp_path / "out", on_done=told.append)
     assert [outcome.status for outcome in outcomes] == ["failed", "failed", "ok"]
     assert told == outcomes
     where, what, next_step = outcomes[0].lines()
@@ -334,13 +338,13 @@ def test_cells_that_warn_are_recorded_and_told(tmp_path):
     warns = f"import warnings; print('fine')\n{warns}"
     logs = "import sys\nprint('\\n  a log line\\nand another', file=sys.stderr)"
     notebook = write_notebook(tmp_path / "n.ipynb", "1 + 1", warns, logs)
-    outcome = runner.run_notebook(notebook, output=tmp_path / "out", progress=False)
+    outcome = run_notebook(notebook, output=tmp_path / "out")
     assert manifest.read(tmp_path / "out" / "n")["warnings"] == [
         {"cell": 4, "line": "<python>/x.py:3: FutureWarning: old name"},
         {"cell": 5, "line": "a log line"},
     ]
     assert outcome.status == "ok" and outcome.lines()[0].endswith("warnings in cells 4, 5")
-    again = runner.run_notebook(notebook, output=tmp_path / "out", progress=False)
+    again = run_notebook(notebook, output=tmp_path / "out")
     assert again.status == "up to date" and again.warned == (4, 5)
 
 
@@ -365,7 +369,7 @@ def test_only_what_changed_is_run_again(tmp_path):
 
     def run(expected: str, **options) -> None:
         before = times(counter)
-        outcome = runner.run_notebook(notebook, output=out, progress=False, **options)
+        outcome = run_notebook(notebook, output=out, **options)
         assert (outcome.status, times(counter) - before) == (expected, int(expected == "ok"))
 
     run("ok")
@@ -416,7 +420,7 @@ def test_interrupted_busy_and_continued(tmp_path):
     try:
         wait_for(lambda: begun.exists() and begun.read_text())
         with pytest.raises(BusyError) as error:  # even the notebook that has already run: its call is not over
-            runner.run_notebook(first, output=tmp_path / "out", progress=False)
+            run_notebook(first, output=tmp_path / "out")
         assert f"process {running.pid} on " in error.value.cause
         busy = subprocess.run([*command[:4], str(second), *command[-2:]], capture_output=True, text=True, timeout=LIMIT)
         assert (busy.returncode, times(counter)) == (4, 1)

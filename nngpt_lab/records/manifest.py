@@ -51,18 +51,13 @@ def fingerprint(notebook, parameters: dict[str, Any], data: Mapping[str, str]) -
 
 @dataclass(frozen=True)
 class Cell:
-    """A code cell that was started: its number as Jupyter shows it, its source, its seconds, and what it wrote to
-    stderr (warnings, above all)."""
+    """A code cell that was started: its number as Jupyter shows it, its source, its seconds, and the first line that
+    it wrote to stderr (empty if none)."""
 
     index: int
     source: str
     seconds: float
-    stderr: str = ""
-
-    @property
-    def warning(self) -> str:
-        """The first line that it wrote to stderr; empty if none."""
-        return next((line.strip()[:200] for line in self.stderr.splitlines() if line.strip()), "")
+    warning: str
 
 
 def cells(folder: Path) -> list[Cell]:
@@ -70,16 +65,17 @@ def cells(folder: Path) -> list[Cell]:
     import nbformat
 
     try:
-        found = nbformat.read(folder / EXECUTED, as_version=4).cells
+        notebook = nbformat.read(folder / EXECUTED, as_version=4)
     except Exception:  # killed while writing: nbformat raises many kinds for half a file
         return []
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     begun = []
-    numbered = enumerate((cell for cell in found if cell.cell_type == "code" and cell.source.strip()), start=1)
-    for index, cell in numbered:
+    for index, cell in enumerate(code, start=1):
         times = cell.metadata.get("papermill", {})
         if times.get("start_time"):
             stderr = "".join(output.text for output in cell.outputs if output.get("name") == "stderr")
-            begun.append(Cell(index, cell.source, round(times.get("duration") or 0, 2), stderr))
+            warning = next((line.strip()[:200] for line in stderr.splitlines() if line.strip()), "")
+            begun.append(Cell(index, cell.source, round(times.get("duration") or 0, 2), warning))
     return begun
 
 
@@ -181,17 +177,14 @@ def provenance(data: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _git_state() -> dict[str, Any]:
-    root = paths.checkout()
-    try:
-        commit = _git(root, "rev-parse", "HEAD") if root else None
-        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain")) if commit else None}
-    except (OSError, subprocess.SubprocessError):  # no git, or a checkout without its history
-        return {"commit": None, "dirty": None}
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout.strip()
 
-
-def _git(root: Path | None, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=30, check=True)
-    return done.stdout.strip()
+    if root := paths.checkout():
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # no git, or a checkout without its history
+            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    return {"commit": None, "dirty": None}
 
 
 def direct_dependencies() -> list[str]:
@@ -205,22 +198,17 @@ def direct_dependencies() -> list[str]:
 
 def package_versions(names: Iterable[str] | None = None) -> dict[str, str | None]:
     """Installed version of each package (None: missing), from metadata, so that nothing is imported."""
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     for name in sorted({*direct_dependencies(), *ALSO_RECORDED} if names is None else set(names)):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 def hardware() -> dict[str, Any]:
-    """What computes: device, cores, threads and memory.
-
-    The device is the CUDA device torch would use, asked of torch in a child process, because nvidia-smi cannot tell:
-    it knows neither CUDA_VISIBLE_DEVICES nor whether the installed torch was built for CUDA. A machine without an
-    NVIDIA driver is not asked at all. ``threads`` is what OpenMP, and so torch, takes by default.
-    """
+    """What computes: the device torch would use, cores, threads (what OpenMP, and so torch, takes) and memory."""
     import psutil
 
     cores, devices, threads = usable_cores(), cuda_devices(), os.environ.get("OMP_NUM_THREADS", "")
@@ -239,17 +227,17 @@ def usable_cores() -> int:
 
 def processor_name() -> str:
     """The processor's marketing name where the system tells, else its architecture."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        found = None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        if line := re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE):
+            return line[1].strip()
+    return platform.processor() or platform.machine()
 
 
 PROBE_CUDA = """
 import json, torch
-found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-print(json.dumps([{"name": d.name, "memory_gib": round(d.total_memory / 2**30, 1)} for d in found]))
+devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+print(json.dumps([{"name": d.name, "memory_gib": round(d.total_memory / 2**30, 1)} for d in devices]))
 """
 
 
@@ -258,7 +246,8 @@ def cuda_devices() -> list[dict[str, Any]]:
     """Name and memory of each CUDA device that torch can use; empty when there is none or torch cannot say.
 
     A child process asks: importing torch costs seconds and a CUDA context costs device memory, which the notebooks
-    need. Without the NVIDIA driver torch cannot have a device, and the question (and its seconds) is saved.
+    need. (nvidia-smi knows neither CUDA_VISIBLE_DEVICES nor whether torch was built for CUDA.) Without the NVIDIA
+    driver torch cannot have a device, and the question is saved.
     """
     from ctypes.util import find_library
 
