@@ -9,12 +9,10 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import LabError, UsageError
@@ -109,8 +107,12 @@ def check_writable(folder: Path, cure: str = "choose another folder with --outpu
 
 def free_gib(folder: Path) -> float:
     """Free disk, GiB, where ``folder`` is or would be created."""
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    return shutil.disk_usage(existing).free / 2**30
+    return shutil.disk_usage(_existing(folder)).free / 2**30
+
+
+def _existing(folder: Path) -> Path:
+    """``folder``, or the nearest folder above it that is there."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _software() -> Iterator[Check]:
@@ -144,12 +146,11 @@ def _folders() -> Iterator[Check]:
 
 
 def _folder(name: str, folder: Path, need: float, cure: str) -> Check:
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
     try:
-        check_writable(existing, cure)
+        check_writable(_existing(folder), cure)
     except UsageError as error:
         return Check("folders", name, False, error.cause, cure)
-    free = free_gib(existing)
+    free = free_gib(folder)
     here = f"{folder}, {free:.1f} GiB free"
     return _judge("folders", name, free >= need, here, here, f"free {need} GiB, or {cure}")
 
@@ -179,36 +180,18 @@ def _data() -> Iterator[Check]:
     yield _judge("data", "images", bool(names), holds, "NNGPT_LAB_DATA holds no data set", cure)
 
 
-# What code written by a language model can be locked into. Asked in a child process, because unshare() changes the one
-# that calls it. Landlock: https://docs.kernel.org/userspace-api/landlock.html, where landlock_create_ruleset(NULL, 0,
-# LANDLOCK_CREATE_RULESET_VERSION) returns the ABI version; its number is 444 on every architecture but alpha. Seccomp
-# (man 2 seccomp): a kernel that knows filters answers a null filter with EFAULT, any other with EINVAL.
-PROBE_ISOLATION = """
-import ctypes, errno, json, os
-libc = ctypes.CDLL(None, use_errno=True)
-def said(result):
-    return 0 if result >= 0 else ctypes.get_errno()
-abi = libc.syscall(ctypes.c_long(444), None, ctypes.c_size_t(0), ctypes.c_uint32(1))
-seccomp = said(libc.prctl(22, ctypes.c_ulong(2), None, None, None)) == errno.EFAULT
-user = said(libc.unshare(0x10000000))
-network = said(libc.unshare(0x40000000))
-print(json.dumps({"landlock": abi, "seccomp": seccomp, "user": user, "network": network}))
-"""
+NAMESPACES = "an administrator can allow namespaces (sysctl user.max_user_namespaces, AppArmor)"
+CURES = {  # of the sandbox's layers, those that a kernel may lack
+    "user namespace": NAMESPACES,
+    "network namespace": NAMESPACES,
+    "landlock files": "Linux 5.13 or newer with landlock in the kernel's lsm= list",
+    "landlock network": "Linux 6.7 or newer with landlock",
+    "landlock scopes": "Linux 6.12 or newer with landlock",
+    "seccomp": "a kernel with CONFIG_SECCOMP_FILTER",
+}
 
 
-def isolation() -> dict[str, Any]:
-    """Landlock's ABI version (-1: none), whether seccomp takes filters, and the errno (0: fine) of a new user and then
-    a new network namespace; empty where they cannot be asked about."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", PROBE_ISOLATION], capture_output=True, text=True, timeout=20
-        )
-        return json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return {}
-
-
-def _sandbox() -> Check:
+def _isolation() -> Iterator[Check]:
     """What a candidate's code would be confined by here, asked of a sandbox itself."""
     from nngpt_lab.sandbox.child import layers
     from nngpt_lab.sandbox.parent import Sandbox
@@ -218,41 +201,25 @@ def _sandbox() -> Check:
         with Sandbox() as sandbox:
             held = sandbox.isolation
     except (LabError, OSError) as error:
-        return Check("isolation", "sandbox", False, f"does not start: {error}", "no candidate can be evaluated here")
+        yield Check("isolation", "sandbox", False, f"does not start: {error}", "no candidate can be evaluated here")
+        return
+    if sys.platform == "linux":
+        import resource
+
+        for layer, cure in CURES.items():
+            yield _judge("isolation", layer, layer in held, "there", "not there", cure)
+        limits = {"processes": resource.RLIMIT_NPROC, "open files": resource.RLIMIT_NOFILE}
+        most = {name: resource.getrlimit(limit)[1] for name, limit in limits.items()}
+        shown = ", ".join(f"{name} {'unlimited' if limit < 0 else limit}" for name, limit in most.items())
+        yield Check("isolation", "resource limits", True, f"at most: {shown}")
+        yield Check("isolation", "cgroup", None, _cgroup())
+    else:
+        names = (*CURES, "resource limits", "cgroup")
+        yield from (Check("isolation", name, None, f"not available on {sys.platform}") for name in names)
     missing = [layer for layer in every if layer not in held]
     cure = "what the lines above lack; until then evaluate only code that you trust, or do it in a virtual machine"
     part = f"{len(held)} of {len(every)} layers; without {', '.join(missing)}"
-    return _judge("isolation", "sandbox", not missing, f"all {len(every)} layers", part, cure)
-
-
-def _isolation() -> Iterator[Check]:
-    if sys.platform != "linux":
-        names = ("user namespace", "network namespace", "Landlock", "seccomp", "resource limits", "cgroup")
-        yield from (Check("isolation", name, None, f"not available on {sys.platform}") for name in names)
-        yield _sandbox()
-        return
-    import resource
-
-    found = isolation()
-    for kind in ("user", "network"):
-        code = found.get(kind)
-        no = f"refused: {os.strerror(code) if code else 'cannot be asked about'}"
-        cure = "an administrator can allow it (sysctl user.max_user_namespaces, AppArmor)"
-        yield _judge("isolation", f"{kind} namespace", code == 0, "can be created", no, cure)
-    abi = found.get("landlock", -1)
-    cure = "Linux 5.13 or newer with landlock in the kernel's lsm= list"
-    yield _judge("isolation", "Landlock", abi > 0, f"ABI {abi}", "not in this kernel", cure)
-    cure = "a kernel with CONFIG_SECCOMP_FILTER"
-    yield _judge("isolation", "seccomp", bool(found.get("seccomp")), "filters", "no filters", cure)
-    limits = {"processes": resource.RLIMIT_NPROC, "open files": resource.RLIMIT_NOFILE}
-    shown = ", ".join(f"{name} {_limit(resource.getrlimit(limit)[1])}" for name, limit in limits.items())
-    yield Check("isolation", "resource limits", True, f"at most: {shown}")
-    yield Check("isolation", "cgroup", None, _cgroup())
-    yield _sandbox()
-
-
-def _limit(value: int) -> str:
-    return "unlimited" if value < 0 else str(value)
+    yield _judge("isolation", "sandbox", not missing, f"all {len(every)} layers", part, cure)
 
 
 def _cgroup() -> str:

@@ -1,8 +1,10 @@
 """doctor: a verdict on every profile, a cure beside every "no"."""
 
+import contextlib
 import functools
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +14,7 @@ from nngpt_lab.ground import paths
 from nngpt_lab.records import manifest
 from nngpt_lab.records.profiles import PROFILES
 from nngpt_lab.sandbox import parent
+from nngpt_lab.sandbox.child import layers
 
 
 @pytest.fixture
@@ -92,27 +95,25 @@ def test_text_is_aligned_and_json_says_the_same(cpu_only):
     assert [check["name"] for check in said["checks"]] == [check.name for check in checks]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux features")
-def test_isolation_is_asked_of_a_child():
-    found = doctor.isolation()
-    assert set(found) == {"landlock", "seccomp", "user", "network"}
-    assert found["landlock"] == -1 or found["landlock"] >= 1
+def with_layers(monkeypatch, *layers: str) -> dict[str, doctor.Check]:
+    """What doctor says where a sandbox has these layers alone."""
+    monkeypatch.setattr(parent, "Sandbox", lambda: contextlib.nullcontext(SimpleNamespace(isolation=layers)))
+    return by_name(list(doctor._isolation()))
 
 
 def test_isolation_elsewhere_is_not_available(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(doctor, "_sandbox", lambda: doctor.Check("isolation", "sandbox", False, "4 of 17 layers", "x"))
-    *layers, whole = doctor._isolation()
-    assert {check.value for check in layers} == {"not available on darwin"}
-    assert whole.value == "4 of 17 layers", "what there is elsewhere is asked of the sandbox itself"
+    checks = with_layers(monkeypatch, "process group", "closed descriptors")
+    whole = checks.pop("sandbox")
+    assert {check.value for check in checks.values()} == {"not available on darwin"}
+    assert whole.value.startswith("2 of 17 layers"), "what there is elsewhere is asked of the sandbox itself"
 
 
-@pytest.mark.parametrize("found", [{}, {"landlock": -1, "seccomp": False, "user": 1, "network": 1}])
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux features")
-def test_isolation_that_is_missing_has_cures(monkeypatch, found):
-    monkeypatch.setattr(doctor, "isolation", lambda: found)
-    checks = by_name(list(doctor._isolation()))
-    for name in ("user namespace", "network namespace", "Landlock", "seccomp"):
+def test_isolation_that_is_missing_has_cures(monkeypatch):
+    assert doctor.CURES.keys() <= set(layers({"namespaces": True, "landlock": 7, "seccomp": True}))
+    checks = with_layers(monkeypatch, "process group")
+    for name in doctor.CURES:
         assert checks[name].ok is False
         assert checks[name].cure
 
@@ -126,15 +127,15 @@ def test_a_child_that_cannot_import_torch_means_no_device(monkeypatch):
 
 
 def test_the_sandbox_says_what_it_would_do_without(cpu_only, monkeypatch):
-    whole = doctor._sandbox()
+    whole = by_name(list(doctor._isolation()))["sandbox"]
     assert whole.ok is True or "without" in whole.value
     without = functools.partial(parent.Sandbox, namespaces=False)
     monkeypatch.setattr(parent, "Sandbox", without)
-    part = doctor._sandbox()
+    part = by_name(list(doctor._isolation()))["sandbox"]
     assert part.ok is False and "pid namespace" in part.value and part.cure
 
 
 def test_a_sandbox_that_does_not_start_is_reported(cpu_only, monkeypatch):
     monkeypatch.setattr(parent, "Sandbox", functools.partial(parent.Sandbox, require=["a moat"]))
-    found = doctor._sandbox()
-    assert found.ok is False and "a moat" in found.value and found.cure
+    (stopped,) = doctor._isolation()
+    assert stopped.ok is False and "a moat" in stopped.value and stopped.cure
