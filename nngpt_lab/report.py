@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import struct
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,12 @@ from urllib.parse import quote
 
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.ground.formatting import clock, format_column, number, present, show, show_estimate, slug, words
+from nngpt_lab.ground.formatting import format_column, number, present, show, show_estimate, slug, words
 from nngpt_lab.records import manifest
 from nngpt_lab.records.profiles import PROFILES
 from nngpt_lab.records.results import PNG_DPI
 
 VERDICTS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not tested": "–"}  # in the page's order
-CLAIM_COLUMNS = ("claim_id", "paper", "claim", "paper_value", "our_value", "ci_low", "ci_high", "n", "unit", "test",
-                 "grade", "source", "verdict", "note")  # fmt: skip
 BOUNDS = {"at_least": "≥ ", "at_most": "≤ "}  # of a claim's test; a claim of equality needs no sign
 ROWS_SHOWN = 12  # of each table; the whole of it is one link away
 LARGEST_SVG = 400_000  # bytes; a figure of many thousand points is smaller, and faster to show, as PNG
@@ -110,7 +108,8 @@ class Section:
             return []
         commit = (f"commit {record['commit'][:10]}" if record["commit"] else "commit unknown", False)
         dirty = [("with uncommitted changes", True)] if record["dirty"] else []
-        machine = [clock(record["started"]), f"{record['seconds']:,.0f} s", f"profile {record['profile']}"]
+        started = record["started"][:16].replace("T", " ") + " UTC"  # runner.py writes ISO 8601
+        machine = [started, f"{record['seconds']:,.0f} s", f"profile {record['profile']}"]
         machine += [f"seed {record['seed']}", record["device"], f"Python {record['python']}"]
         return [commit, *dirty, *((text, False) for text in machine)]
 
@@ -125,18 +124,18 @@ def build_report(folder: Path) -> Path:
         UsageError: nothing to report there, or no permission to write there.
     """
     folder = Path(folder)
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = [path for path in found if path.is_dir() and any((path / mark).exists() for mark in FOLDER_MARKS)]
-    if not found:
+    paths_there = sorted(folder.iterdir()) if folder.is_dir() else []
+    places = [path for path in paths_there if path.is_dir() and any((path / mark).exists() for mark in FOLDER_MARKS)]
+    if not places:
         raise UsageError(
             f"there are no results in {manifest.display(folder)}",
             "run `nngpt-lab demo` first, or name a results folder",
         )
-    sections = [read_section(path) for path in found]
+    sections = [read_section(place) for place in places]
     for kind in ("figures", "tables"):
-        for place, item in enumerate((item for section in sections for item in getattr(section, kind)), 1):
-            item.label = f"{kind[:-1].capitalize()} {place}"
-    claims = [claim for path, section in zip(found, sections, strict=True) for claim in read_claims(path, section)]
+        for count, item in enumerate((item for section in sections for item in getattr(section, kind)), 1):
+            item.label = f"{kind[:-1].capitalize()} {count}"
+    claims = [claim for place, section in zip(places, sections, strict=True) for claim in read_claims(place, section)]
     return write(folder / "index.html", page("report.html.j2", **overview(folder, sections, claims)))
 
 
@@ -311,7 +310,7 @@ def read_claims(folder: Path, section: Section) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         section.problems.append(f"tables/claims.csv cannot be read ({type(error).__name__}).")
         return []
-    claims: list[dict[str, Any]] = [{column: present(row.get(column, "")) for column in CLAIM_COLUMNS} for row in rows]
+    claims: list[dict[str, Any]] = [defaultdict(str, {key: present(row[key]) for key in row}) for row in rows]
     for place, claim in enumerate(claims, 1):
         verdict = claim["verdict"].lower().replace(" at this scale", "") or "not tested"
         claim |= {

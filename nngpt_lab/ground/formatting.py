@@ -37,28 +37,18 @@ def show(text: str, unit: str = "") -> str:
     return f"{digits}{NO_BREAK}{unit}" if unit else digits
 
 
-def decimals_for(low: float | None, high: float | None) -> int | None:
-    """Decimals that show an interval's width with two digits; None where there is no width to show.
-
-    >>> decimals_for(54.05, 57.86), decimals_for(-0.01, 0.66), decimals_for(3, 3)
-    (1, 2, None)
-    """
-    if low is None or high is None or high <= low:
-        return None
-    return max(0, 1 - math.floor(math.log10(high - low)))
-
-
 def show_estimate(value: str, low: str, high: str, unit: str = "") -> tuple[str, str]:
-    """A value with its unit, and its interval, both to the digits that the interval supports.
+    """A value with its unit, and its interval, both to the decimals that show the interval's width with two digits.
 
     A value whose interval has no width was counted, not estimated: it has no interval to show.
 
     >>> show_estimate("0.35987", "-0.009997", "0.6618"), show_estimate("6000", "6000", "6000")
     (('0.36', '-0.01 to 0.66'), ('6,000', ''))
     """
-    decimals = decimals_for(number(low), number(high))
-    if decimals is None:
+    start, end = number(low), number(high)
+    if start is None or end is None or end <= start:
         return show(value, unit), ""
+    decimals = max(0, 1 - math.floor(math.log10(end - start)))
     digits = [f"{number(text):,.{decimals}f}" for text in (value, low, high)]
     return (f"{digits[0]}{NO_BREAK}{unit}" if unit else digits[0]), f"{digits[1]} to {digits[2]}"
 
@@ -96,10 +86,3 @@ def words(name: str) -> str:
 def slug(text: str) -> str:
     """``text`` as an anchor or a class: letters and digits, joined by hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
-
-
-def clock(moment: Any) -> str:
-    """An ISO date and time to the minute; other text as it is."""
-    text = str(moment or "")
-    match = re.match(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(?::[\d.]+)?(Z|\+00:00)?", text)
-    return f"{match[1]} {match[2]}{' UTC' if match[3] else ''}" if match else text
