@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -51,18 +50,8 @@ class Comparison:
         return values | {"n": self.difference.n, "method": self.method}
 
 
-class Measure(Protocol):
-    """What runs are compared by; the classes below are its kinds."""
-
-    @property
-    def label(self) -> str:
-        """What a figure calls it."""
-
-    def value(self, samples: pd.DataFrame) -> float:
-        """Of one run, or of the samples of several taken together; nan where there is none."""
-
-    def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
-        """What the samples of one or two runs say."""
+# What runs are compared by. ``label`` is what a figure calls it; ``value`` is that of one run, or of the samples of
+# several taken together (nan where there is none); ``within`` is what the samples of one or two runs say.
 
 
 @dataclass(frozen=True)
@@ -112,10 +101,10 @@ class PairedProportion:
 
     def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
         """McNemar's exact test with Bonett and Price's interval; n counts pairs."""
-        one, other = (table[self.column].to_numpy(bool) for table in (first, second))
-        alone = int((one & ~other).sum()), int((other & ~one).sum())
-        difference = intervals.difference_of_paired_proportions(*alone, len(one))
-        return Comparison(one.mean(), other.mean(), difference, MCNEMAR, intervals.mcnemar(*alone))
+        ours, theirs = (table[self.column].to_numpy(bool) for table in (first, second))
+        alone = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+        difference = intervals.difference_of_paired_proportions(*alone, len(ours))
+        return Comparison(ours.mean(), theirs.mean(), difference, MCNEMAR, intervals.mcnemar(*alone))
 
 
 @dataclass(frozen=True)
@@ -175,6 +164,9 @@ class PairedRatio:
         """How far each sample moves the ratio; their mean is zero."""
         above, below = (samples[name].to_numpy(float) for name in (self.above, self.below))
         return (above - self.value(samples) * below) / below.mean()
+
+
+Measure = Statistic | Proportion | PairedProportion | Mean | PairedRatio
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, measure: Measure) -> Comparison:

@@ -28,12 +28,13 @@ LOOKS = {
 UNKNOWN = {"color": MUTED, "marker": "P", "linestyle": "-"}
 
 
-def look(arm: str, number: int | None = None) -> dict:
-    """The style of an arm's line; of one that :data:`LOOKS` does not know the style of that number, or grey."""
-    other = UNKNOWN if number is None else STYLES[number % len(STYLES)]
-    return {"markersize": 4.5, "linewidth": 1.4, **LOOKS.get(arm, other)}
-
-
 def arm_looks(table: pd.DataFrame, numbered: bool = False) -> dict[str, dict]:
-    """The styles of a table's arms (column arm), in order of appearance, the loop first."""
-    return {arm: look(arm, number if numbered else None) for number, arm in enumerate(arms(table))}
+    """The styles of a table's arms (column arm), in order of appearance, the loop first.
+
+    An arm that :data:`LOOKS` does not know is grey, or, where ``numbered``, has the style of its place.
+    """
+    looks = {}
+    for number, arm in enumerate(arms(table)):
+        other = STYLES[number % len(STYLES)] if numbered else UNKNOWN
+        looks[arm] = {"markersize": 4.5, "linewidth": 1.4, **LOOKS.get(arm, other)}
+    return looks

@@ -10,11 +10,10 @@ import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from nngpt_lab.candidates import pool
-from nngpt_lab.candidates.outcome import Candidate, Outcome
+from nngpt_lab.candidates.outcome import Candidate
 from nngpt_lab.candidates.screening import Screened, screen
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.llm import sampling
@@ -84,18 +83,10 @@ def score(bench: Bench, proposed: Generator[tuple[int, Screened]], seed: int) ->
     by_hash = dict(zip(trained, outcomes, strict=True))
     screened, rows = [samples[place] for place in sorted(samples)], []
     for position, sample in enumerate(screened):
-        outcome = by_hash[sample.candidate.code_hash] if sample.status == Status.OK else None
-        tokens = len(bench.coder.tokenizer(sample.candidate.text)["input_ids"])
-        rows.append({"position": position, **_row(sample, outcome), "tokens": tokens})
+        row = {"position": position, "code_hash": sample.candidate.code_hash, "status": sample.status.value}
+        row |= {"score": None, "parameters": None}
+        if sample.status == Status.OK:
+            outcome = by_hash[sample.candidate.code_hash]
+            row |= {"status": outcome.status.value, "score": outcome.score, "parameters": outcome.parameters}
+        rows.append(row | {"tokens": len(bench.coder.tokenizer(sample.candidate.text)["input_ids"])})
     return screened, pd.DataFrame(rows).astype({"parameters": "Int64", "score": float})
-
-
-def _row(sample: Screened, outcome: Outcome | None) -> dict:
-    """What came of one sample; without an outcome it was not trained."""
-    row = {"code_hash": sample.candidate.code_hash, "status": sample.status.value, "score": np.nan}
-    row["parameters"] = pd.NA
-    if outcome is not None:
-        row["status"] = outcome.status.value
-        row["score"] = np.nan if outcome.score is None else outcome.score
-        row["parameters"] = pd.NA if outcome.parameters is None else outcome.parameters
-    return row

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from nngpt_lab.ground.errors import DataError
+from nngpt_lab.ground.files import replacing
 from nngpt_lab.llm import adapters, lora
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.study.samples import STAGES
@@ -118,6 +119,5 @@ class RunState:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def _write(self, name: str, values: dict) -> None:
-        part = self.folder / f"{name}.part"
-        part.write_text(json.dumps(values) + "\n", encoding="utf-8")
-        part.replace(self.folder / name)
+        with replacing(self.folder / name) as file:
+            file.write(f"{json.dumps(values)}\n".encode())
