@@ -71,13 +71,13 @@ def room_of(module: str) -> str | None:
 
 def arrows(imports: Mapping[str, set[str]]) -> list[tuple[str, str]]:
     """Which room imports which, sorted from the roof down; the files of the roof count as one room."""
-    pairs = set()
-    for module, targets in imports.items():
-        for target in targets:
-            here, there = room_of(module), room_of(target)
-            if here and there:
-                pairs.add((VERBS if not FLOOR[here] else here, VERBS if not FLOOR[there] else there))
-    return sorted((high, low) for high, low in pairs if high != low)
+
+    def box(module: str) -> str | None:
+        room = room_of(module)
+        return VERBS if room in FLOORS[0] else room
+
+    pairs = {(box(module), box(target)) for module, targets in imports.items() for target in targets}
+    return sorted((high, low) for high, low in pairs if high and low and high != low)
 
 
 def purposes(parsed: Mapping[str, ast.Module]) -> dict[str, str]:
@@ -115,30 +115,24 @@ def direct(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
 def draw(rooms: Mapping[str, str], pairs: list[tuple[str, str]], file: Path) -> None:
     """The picture, in the format of the file's suffix."""
     import matplotlib.pyplot as plt
-    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+    from matplotlib.patches import Rectangle
 
     plt.rcParams |= {"svg.hashsalt": "house", "svg.fonttype": "none"}  # equal arrows give equal files; text stays text
     figure, axes = plt.subplots(figsize=(11, 10), layout="constrained")
-    width, height = 0.23, 0.64
-    place = {}
+    boxes, place = {}, {}
     for row, names in enumerate(ROWS):
         y = len(ROWS) - row
         for column, room in enumerate(names):
             x = 0.5 + (column - (len(names) - 1) / 2) * STEP[row]
             place[room] = x, y
-            corner = (x - width / 2, y - height / 2)
-            box = FancyBboxPatch(corner, width, height, "round,pad=0,rounding_size=0.015", mutation_aspect=len(ROWS))
-            box.set(facecolor="white", edgecolor=f"C{row}", linewidth=1.8, zorder=2)
-            axes.add_patch(box)
+            box = Rectangle((x - 0.115, y - 0.32), 0.23, 0.64, fc="white", ec=f"C{row}", lw=1.8, zorder=2)
+            boxes[room] = axes.add_patch(box)
             axes.text(x, y + 0.21, room.removeprefix("papers."), ha="center", va="center", weight="bold", zorder=3)
             axes.text(x, y + 0.08, textwrap.fill(rooms[room], 38), ha="center", va="top", fontsize=8, zorder=3)
     for high, low in direct(pairs):
-        (x_from, y_from), (x_to, y_to) = place[high], place[low]
-        lean = 0.35 * width * max(-1.0, min(1.0, (x_to - x_from) / width))  # leaves a box on the side it is going to
-        ends = (x_from + lean, y_from - height / 2), (x_to - lean, y_to + height / 2)
-        arrow = FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=13, shrinkA=0, shrinkB=0)
-        arrow.set(color=f"C{len(ROWS) - y_from}", linewidth=1.3, zorder=1)
-        axes.add_patch(arrow)
+        ends = {"patchA": boxes[high], "patchB": boxes[low], "shrinkA": 0, "shrinkB": 0}
+        colour = boxes[high].get_edgecolor()
+        axes.annotate("", place[low], place[high], arrowprops=ends | {"arrowstyle": "-|>", "color": colour}, zorder=1)
     axes.set(xlim=(0, 1), ylim=(0.6, len(ROWS) + 0.4))
     axes.axis("off")
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
