@@ -189,14 +189,13 @@ def find_notebook(name: str) -> Path:
         if ".ipynb_checkpoints" not in path.parts
     }
     wanted = name.removeprefix("notebooks/").removesuffix(".ipynb")
-    for matches in (
-        [key for key in own if wanted in (key, Path(key).name)],
-        [key for key in own if wanted and (key.startswith(wanted) or Path(key).name.startswith(wanted))],
-    ):
-        if len(matches) == 1:
-            return own[matches[0]]
-        if matches:
-            raise UsageError(f"{name!r} could be any of {', '.join(matches)}", "write more of the name")
+    exact = [key for key in own if wanted in (key, Path(key).name)]
+    begun = [key for key in own if wanted and (key.startswith(wanted) or Path(key).name.startswith(wanted))]
+    matches = exact or begun
+    if len(matches) == 1:
+        return own[matches[0]]
+    if matches:
+        raise UsageError(f"{name!r} could be any of {', '.join(matches)}", "write more of the name")
     raise UsageError(
         f"there is no notebook {name!r}",
         did_you_mean(wanted, own) + f"give a path, or one of {', '.join(own) or '(none installed)'}",

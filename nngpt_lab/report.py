@@ -72,10 +72,6 @@ class Section:
         return re.split(r": | — | – ", self.title)[0]
 
     @property
-    def by_hand(self) -> bool:
-        return self.record is None
-
-    @property
     def failed(self) -> bool:
         return self.record is not None and self.record["status"] != "ok"
 
@@ -98,7 +94,8 @@ class Section:
         """What a reader of the claims table must know about the numbers of this notebook; mostly nothing."""
         if self.failed:
             return "this notebook failed; its claims may be missing or come from part of the run."
-        return "run by hand, no manifest vouches for its numbers." if self.by_hand else " ".join(self.problems)
+        by_hand = "run by hand, no manifest vouches for its numbers."
+        return by_hand if self.record is None else " ".join(self.problems)
 
     @property
     def provenance(self) -> list[tuple[str, bool]]:
@@ -136,26 +133,22 @@ def build_report(folder: Path) -> Path:
         for count, item in enumerate((item for section in sections for item in getattr(section, kind)), 1):
             item.label = f"{kind[:-1].capitalize()} {count}"
     claims = [claim for place, section in zip(places, sections, strict=True) for claim in read_claims(place, section)]
-    return write(folder / "index.html", page("report.html.j2", **overview(folder, sections, claims)))
-
-
-def overview(folder: Path, sections: list[Section], claims: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the page's template asks for."""
     counts = Counter(claim["verdict"] for claim in claims)
-    records = [section.record or {} for section in sections]
-    profiles = sorted({str(record["profile"]) for record in records if record.get("profile")})
+    profiles = sorted({str(section.record["profile"]) for section in sections if section.record})
     profile = ", ".join(profiles) or folder.resolve().name
     titles = {section.anchor: section.short for section in sections}
-    return {
-        "sections": sections,
-        "claims": sorted(claims, key=lambda claim: not claim["tested"]),  # tested first, else as the notebooks say
-        "tested": sum(claim["tested"] for claim in claims),
-        "counts": counts,
-        "verdicts": [*VERDICTS, *sorted(set(counts) - set(VERDICTS))],
-        "papers": {paper: titles.get(home, "") for paper, home in sorted(homes_of(claims).items()) if paper},
-        "profile": profile,
-        "purpose": PROFILES[profile].purpose if profile in PROFILES else "",
-    }
+    text = page(
+        "report.html.j2",
+        sections=sections,
+        claims=sorted(claims, key=lambda claim: not claim["tested"]),  # tested first, else as the notebooks say
+        tested=sum(claim["tested"] for claim in claims),
+        counts=counts,
+        verdicts=[*VERDICTS, *sorted(set(counts) - set(VERDICTS))],
+        papers={paper: titles.get(home, "") for paper, home in sorted(homes_of(claims).items()) if paper},
+        profile=profile,
+        purpose=PROFILES[profile].purpose if profile in PROFILES else "",
+    )
+    return write(folder / "index.html", text)
 
 
 def homes_of(claims: list[dict[str, Any]]) -> dict[str, str]:

@@ -166,16 +166,13 @@ def read_notebook(path: Path):
     """The notebook as nbformat 4, or a UsageError when it cannot be read."""
     import nbformat
 
+    shown = manifest.display(path)
     try:
         return nbformat.read(path, as_version=4)
     except OSError as error:
-        raise UsageError(
-            f"cannot read {manifest.display(path)}: {error.strerror}", "give the path of a notebook"
-        ) from error
+        raise UsageError(f"cannot read {shown}: {error.strerror}", "give the path of a notebook") from error
     except Exception as error:  # nbformat raises many kinds for what is not a notebook
-        raise UsageError(
-            f"{manifest.display(path)} is not a Jupyter notebook", "open it in JupyterLab to repair it"
-        ) from error
+        raise UsageError(f"{shown} is not a Jupyter notebook", "open it in JupyterLab to repair it") from error
 
 
 def read_parameters(notebook, name: str) -> dict[str, Parameter]:
@@ -191,23 +188,19 @@ def read_parameters(notebook, name: str) -> dict[str, Parameter]:
             f"{name} has {len(cells) or 'no'} cell{'s' * (len(cells) > 1)} tagged 'parameters'",
             "tag exactly one (JupyterLab: the gear at the right, Cell Tags)",
         )
+    where = f"the parameters cell of {name}"
     try:
         statements = ast.parse(cells[0].source).body
     except SyntaxError as error:
-        raise UsageError(
-            f"the parameters cell of {name} is not Python: {error.msg}", "mend it in JupyterLab"
-        ) from error
-    parameters = dict(_parameter(statement, name) for statement in statements)
-    if missing := [option for option in OWN_OPTIONS if option not in parameters]:
-        raise UsageError(
-            f"the parameters cell of {name} lacks {', '.join(missing)}",
-            'it must hold profile = "smoke", seed = 0 and output = ""',
-        )
+        raise UsageError(f"{where} is not Python: {error.msg}", "mend it in JupyterLab") from error
+    parameters = dict(_parameter(statement, where) for statement in statements)
+    if missing := ", ".join(option for option in OWN_OPTIONS if option not in parameters):
+        raise UsageError(f"{where} lacks {missing}", 'it must hold profile = "smoke", seed = 0 and output = ""')
     return parameters
 
 
-def _parameter(statement: ast.stmt, notebook: str) -> tuple[str, Parameter]:
-    """One line of a parameters cell: the name and what it may be."""
+def _parameter(statement: ast.stmt, where: str) -> tuple[str, Parameter]:
+    """One line of a parameters cell (an error says which, by ``where``): the name and what it may be."""
     try:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
@@ -219,22 +212,17 @@ def _parameter(statement: ast.stmt, notebook: str) -> tuple[str, Parameter]:
                 raise ValueError("no assignment of one value to one name")
     except (ValueError, TypeError) as error:
         raise UsageError(
-            f"the parameters cell of {notebook} holds more than plain values: {ast.unparse(statement)}",
+            f"{where} holds more than plain values: {ast.unparse(statement)}",
             "write one `name = literal` or `name: type = literal` a line there and compute in the next cell",
         ) from error
     kind, *others = [part for part in written.split(" | ") if part != "None"] or [written]
+    said = f"{where} gives {name!r} the type {written}"
     if others or kind not in ANNOTATIONS:
-        raise UsageError(
-            f"the parameters cell of {notebook} gives {name!r} the type {written}",
-            f"use {', '.join(ANNOTATIONS)}, each alone or with `| None`",
-        )
+        raise UsageError(said, f"use {', '.join(ANNOTATIONS)}, each alone or with `| None`")
     default = float(default) if kind == "float" and type(default) is int else default
     parameter = Parameter(default, ANNOTATIONS[kind], optional="None" in written)
     if not parameter.allows(default):
-        raise UsageError(
-            f"the parameters cell of {notebook} gives {name!r} the type {written} and the value {default!r}",
-            "change one of them in JupyterLab",
-        )
+        raise UsageError(f"{said} and the value {default!r}", "change one of them in JupyterLab")
     return name, parameter
 
 

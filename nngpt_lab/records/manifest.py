@@ -97,12 +97,9 @@ def outputs(folder: Path) -> dict[str, str]:
     keeps beside a ledger, or ``*.html``: pages are rendered later, by the report, and may change without the run."""
     passing = (".html", "-wal", "-shm")
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(passing))
-    names = ((path, path.relative_to(folder)) for path in sorted(files))
-    return {
-        name.as_posix(): sha256_file(path)
-        for path, name in names
-        if name.as_posix() != FILENAME and not any(part.startswith(".") for part in name.parts)
-    }
+    names = (path.relative_to(folder) for path in sorted(files))
+    kept = (name for name in names if not any(part.startswith(".") for part in name.parts))
+    return {name.as_posix(): sha256_file(folder / name) for name in kept if name != Path(FILENAME)}
 
 
 def clear(folder: Path) -> None:
@@ -131,10 +128,9 @@ def changed_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
 
 def is_current(folder: Path, wanted: str) -> bool:
     """Whether ``folder`` holds a complete, successful run with that fingerprint, its files unchanged since."""
-    record = read(folder)
-    if not record or record.get("status") != "ok" or record.get("fingerprint") != wanted:
-        return False
-    return not changed_files(folder, record)
+    record = read(folder) or {}
+    same = (record.get("status"), record.get("fingerprint")) == ("ok", wanted)
+    return same and not changed_files(folder, record)
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:

@@ -101,10 +101,7 @@ class Run:
     seed: int
 
     def name(self, lab: Any) -> str:
-        """A name that changes with all that the run's texts depend on; its folder's, and what the ledger files under.
-
-        A paper's own kind of run says what it is.
-        """
+        """Its folder's name, and what the ledger files under: changes with all that the run's texts depend on."""
         raise NotImplementedError
 
     def folder(self, lab: Lab) -> Path:
