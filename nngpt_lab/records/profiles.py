@@ -69,24 +69,18 @@ class Profile:
     Attributes:
         name: what ``--profile`` takes.
         purpose: one line for ``--help`` and ``doctor``.
-        llm: the language models the profile uses, by the names of ``llm/models.py``.
-        images: the image data sets it trains on.
         device: what candidates are trained on.
         gpu_memory_gib: CUDA device memory it needs, GiB; 0: it needs no such device.
         disk_gib: free disk it needs in the cache, GiB (published data, models, images).
-        minutes: rough wall-clock time of all notebooks on the profile's hardware.
         bootstrap_resamples: resamples behind each bootstrap interval. 100 show the size of an interval, 1,000 its
             ends to about 5 % of its width, 10,000 to about 2 % (Efron & Tibshirani 1993, ch. 13).
     """
 
     name: str
     purpose: str
-    llm: tuple[str, ...]
-    images: tuple[str, ...]
     device: str
     gpu_memory_gib: float
     disk_gib: float
-    minutes: int
     bootstrap_resamples: int
     architecture_loop: ArchitectureLoop
     augmentation_search: AugmentationSearch
@@ -102,12 +96,9 @@ PUBLISHED = Walkthroughs("nano-coder", networks=500, protocol="paper-b", functio
 SMOKE = Profile(
     "smoke",
     "the notebooks' own defaults: checks that everything runs, on any CPU, under a minute each",
-    llm=("nano-coder",),
-    images=("digits",),
     device="cpu",
     gpu_memory_gib=0,
     disk_gib=1,
-    minutes=3,
     bootstrap_resamples=100,
     architecture_loop=ArchitectureLoop("nano-smoke", TWO_ARMS, seeds=1, settings="epochs", sources=200),
     augmentation_search=AugmentationSearch("nano-augment-smoke", TWO_ARMS, seeds=1, replay="smoke", policy_seeds=0),
@@ -119,12 +110,9 @@ SMOKE = Profile(
 DEMO = Profile(
     "demo",
     "the published data in full and the papers' loops, on a laptop CPU, about a quarter of an hour",
-    llm=("nano-coder", "SmolLM2-135M"),
-    images=("digits",),
     device="cpu",
     gpu_memory_gib=0,
     disk_gib=2,
-    minutes=15,
     bootstrap_resamples=1000,
     architecture_loop=ArchitectureLoop("nano", "loop", seeds=1, settings=SETTINGS, sources=EVERY_SOURCE),
     augmentation_search=AugmentationSearch("nano-augment", TWO_ARMS, seeds=1, replay="demo", policy_seeds=1),
@@ -136,12 +124,9 @@ DEMO = Profile(
 GPU = Profile(
     "gpu",
     "ablations and several seeds, on one CUDA device, about an hour a paper",
-    llm=("SmolLM2-135M", "Qwen2.5-Coder-0.5B", "Qwen2.5-Coder-1.5B"),
-    images=("cifar-10",),
     device="cuda",
     gpu_memory_gib=8,
     disk_gib=20,
-    minutes=180,
     bootstrap_resamples=2000,
     architecture_loop=ArchitectureLoop("small-gpu", "all", seeds=3, settings=SETTINGS, sources=EVERY_SOURCE),
     augmentation_search=AugmentationSearch("small-augment", "all", seeds=3, replay="full", policy_seeds=3),
@@ -151,12 +136,9 @@ GPU = Profile(
 PAPER = Profile(
     "paper",
     "the papers' own protocols, number by number, on one CUDA device with 24 GB or more",
-    llm=("DeepSeek-Coder-7B", "DeepSeek-Coder-1.3B", "OlympicCoder-7B"),
-    images=("cifar-10", "cifar-100", "svhn"),
     device="cuda",
     gpu_memory_gib=22,
     disk_gib=80,
-    minutes=7200,
     bootstrap_resamples=10_000,
     architecture_loop=ArchitectureLoop("paper-b", TWO_ARMS, seeds=1, settings=SETTINGS, sources=EVERY_SOURCE),
     augmentation_search=AugmentationSearch("paper-a", TWO_ARMS, seeds=1, replay="full", policy_seeds=3),

@@ -14,7 +14,6 @@ from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.llm import catalogue, models, weights
 from nngpt_lab.llm.catalogue import MODELS, memory_gib
 from nngpt_lab.llm.models import check, load
-from nngpt_lab.records.profiles import PROFILES
 from tests.helpers.tiny_model import SIZES, save_tiny
 
 NANO = MODELS["nano-coder"]
@@ -43,10 +42,6 @@ def nothing_is_loaded(monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------------- the table
-
-
-def test_every_model_of_every_profile_is_in_the_table():
-    assert {name for profile in PROFILES.values() for name in profile.llm} <= MODELS.keys()
 
 
 @pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
