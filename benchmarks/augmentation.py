@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import click
 import numpy as np
 import pandas as pd
 import torch
-from common import write_result
+from common import in_turns, write_result
 from torchvision import transforms
 
 from nngpt_lab.candidates.batched_operations import resize
@@ -59,41 +60,39 @@ def made(row: pd.Series) -> list[Callable]:
     return [getattr(transforms, name)(**kwargs) for name, kwargs in zip(row["operations"], given, strict=True)]
 
 
-def seconds(transform: transforms.Compose, batches: tuple[torch.Tensor, ...], repetitions: int) -> tuple[float, float]:
+def seconds(transform: transforms.Compose, batches: tuple[torch.Tensor, ...], repetitions: int) -> list[float]:
     """CPU seconds for all batches: through PIL, batched."""
     batched, generator = batch_pipeline(transform), torch.Generator().manual_seed(0)
     if batched is None:
         raise RuntimeError(f"{transform} is not batched, and so there is nothing to compare")
     torch.manual_seed(0)
-    paths = (lambda part: pil_pipeline(transform, part)), (lambda part: batched(part, generator))
-    taken: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repetitions):
-        for path, times in zip(paths, taken, strict=True):
-            start = time.process_time()
-            for part in batches:
-                path(part)
-            times.append(time.process_time() - start)
-    return min(taken[0]), min(taken[1])
+    paths = {"PIL": partial(pil_pipeline, transform), "batched": lambda part: batched(part, generator)}
+
+    def all_batches(path: Callable) -> float:
+        start = time.process_time()
+        for part in batches:
+            path(part)
+        return time.process_time() - start
+
+    runs = in_turns({name: partial(all_batches, path) for name, path in paths.items()}, repetitions)
+    return [min(times) for times in runs.values()]
 
 
 def by_operation(
     functions: pd.DataFrame, batches: tuple[torch.Tensor, ...], norm: tuple, repetitions: int
-) -> list[dict]:
+) -> pd.DataFrame:
     """One row per operation, with the parameters of the first published function that has it; first, none of them."""
     first_uses: dict[str, list[Callable]] = {"none": []}
     for _, row in functions.iterrows():
         for operation in made(row):
             first_uses.setdefault(type(operation).__name__, [operation])
     names = ["none", *sorted(first_uses.keys() - {"none"})]
-    count = sum(map(len, batches))
-    return [row_of(name, seconds(compose(first_uses[name], norm), batches, repetitions), count) for name in names]
-
-
-def row_of(name: str, taken: tuple[float, float], count: int) -> dict:
-    """A table's row from the seconds that ``count`` images took."""
-    pil, batched = taken
-    return {"operation": name, "PIL, µs": f"{1e6 * pil / count:.0f}", "batched, µs": f"{1e6 * batched / count:.0f}",
-            "times faster": f"{pil / batched:.1f}"}  # fmt: skip
+    rows, microseconds = [], 1e6 / sum(map(len, batches))  # of an image
+    for name in names:
+        pil, batched = seconds(compose(first_uses[name], norm), batches, repetitions)
+        times = f"{pil * microseconds:.0f}", f"{batched * microseconds:.0f}", f"{pil / batched:.1f}"
+        rows.append((name, *times))
+    return pd.DataFrame(rows, columns=["operation", "PIL, µs", "batched, µs", "times faster"])
 
 
 def published(
@@ -125,10 +124,10 @@ def main(count: int, n: int, repetitions: int) -> None:
     functions = augmentations.load().functions
     tables = {
         "Published functions": pd.DataFrame([published(functions, count, batches, norm, repetitions)]),
-        "By operation": pd.DataFrame(by_operation(functions, batches, norm, repetitions)),
+        "By operation": by_operation(functions, batches, norm, repetitions),
     }
     source = f"{n} images of {name}, 32 px, batches of {BATCH}; seeds fixed; 1 thread."
-    write_result("augmentation", TITLE, tables, (source, *NOTES), packages=("torch", "torchvision", "pillow"))
+    write_result(TITLE, tables, (source, *NOTES), packages=("torch", "torchvision", "pillow"))
 
 
 if __name__ == "__main__":

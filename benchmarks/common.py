@@ -1,4 +1,4 @@
-"""What all benchmarks share: ways that take turns, and how a result is written down.
+"""What all benchmarks share: calls that are timed, ways that take turns, and how a result is written down.
 
 A result names the machine, the versions and the command that made it, because its numbers mean little elsewhere; what
 travels is the ratio between rows of one run. It holds no date and no path, so that a repetition changes only numbers.
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import platform
 import shlex
+import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +25,13 @@ RESULTS = Path(__file__).parent / "results"
 Name, Result = TypeVar("Name"), TypeVar("Result")
 
 
+def timed(call: Callable[[], Result]) -> tuple[float, Result]:
+    """How many seconds a call takes, and what it returns."""
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
 def in_turns(ways: Mapping[Name, Callable[[], Result]], repetitions: int) -> dict[Name, list[Result]]:
     """What each way returned, by name; the ways take turns, so that a slow minute of the machine meets them all."""
     results: dict[Name, list[Result]] = {name: [] for name in ways}
@@ -32,34 +41,35 @@ def in_turns(ways: Mapping[Name, Callable[[], Result]], repetitions: int) -> dic
     return results
 
 
-def write_result(
-    name: str,
-    title: str,
-    table: pd.DataFrame | Mapping[str, pd.DataFrame],
-    notes: str | Iterable[str] = (),
-    *,
-    packages: Iterable[str] = ("numpy",),
-) -> None:
-    """Write ``results/<name>.md`` and print it.
+def rate_table(who: str, unit: str, rates: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """One row per way: the median of its rates, the extremes, and how many times the first way's median it is."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    first = next(iter(medians.values()))
+    rows = [
+        {who: name, unit: f"{medians[name]:,.0f}", "lowest, highest": f"{min(values):,.0f}, {max(values):,.0f}",
+         "times the first": f"{medians[name] / first:.2f}"}
+        for name, values in rates.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def write_result(title: str, tables: Mapping[str, pd.DataFrame], notes: Iterable[str], packages: Iterable[str]) -> None:
+    """Write ``results/<name of the script>.md`` and print it.
 
     Args:
-        name: file name without its suffix, as a rule the script's own.
         title: the heading.
-        table: one table, or several by their headings; the index is not shown.
+        tables: by their headings; the index is not shown.
         notes: sentences below the tables: how it was measured, what it does not show.
         packages: installed packages whose versions matter here, beside Python's.
     """
-    tables = {"": table} if isinstance(table, pd.DataFrame) else dict(table)
     parts = [f"# {title}"]
-    for heading, rows in tables.items():
-        parts += [f"## {heading}"] if heading else []
-        parts += [rows.to_markdown(index=False)]
-    parts += [notes if isinstance(notes, str) else "\n".join(f"* {note}" for note in notes)]
-    parts += [_circumstances(packages)]
-    text = "\n".join(f"{part}\n" for part in parts if part)
+    for heading, table in tables.items():
+        parts += [f"## {heading}", table.to_markdown(index=False)]
+    parts += ["\n".join(f"* {note}" for note in notes), _circumstances(packages)]
+    text = "\n".join(f"{part}\n" for part in parts)
     text = manifest.without_machine_paths(text, RESULTS)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    (RESULTS / f"{Path(sys.argv[0]).stem}.md").write_text(text, encoding="utf-8")
     print(text)
 
 
@@ -67,10 +77,9 @@ def _circumstances(packages: Iterable[str]) -> str:
     """Machine, versions and command line, one line each."""
     machine = manifest.hardware()
     versions = {"python": platform.python_version()} | manifest.package_versions(packages)
+    listed = ", ".join(f"{name} {version or '(missing)'}" for name, version in versions.items())
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    lines = {
-        "Machine": f"{machine['device']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
-        "Versions": ", ".join(f"{name} {version or '(missing)'}" for name, version in versions.items()),
-        "Command": f"`{command}`",
-    }
-    return "\n".join(f"{name}: {value}  " for name, value in lines.items())
+    return (
+        f"Machine: {machine['device']}, {machine['cores']} cores, {machine['memory_gib']} GiB  \n"
+        f"Versions: {listed}  \nCommand: `{command}`  "
+    )

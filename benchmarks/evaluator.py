@@ -25,9 +25,10 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,7 @@ import click
 import numpy as np
 import pandas as pd
 import psutil
-from common import write_result
-from evaluator_tables import STAGES, accuracies, extrapolated, per_network, stages, throughput
+from common import timed, write_result
 
 from nngpt_lab.candidates import training
 from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
@@ -54,6 +54,8 @@ LIMIT = 500_000  # parameters, paper B
 SMALL, LARGE = "(a) within 500 K parameters", "(b) LEMUR's large ones"
 NAMED = ("ResNet", "VGG")  # of the large ones; the others are drawn
 HOLDOUT = 500  # images
+CHECKS = ("pylint", "trial run at 224 px")  # what the authors' evaluator does and ours does not
+STAGES = (*CHECKS, "data loader", "build", "train", "predict", "other")
 BLOCK = 6  # networks: as the sides take turns, what else the machine does hits both
 
 
@@ -67,6 +69,11 @@ class Network:
     declared: tuple[str, ...]
     parameters: int = 0
 
+    @property
+    def candidate(self) -> Candidate:
+        """As our evaluator takes it."""
+        return Candidate(self.code, self.code, Kind.ARCHITECTURE)
+
 
 # --- which networks ---------------------------------------------------------------------------------------------------
 
@@ -75,18 +82,11 @@ def drawn(seed: int) -> Iterator[Network]:
     """LEMUR's networks in a random order in which families take turns."""
     table = architectures.load().architectures.sort_values("name")
     rng = np.random.default_rng(seed)
-    table["turn"] = 0
-    for family in sorted(table["family"].unique()):
-        rows = table.index[table["family"] == family]
+    for _, rows in table.groupby("family").groups.items():
         table.loc[rows, "turn"] = rng.permutation(len(rows))
     for row in table.sort_values(["turn", "family"]).itertuples():
         if (names := declared(row.code)) is not None:
             yield Network(row.name, row.family, row.code, names)
-
-
-def named(name: str) -> Network:
-    """One by its name."""
-    return next(network for network in drawn(0) if network.name == name)
 
 
 def declared(code: str) -> tuple[str, ...] | None:
@@ -113,7 +113,7 @@ def choose(networks: Iterator[Network], protocol: Protocol, count: int, least: i
             like = [other.parameters for other in chosen if other.family == network.family]
             if len(like) >= max(2, count // 3):
                 continue
-            outcome = evaluator.evaluate(candidate(network), seed=0)
+            outcome = evaluator.evaluate(network.candidate, seed=0)
             if outcome.status == Status.OK and outcome.parameters >= least and outcome.parameters not in like:
                 chosen.append(replace(network, parameters=outcome.parameters))
     if len(chosen) < count:
@@ -121,82 +121,52 @@ def choose(networks: Iterator[Network], protocol: Protocol, count: int, least: i
     return chosen
 
 
-def candidate(network: Network) -> Candidate:
-    """As our evaluator takes it."""
-    return Candidate(network.code, network.code, Kind.ARCHITECTURE)
-
-
 # --- the two sides ----------------------------------------------------------------------------------------------------
 
 
-class Authors:
-    """``check_nn`` in a process of its own environment; a context manager."""
+@contextlib.contextmanager
+def authors(python: Path, home: Path, proxy: Proxy) -> Iterator[tuple[dict[str, Any], Callable]]:
+    """``check_nn`` in a process of its own environment: what it says of itself, and a function that asks it."""
+    home.mkdir(parents=True, exist_ok=True)
+    arrays = proxy.arrays()
+    images = {"train": arrays["train_images"], "test": arrays["predict_images"]}
+    labels = {"train_labels": arrays["train_labels"], "test_labels": proxy.labels}
+    path = os.pathsep.join([str(python.parent), os.environ.get("PATH", "")])  # they call `pylint` by name
 
-    def __init__(self, python: Path, home: Path, proxy: Proxy):
-        self.proxy, self._home = proxy, home
-        self._python = python
-        self._folder = tempfile.TemporaryDirectory()
+    def read() -> dict[str, Any]:
+        if line := process.stdout.readline():
+            return json.loads(line)
+        raise DataError("the authors' evaluator died", f"its output is in {home / 'authors.log'}")
 
-    def __enter__(self):
-        home = self._home
-        home.mkdir(parents=True, exist_ok=True)
-        arrays = self.proxy.arrays()
-        images = {"train": arrays["train_images"], "test": arrays["predict_images"]}
-        labels = {"train_labels": arrays["train_labels"], "test_labels": self.proxy.labels}
-        file = Path(self._folder.name) / "images.npz"
-        np.savez(file, **{f"{part}_images": i.transpose(0, 2, 3, 1) for part, i in images.items()}, **labels)
-        path = os.pathsep.join([str(self._python.parent), os.environ.get("PATH", "")])  # they call `pylint` by name
-        start = time.perf_counter()
-        with (home / "authors.log").open("w") as output:
-            self._process = subprocess.Popen(
-                [self._python, Path(__file__).with_name("authors_evaluator.py"), file],
-                cwd=home,
-                env=os.environ | {"PATH": path},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                text=True,
-            )
-        self.about = self._read() | {"ready": time.perf_counter() - start}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-        self._folder.cleanup()
-
-    def evaluate(self, networks: Sequence[Network], seed: int) -> list[dict[str, Any]]:
+    def ask(networks: Sequence[Network], seed: int) -> list[dict[str, Any]]:
         """An answer for each, one after the other."""
         answers = []
         for network in networks:
-            prm = training.hyperparameters(network.declared, self.proxy.protocol)
-            print(json.dumps({"code": network.code, "prm": prm, "seed": seed}), file=self._process.stdin, flush=True)
-            answers.append(self._read())
+            prm = training.hyperparameters(network.declared, proxy.protocol)
+            print(json.dumps({"code": network.code, "prm": prm, "seed": seed}), file=process.stdin, flush=True)
+            answers.append(read())
             if answers[-1]["message"]:
                 log.warning("theirs failed on %s: %s", network.name, answers[-1]["message"])
         return answers
 
-    def _read(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        if not line:
-            raise DataError("the authors' evaluator died", f"its output is in {self._home / 'authors.log'}")
-        return json.loads(line)
+    with tempfile.TemporaryDirectory() as folder, (home / "authors.log").open("w") as output:
+        file = Path(folder) / "images.npz"
+        np.savez(file, **{f"{part}_images": i.transpose(0, 2, 3, 1) for part, i in images.items()}, **labels)
+        script = Path(__file__).with_name("authors_evaluator.py")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": output, "text": True}
+        with subprocess.Popen([python, script, file], cwd=home, env=os.environ | {"PATH": path}, **pipes) as process:
+            ready, about = timed(read)
+            yield about | {"ready": ready}, ask
 
 
 def evaluate(pool: LocalPool, networks: Sequence[Network], seed: int) -> list[Outcome]:
     """The same through a pool."""
-    jobs = [(candidate(network), seed) for network in networks]
+    jobs = [(network.candidate, seed) for network in networks]
     outcomes = {job[0].code: outcome for job, outcome in pool.map(jobs)}
     for network in networks:
         if (outcome := outcomes[network.code]).status != Status.OK:
             log.warning("ours failed on %s: %s %s", network.name, outcome.status.value, outcome.message)
     return [outcomes[network.code] for network in networks]
-
-
-def batched(networks: list[Network], size: int) -> list[list[Network]]:
-    """In blocks of ``size``."""
-    return [networks[start : start + size] for start in range(0, len(networks), size)]
 
 
 def cpu_seconds() -> float:
@@ -207,22 +177,6 @@ def cpu_seconds() -> float:
             times = process.cpu_times()
             total += times.user + times.system + times.children_user + times.children_system
     return total
-
-
-@dataclass(frozen=True)
-class Block:
-    """One side's run over all networks."""
-
-    wall: float
-    cpu: float
-    results: list
-
-
-def timed(side: Callable[[], list]) -> Block:
-    """Run a side, in wall-clock and CPU seconds."""
-    cpu, start = cpu_seconds(), time.perf_counter()
-    results = side()
-    return Block(time.perf_counter() - start, cpu_seconds() - cpu, results)
 
 
 @dataclass(frozen=True)
@@ -244,27 +198,26 @@ def compare(group: str, networks: list[Network], protocol: Protocol, setting: Se
     share = 1 / setting.workers if setting.device != "cpu" else 1.0
     proxy = prepare(protocol, device=setting.device, gpu_fraction=share)
     rows: list[dict[str, Any]] = []
-    with Authors(setting.python, setting.home, proxy) as authors, LocalPool(proxy, setting.workers) as pool:
+    with authors(setting.python, setting.home, proxy) as (about, ask), LocalPool(proxy, setting.workers) as pool:
+        sides = {"theirs": ask, "ours": partial(evaluate, pool)}
         smallest = min(networks, key=lambda network: network.parameters)
-        authors.evaluate([smallest], seed=99)
+        ask([smallest], seed=99)
         with_each_worker = [replace(smallest, code=f"{smallest.code}\n# {n}") for n in range(setting.workers)]
         evaluate(pool, with_each_worker, seed=99)
-        turns = [(repeat, part) for repeat in range(setting.repeats) for part in batched(networks, BLOCK)]
-        for turn, (repeat, part) in enumerate(turns):
-            sides = {
-                "theirs": lambda: authors.evaluate(part, repeat),  # noqa: B023  called in this turn
-                "ours": lambda: evaluate(pool, part, repeat),  # noqa: B023
-            }
-            done = {side: timed(sides[side]) for side in sorted(sides, reverse=turn % 2 == 0)}
-            walls = {side: round(block.wall, 1) for side, block in done.items()}
-            log.info("%s, %d images: %s s, load %.1f", group, protocol.train_limit, walls, os.getloadavg()[0])
-            for network, answer, outcome in zip(part, done["theirs"].results, done["ours"].results, strict=True):
+        blocks = [networks[start : start + BLOCK] for start in range(0, len(networks), BLOCK)]
+        for turn, (repeat, part) in enumerate(product(range(setting.repeats), blocks)):
+            spent, results = {}, {}
+            for side in sorted(sides, reverse=turn % 2 == 0):
+                cpu = cpu_seconds()
+                spent[f"{side}_wall"], results[side] = timed(partial(sides[side], part, repeat))
+                spent[f"{side}_cpu"] = cpu_seconds() - cpu
+            log.info("%s, %d images: %s, load %.1f", group, protocol.train_limit, spent, os.getloadavg()[0])
+            for network, answer, outcome in zip(part, results["theirs"], results["ours"], strict=True):
                 row = {"group": group, "images": protocol.train_limit, "repeat": repeat, "network": network.name}
                 row |= {"family": network.family, "parameters": network.parameters}
-                row |= {f"{s}_{kind}": getattr(done[s], kind) / len(part) for s in sides for kind in ("wall", "cpu")}
+                row |= {name: seconds / len(part) for name, seconds in spent.items()}
                 rows.append(row | measured(answer, outcome))
-        versions = {"authors_torch": authors.about["torch"], "authors_threads": authors.about["threads"]}
-    return pd.DataFrame(rows).assign(**versions, authors_ready=authors.about["ready"])
+    return pd.DataFrame(rows).assign(**{f"authors_{fact}": value for fact, value in about.items()})
 
 
 def measured(answer: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
@@ -277,7 +230,83 @@ def measured(answer: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
     return row
 
 
-# --- the report ------------------------------------------------------------------------------------------------------
+# --- the report, from one row per network, subset and repeat ---------------------------------------------------------
+
+
+def by_subset(rows: pd.DataFrame, row: Callable[[pd.DataFrame], dict[str, Any]]) -> pd.DataFrame:
+    """A table of what ``row`` says of each group and subset."""
+    parts = rows.groupby(["group", "images"])
+    return pd.DataFrame([{"group": group, "training images": images} | row(part) for (group, images), part in parts])
+
+
+def throughput(part: pd.DataFrame) -> dict[str, Any]:
+    """Candidates per hour."""
+    sums, means = part.groupby("repeat").sum(numeric_only=True), part.mean(numeric_only=True)
+    ratios = sums["theirs_wall"] / sums["ours_wall"]
+    bare = (sums["theirs_wall"] - sum(sums[f"theirs: {stage}"] for stage in CHECKS)) / sums["ours_wall"]
+    return {
+        "networks": part["network"].nunique(),
+        "theirs, per hour": f"{3600 / means['theirs_wall']:.0f}", "ours, per hour": f"{3600 / means['ours_wall']:.0f}",
+        "ratio": f"{means['theirs_wall'] / means['ours_wall']:.1f}",
+        "by repeat": ", ".join(f"{ratio:.1f}" for ratio in ratios), "without their checks": f"{bare.mean():.1f}",
+        "CPU s each, theirs": f"{means['theirs_cpu']:.1f}", "ours": f"{means['ours_cpu']:.1f}",
+        "CPU ratio": f"{means['theirs_cpu'] / means['ours_cpu']:.1f}",
+    }  # fmt: skip
+
+
+def stages(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean seconds per candidate by stage."""
+    out = []
+    for (group, images), part in rows.groupby(["group", "images"]):
+        for side in ("theirs", "ours"):
+            names = [f"{side}: {stage}" for stage in (*STAGES, "total")]
+            means = part.reindex(columns=names).mean()
+            values = {n.split(": ")[1]: "" if np.isnan(v) else f"{v:.2f}" for n, v in means.items()}
+            out.append({"group": group, "training images": images, "who": side} | values)
+    return pd.DataFrame(out)
+
+
+def per_network(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean times and accuracies of each network, for the first subset of its group."""
+    out = []
+    for (group, network), part in rows.groupby(["group", "network"], sort=False):
+        part = part[part["images"] == part["images"].iloc[0]]
+        row = part.mean(numeric_only=True)
+        out.append(
+            {
+                "group": group[:3], "network": network[:24], "family": part["family"].iloc[0],
+                "parameters": f"{row['parameters']:,.0f}",
+                "theirs, s": f"{row['theirs: total']:.1f}", "ours, s (of one worker)": f"{row['ours: total']:.2f}",
+                "theirs, accuracy": f"{row['theirs_accuracy']:.3f}", "ours, accuracy": f"{row['ours_accuracy']:.3f}",
+            }
+        )  # fmt: skip
+    return pd.DataFrame(out)
+
+
+def accuracies(part: pd.DataFrame) -> dict[str, Any]:
+    """Paired differences of accuracy, ours minus theirs, over networks and repeats."""
+    difference = (part["ours_accuracy"] - part["theirs_accuracy"]).dropna()
+    by_network = difference.groupby(part["network"]).mean()  # repeats of a network are not independent of it
+    return {
+        "pairs": len(difference), "theirs, mean": f"{part['theirs_accuracy'].mean():.4f}",
+        "ours, mean": f"{part['ours_accuracy'].mean():.4f}", "mean difference": f"{difference.mean():+.4f}",
+        "SD of a pair": f"{difference.std():.4f}", "standard error, networks": f"{by_network.sem():.4f}",
+    }  # fmt: skip
+
+
+def extrapolated(rows: pd.DataFrame, images: int = 50_000) -> pd.DataFrame:
+    """Fixed and per-image seconds of the whole machine per candidate, from two subsets, and the ratio at full size."""
+    out = []
+    for group, part in rows.groupby("group"):
+        if part["images"].nunique() < 2:
+            continue
+        row, whole = {"group": group}, {}
+        for side in ("theirs", "ours"):
+            slope, fixed = np.polyfit(part["images"], part[f"{side}_wall"], 1)
+            whole[side] = fixed + slope * images
+            row |= {f"{side}, fixed s": f"{fixed:.2f}", f"{side}, s per 1,000 images": f"{1000 * slope:.2f}"}
+        out.append(row | {f"ratio at {images:,} images": f"{whole['theirs'] / whole['ours']:.1f}"})
+    return pd.DataFrame(out)
 
 
 def notes(rows: pd.DataFrame, setting: Setting) -> list[str]:
@@ -336,7 +365,7 @@ def main(authors_python, small, large, images, large_images, repeats, workers, d
     unlimited = replace(base, max_parameters=None)
     groups = {SMALL: (choose(drawn(seed), base, small, 0), base, images)}
     others = (network for network in drawn(seed) if network.name not in NAMED)
-    by_name = [named(name) for name in NAMED][:large]
+    by_name = sorted((network for network in drawn(seed) if network.name in NAMED), key=lambda it: it.name)[:large]
     networks = choose(iter(by_name), unlimited, len(by_name), LIMIT)
     networks += choose(others, unlimited, large - len(by_name), LIMIT)
     groups[LARGE] = networks, unlimited, large_images
@@ -347,12 +376,17 @@ def main(authors_python, small, large, images, large_images, repeats, workers, d
         if networks
     ]
     rows = pd.concat(frames, ignore_index=True)
-    tables = {"Candidates per hour": throughput(rows), "Where the time goes: mean seconds per candidate": stages(rows)}
-    tables |= {"Full size, extrapolated": extrapolated(rows), "Same protocol? Accuracies": accuracies(rows)}
-    tables = {heading: table for heading, table in tables.items() if len(table)} | {"Networks": per_network(rows)}
+    tables = {
+        "Candidates per hour": by_subset(rows, throughput),
+        "Where the time goes: mean seconds per candidate": stages(rows),
+        "Full size, extrapolated": extrapolated(rows),
+        "Same protocol? Accuracies": by_subset(rows, accuracies),
+        "Networks": per_network(rows),
+    }
+    tables = {heading: table for heading, table in tables.items() if len(table)}
     title = "Evaluator: nn-dataset's check_nn and ours on LEMUR networks"
     said = [*notes(rows, setting), *filter(None, [note])]
-    write_result("evaluator", title, tables, said, packages=("torch", "torchvision", "numpy"))
+    write_result(title, tables, said, packages=("torch", "torchvision", "numpy"))
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ trained. Both write the same texts and train the same networks.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import click
 import pandas as pd
-from common import in_turns, write_result
+from common import in_turns, timed, write_result
 
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.papers.architecture_loop import loop
@@ -53,10 +52,8 @@ def measured(design: Design, seed: int, workers: int, way: Callable) -> tuple[di
         open_lab(design, ledger, Path(folder), workers=workers, progress=False) as lab,
     ):
         limits = thresholds(design, sample_base_model(lab))
-        start = time.perf_counter()
-        rows = loop.run(lab, ARMS["loop"], seed, limits[0])
-        seconds = {"in all": time.perf_counter() - start}
-    return seconds | rows.groupby("cycle")[list(STAGES)].first().sum().to_dict(), rows
+        seconds, rows = timed(lambda: loop.run(lab, ARMS["loop"], seed, limits[0]))
+    return {"in all": seconds} | rows.groupby("cycle")[list(STAGES)].first().sum().to_dict(), rows
 
 
 def compared(design: Design, seed: int, workers: int, repetitions: int) -> pd.DataFrame:
@@ -66,19 +63,12 @@ def compared(design: Design, seed: int, workers: int, repetitions: int) -> pd.Da
     scores = [rows["score"] for results in runs.values() for _, rows in results]
     if not all(other.equals(scores[0]) for other in scores):
         raise click.ClickException("the ways trained different networks")
-    medians = {name: pd.DataFrame([seconds for seconds, _ in results]).median() for name, results in runs.items()}
-    first = next(iter(medians.values()))["in all"]
-    return pd.DataFrame([_row(name, seconds, first) for name, seconds in medians.items()])
-
-
-def _row(name: str, seconds: pd.Series, first: float) -> dict[str, str]:
-    total = sum(seconds[stage] for stage in STAGES)
-    shares = {("waiting" if stage == "evaluation" else stage): f"{seconds[stage] / total:.0%}" for stage in STAGES}
-    return {
-        "loop": name,
-        "seconds": f"{seconds['in all']:.1f}",
-        "times the first": f"{first / seconds['in all']:.2f}",
-    } | shares
+    medians = pd.DataFrame({name: pd.DataFrame([s for s, _ in results]).median() for name, results in runs.items()}).T
+    shares = medians[list(STAGES)].div(medians[list(STAGES)].sum(axis=1), axis=0).map("{:.0%}".format)
+    seconds = medians["in all"]
+    shares.insert(0, "seconds", seconds.map("{:.1f}".format))
+    shares.insert(1, "times the first", (seconds.iloc[0] / seconds).map("{:.2f}".format))
+    return shares.rename(columns={"evaluation": "waiting"}).reset_index(names="loop")
 
 
 @click.command()
@@ -93,7 +83,7 @@ def main(cycles: int, samples: int, seed: int, workers: int, repetitions: int) -
     tables = {"Time by stage": compared(design, seed, workers, repetitions)}
     setting = f"Design `{design.name}`, {cycles} cycles of {samples} samples, seed {seed}, {workers} workers."
     title, packages = "Paper B's loop: where the time goes", ("torch", "transformers", "peft")
-    write_result("loop", title, tables, (setting, *NOTES), packages=packages)
+    write_result(title, tables, (setting, *NOTES), packages=packages)
 
 
 if __name__ == "__main__":

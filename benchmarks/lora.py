@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,10 +23,10 @@ import click
 import numpy as np
 import pandas as pd
 import torch
-from common import in_turns, write_result
+from common import in_turns, rate_table, timed, write_result
 from tokenizers import Tokenizer
 from tokenizers import models as token_models
-from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from transformers import PreTrainedTokenizerFast, PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
 from nngpt_lab.ground.errors import UsageError
@@ -64,19 +63,8 @@ def draw(count: int, seed: int) -> list[Example]:
 
 
 def ours(coder: Coder, examples: Sequence[Example], recipe: Recipe, seed: int) -> tuple[float, list[float]]:
-    began = time.perf_counter()
-    curve = lora.tune(coder, examples, recipe, seed, progress=False)
-    return time.perf_counter() - began, curve["loss"].tolist()
-
-
-class Losses(TrainerCallback):
-    """Notes what the trainer logs."""
-
-    def __init__(self):
-        self.values: list[float] = []
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        self.values += [logs["loss"]] if "loss" in logs else []
+    seconds, curve = timed(lambda: lora.tune(coder, examples, recipe, seed, progress=False))
+    return seconds, curve["loss"].tolist()
 
 
 def theirs(coder: Coder, examples: Sequence[Example], recipe: Recipe, seed: int) -> tuple[float, list[float]]:
@@ -88,7 +76,6 @@ def theirs(coder: Coder, examples: Sequence[Example], recipe: Recipe, seed: int)
         {"input_ids": list(e.ids), "labels": [-100] * e.prompt_length + list(e.ids[e.prompt_length :])}
         for e in examples
     ]
-    losses = Losses()
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
             output_dir=folder, use_cpu=True, bf16=False, gradient_checkpointing=False, seed=seed,
@@ -101,12 +88,9 @@ def theirs(coder: Coder, examples: Sequence[Example], recipe: Recipe, seed: int)
         trainer = SFTTrainer(
             coder.model, config, train_dataset=Dataset.from_list(rows), processing_class=coder.tokenizer
         )
-        trainer.add_callback(losses)
         trainer.remove_callback(PrinterCallback)
-        began = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - began
-    return seconds, losses.values
+        seconds, _ = timed(trainer.train)
+    return seconds, [step["loss"] for step in trainer.state.log_history if "loss" in step]
 
 
 SIDES = {"trl SFTTrainer": theirs, "ours": ours}
@@ -127,10 +111,11 @@ def same_loss(folder: Path, count: int, steps: int) -> tuple[pd.DataFrame, str]:
     """Loss by step of both sides, for full-batch steps without dropout; and how far the adapters are apart after it."""
     examples = draw(count, 1)
     recipe = replace(RECIPE, batch=count // 2, accumulate=2, epochs=steps, dropout=0.0)
-    (_, a, left), (_, b, right) = (with_adapter(side, folder, examples, recipe) for side in SIDES.values())
+    runs = {name: with_adapter(side, folder, examples, recipe) for name, side in SIDES.items()}
+    left, right = (weights for _, _, weights in runs.values())
     weights = max(float((left[name] - right[name]).abs().max()) for name in left)
     moved = max(float(value.abs().max()) for name, value in right.items() if "lora_B" in name)  # B began at zero
-    table = pd.DataFrame({"step": range(1, steps + 1), "trl SFTTrainer": a, "ours": b})
+    table = pd.DataFrame({"step": range(1, steps + 1)} | {name: losses for name, (_, losses, _) in runs.items()})
     table["difference"] = (table["trl SFTTrainer"] - table["ours"]).abs()
     return table, f"largest difference of an adapter weight after {steps} steps: {weights:.1e} (B moved by {moved:.1e})"
 
@@ -139,20 +124,14 @@ def speed(folder: Path, count: int, repeats: int) -> pd.DataFrame:
     """Tokens per second of both sides, in turns; medians."""
     examples = draw(count, 2)
     tokens = sum(len(example.ids) for example in examples)
-    rows = []
+    tables = {}
     for setting, recipe in SETTINGS.items():
         for side in SIDES.values():  # warm up
             with_adapter(side, folder, examples[: recipe.batch * recipe.accumulate], recipe)
         ways = {name: partial(with_adapter, side, folder, examples, recipe) for name, side in SIDES.items()}
-        seconds = {name: [run[0] for run in runs] for name, runs in in_turns(ways, repeats).items()}
-        base = np.median(seconds["trl SFTTrainer"])
-        for name, taken in seconds.items():
-            rows.append({
-                "setting": setting, "who": name, "examples": count, "tokens/s": f"{tokens / np.median(taken):.0f}",
-                "range": f"{tokens / max(taken):.0f} to {tokens / min(taken):.0f}",
-                "times trl": f"{base / np.median(taken):.2f}",
-            })  # fmt: skip
-    return pd.DataFrame(rows)
+        rates = {name: [tokens / run[0] for run in runs] for name, runs in in_turns(ways, repeats).items()}
+        tables[setting] = rate_table("who", "tokens/s", rates).assign(examples=count)
+    return pd.concat(tables, names=["setting"]).reset_index(level="setting")
 
 
 @click.command()
@@ -180,7 +159,7 @@ def main(examples: int, repeats: int, threads: int) -> None:
         f"Loss: full-batch steps of 8 examples in two micro-batches, no dropout, the same adapter; {note}.",
     )
     packages = ("torch", "transformers", "peft", "trl", "accelerate")
-    write_result("lora", "LoRA: SFTTrainer and ours", tables, notes, packages=packages)
+    write_result("LoRA: SFTTrainer and ours", tables, notes, packages=packages)
 
 
 if __name__ == "__main__":

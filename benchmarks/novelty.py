@@ -24,7 +24,9 @@ import time
 import types
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import click
@@ -44,14 +46,13 @@ NEXT_STAGE, FIRST_STAGE = "[3]", "[1]"
 class Run:
     """One side's run; times in seconds, memory in MiB. The last three, nn-dup's alone: what it saw in a source."""
 
-    who: str
     wall: float
     cpu: float
     memory: float
     kept: frozenset[str]
-    family: dict[str, str]
-    cluster: dict[str, int]
-    shingles: dict[str, int]
+    family: dict[str, str] = field(default_factory=dict)
+    cluster: dict[str, int] = field(default_factory=dict)
+    shingles: dict[str, int] = field(default_factory=dict)
 
 
 def lemur(size: int, seed: int) -> pd.DataFrame:
@@ -105,7 +106,7 @@ def nn_dup(sources: pd.DataFrame) -> Run:
         state = trace.tb_frame.f_locals
     names = {key: record["name"] for key, record in state["record_index"].items()}
     return Run(
-        "nn-dup", wall, cpu, _memory(), frozenset(names[key] for key in state["kept"]),
+        wall, cpu, _memory(), frozenset(names[key] for key in state["kept"]),
         family={names[key]: family for key, family in state["family_label_map"].items()},
         cluster={names[key]: i for i, group in enumerate(state["lsh_clusters"]) for key in group},
         shingles={names[key]: len(hashes) for key, hashes in state["shing"].items()},
@@ -119,19 +120,18 @@ def _offer(table: pd.DataFrame) -> None:
     sys.modules |= {"ab.nn": package, "ab.nn.api": api}
 
 
-def ours(sources: pd.DataFrame, settings: NoveltySettings = PAPER_B) -> Run:
+def ours(sources: pd.DataFrame, settings: NoveltySettings) -> Run:
     """Every source checked against those kept so far, and added if it is new."""
     names, codes = preferred(sources)
     wall, cpu = time.perf_counter(), time.process_time()
     index = NoveltyIndex(settings)
     kept = [name for name, code in zip(names, codes, strict=True) if not index.check_and_add(name, code).duplicate]
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return Run("ours", wall, cpu, _memory(), frozenset(kept), {}, {}, {})
+    return Run(wall, cpu, _memory(), frozenset(kept))
 
 
-def ours_careful(sources: pd.DataFrame) -> Run:
-    """The same with retrieval that misses nothing of note."""
-    return ours(sources, CAREFUL)
+NN_DUP, OURS = "nn-dup, stages 1 and 2", "ours, PAPER_B"
+SIDES = {NN_DUP: nn_dup, OURS: partial(ours, settings=PAPER_B), "ours, CAREFUL": partial(ours, settings=CAREFUL)}
 
 
 def preferred(sources: pd.DataFrame) -> tuple[list[str], list[str]]:
@@ -148,28 +148,26 @@ def _memory() -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), math.nan)
 
 
+class OutOfTime(BaseException):
+    """Its CPU time is used up. No ``Exception``, so that no side takes it for one of its own."""
+
+
 def in_process(side: Callable[[pd.DataFrame], Run], sources: pd.DataFrame, minutes: float) -> Run | None:
     """``side(sources)`` in a fresh process; None if it has used up ``minutes`` of CPU time."""
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(side, sources, round(60 * minutes), sender))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:
-        process.join()
-        if process.exitcode == -signal.SIGXCPU:
+    with ProcessPoolExecutor(1, context, initializer=_limit, initargs=(round(60 * minutes),)) as process:
+        try:
+            return process.submit(side, sources).result()
+        except OutOfTime:
             return None
-        raise RuntimeError(f"{side.__name__} died with exit code {process.exitcode}; why stands above") from None
-    finally:
-        process.kill()
-        process.join()
 
 
-def _child(side: Callable[[pd.DataFrame], Run], sources: pd.DataFrame, seconds: int, sender) -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    sender.send(side(sources))
+def _limit(seconds: int) -> None:
+    def stop(*_: object) -> None:
+        raise OutOfTime
+
+    signal.signal(signal.SIGXCPU, stop)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 60))
 
 
 # --- why the kept sets differ -----------------------------------------------------------------------------------------
@@ -188,8 +186,12 @@ def reasons(sources: pd.DataFrame, theirs: Run, our: Run) -> Counter[tuple[str, 
         near = {o: j for o, j in likeness.items() if o != name and j >= PAPER_B.jaccard_threshold}
         if theirs.shingles.get(name, len(own)) != len(own):
             reason = "nn-dup reads other tokens"
+        elif name not in our.kept:
+            reason = _why_only_theirs(name, near, theirs)
+        elif near:
+            reason = "our LSH did not retrieve its near-duplicate"
         else:
-            reason = _why_only_ours(near) if name in our.kept else _why_only_theirs(name, near, theirs)
+            reason = "like none that ours kept, but chained to one through others: nn-dup removes along chains"
         counts["ours" if name in our.kept else "nn-dup", reason] += 1
     return counts
 
@@ -206,22 +208,16 @@ def _why_only_theirs(name: str, near: dict[str, float], theirs: Run) -> str:
     return "nn-dup keeps up to five of a group and family"
 
 
-def _why_only_ours(near: dict[str, float]) -> str:
-    if near:
-        return "our LSH did not retrieve its near-duplicate"
-    return "like none that ours kept, but chained to one through others: nn-dup removes along chains"
-
-
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def compare(sources: pd.DataFrame, minutes: float) -> tuple[list[dict], list[dict], list[dict]]:
-    """Rows of the three tables for one set of sources: times, agreement, reasons."""
-    runs = {side.__name__: in_process(side, sources, minutes) for side in (ours, nn_dup, ours_careful)}
-    theirs, our = runs["nn_dup"], runs["ours"]
-    times = [_time_row(side, runs[side], our, len(sources), minutes) for side in ("nn_dup", "ours", "ours_careful")]
+def compare(sources: pd.DataFrame, minutes: float) -> dict[str, list[dict]]:
+    """Rows of the three tables for one set of sources, by the tables' headings."""
+    runs = {who: in_process(side, sources, minutes) for who, side in SIDES.items()}
+    theirs, our = runs[NN_DUP], runs[OURS]
+    times = [_time_row(who, run, our, len(sources), minutes) for who, run in runs.items()]
     if theirs is None or our is None:
-        return times, [], []
+        return {"Time": times}
     both = theirs.kept & our.kept
     agreement = {
         "sources": len(sources), "kept by both": len(both), "only by nn-dup": len(theirs.kept - our.kept),
@@ -231,14 +227,11 @@ def compare(sources: pd.DataFrame, minutes: float) -> tuple[list[dict], list[dic
         {"sources": len(sources), "kept only by": kept_by, "reason": reason, "count": count}
         for (kept_by, reason), count in sorted(reasons(sources, theirs, our).items())
     ]
-    return times, [agreement], why
+    return {"Time": times, "Kept sets": [agreement], "Why they differ": why}
 
 
-LABELS = {"nn_dup": "nn-dup, stages 1 and 2", "ours": "ours, PAPER_B", "ours_careful": "ours, CAREFUL"}
-
-
-def _time_row(side: str, run: Run | None, our: Run | None, sources: int, minutes: float) -> dict:
-    row = {"sources": sources, "who": LABELS[side]}
+def _time_row(who: str, run: Run | None, our: Run | None, sources: int, minutes: float) -> dict:
+    row = {"sources": sources, "who": who}
     if run is None:
         at_least = f"over {60 * minutes / our.cpu:.0f}" if our else ""
         return row | {"CPU, s": f"over {60 * minutes:.0f}, stopped", "times ours": at_least}
@@ -272,12 +265,12 @@ def main(sizes: tuple[int, ...], minutes: float, seed: int) -> None:
     if importlib.util.find_spec("ab.dup") is None:
         raise UsageError("nn-dup is not installed", "python -m pip install --no-deps nn-dup==2.2.4")
     os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported: by the children
-    tables: dict[str, list[dict]] = {"Time": [], "Kept sets": [], "Why they differ": []}
+    tables: dict[str, list[dict]] = {}
     for size in sizes:
-        for rows, more in zip(tables.values(), compare(lemur(size, seed), minutes), strict=True):
-            rows += more
-        frames = {heading: pd.DataFrame(done).fillna("") for heading, done in tables.items() if done}
-        write_result("novelty", TITLE, frames, NOTES, packages=("nn-dup", "datasketch", "numpy"))  # what is done, stays
+        for heading, rows in compare(lemur(size, seed), minutes).items():
+            tables.setdefault(heading, []).extend(rows)
+        frames = {heading: pd.DataFrame(rows).fillna("") for heading, rows in tables.items() if rows}
+        write_result(TITLE, frames, NOTES, packages=("nn-dup", "datasketch", "numpy"))  # what is done, stays
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ def main(count: int, repeats: int, workers: tuple[int, ...], engines: tuple[str,
         "a cluster of this machine alone.",
         f"Scores of all {len(runs)} runs are {'equal' if len(scores) == 1 else 'NOT EQUAL'}.",
     ]
-    write_result("pool", "Evaluating on several workers", table(pd.DataFrame(runs), count, cores), notes,
-                 packages=("numpy", "ray", "torch"))  # fmt: skip
+    tables = {"By engine and workers": table(pd.DataFrame(runs), count, cores)}
+    write_result("Evaluating on several workers", tables, notes, packages=("numpy", "ray", "torch"))
 
 
 def networks(proxy: Proxy, count: int, rng: np.random.Generator) -> list[Candidate]:

@@ -11,15 +11,13 @@ written, up to the end token of each text.
 from __future__ import annotations
 
 import contextlib
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
 import click
 import pandas as pd
 import torch
-from common import in_turns, write_result
+from common import in_turns, rate_table, timed, write_result
 
 from nngpt_lab.llm import models, prompts
 from nngpt_lab.llm.adapters import add_adapter
@@ -50,18 +48,16 @@ def generated(coder: Coder, ids: list[list[int]], decoding: Decoding, batch_size
     """New tokens that ``generate`` writes."""
     written, ends = 0, end_tokens(coder)
     for start in range(0, len(ids), batch_size):
-        part = ids[start : start + batch_size]
-        width = max(map(len, part))
-        pad = coder.tokenizer.pad_token_id
-        padded = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in part], device=coder.device)
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in part], device=coder.device)
+        part = {"input_ids": ids[start : start + batch_size]}
+        padded = coder.tokenizer.pad(part, padding_side="left", return_tensors="pt").to(coder.device)
         torch.manual_seed(start)
         texts = coder.model.generate(
-            input_ids=padded, attention_mask=mask, do_sample=True, temperature=decoding.temperature,
-            top_k=decoding.top_k, top_p=decoding.top_p, max_new_tokens=decoding.max_new_tokens,
-            eos_token_id=sorted(ends), pad_token_id=pad,
+            input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], do_sample=True,
+            temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p,
+            max_new_tokens=decoding.max_new_tokens, eos_token_id=sorted(ends),
+            pad_token_id=coder.tokenizer.pad_token_id,
         )  # fmt: skip
-        for text in texts[:, width:].tolist():
+        for text in texts[:, padded["input_ids"].shape[1] :].tolist():
             written += next((place + 1 for place, token in enumerate(text) if token in ends), len(text))
     return written
 
@@ -74,21 +70,9 @@ def sampled(coder: Coder, ids: list[list[int]], decoding: Decoding, batch_size: 
 
 def measured(ways: dict[str, Callable[[], int]], repetitions: int) -> pd.DataFrame:
     """One row per way of sampling; the first is what the others are compared with."""
-    rates = in_turns({name: partial(_rate, way) for name, way in ways.items()}, repetitions)
-    first = statistics.median(next(iter(rates.values())))
-    rows = [
-        {"sampling": name, "new tokens/s": f"{statistics.median(values):,.0f}",
-         "lowest, highest": f"{min(values):,.0f}, {max(values):,.0f}",
-         "times the first": f"{statistics.median(values) / first:.1f}"}
-        for name, values in rates.items()
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def _rate(way: Callable[[], int]) -> float:
-    """New tokens per second."""
-    start = time.perf_counter()
-    return way() / (time.perf_counter() - start)
+    runs = in_turns({name: partial(timed, way) for name, way in ways.items()}, repetitions)
+    rates = {name: [tokens / seconds for seconds, tokens in results] for name, results in runs.items()}
+    return rate_table("sampling", "new tokens/s", rates)
 
 
 @click.command()
@@ -122,20 +106,16 @@ def main(
         with context(tuned):
             return sampled(tuned, ids, decoding, widest)
 
-    tables["With a LoRA adapter"] = measured(
-        {
-            f"unmerged, {widest} at a time": lambda: adapted(contextlib.nullcontext),
-            f"merged, {widest} at a time": lambda: adapted(merged),
-        },
-        repetitions,
-    )
+    contexts = {"unmerged": contextlib.nullcontext, "merged": merged}
+    ways = {f"{name}, {widest} at a time": partial(adapted, context) for name, context in contexts.items()}
+    tables["With a LoRA adapter"] = measured(ways, repetitions)
     setting = (
         f"{coder.name}, {parameters / 1e6:.1f} M parameters, {coder.dtype}, {coder.device}; {torch.get_num_threads()} "
         f"threads. {texts} prompts of {min(map(len, ids))} to {max(map(len, ids))} tokens ({alone} where one at "
         f"a time), up to {new_tokens} new tokens; temperature {temperature}, top-k 50, top-p 0.9."
     )
     title = "Sampling: texts one at a time, in batches, and in batches that stay full"
-    write_result("sampling", title, tables, (setting, *NOTES), packages=("torch", "transformers", "peft"))
+    write_result(title, tables, (setting, *NOTES), packages=("torch", "transformers", "peft"))
 
 
 if __name__ == "__main__":

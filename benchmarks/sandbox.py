@@ -97,7 +97,7 @@ def main(count: int, note: str) -> None:
         "Medians of times and of paired differences. Isolation: " + ", ".join(layers) + ".",
         *filter(None, [note]),
     ]
-    write_result("sandbox", "Sandbox: overhead per task", pd.DataFrame(rows), notes, packages=("torch", "numpy"))
+    write_result("Sandbox: overhead per task", {"By task": pd.DataFrame(rows)}, notes, packages=("torch", "numpy"))
 
 
 if __name__ == "__main__":

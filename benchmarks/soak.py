@@ -137,7 +137,7 @@ def main(count: int, workers: int, every: int, seed: int) -> None:
         "with its namespace; such a candidate may well have a score.",
     ]
     tables = {"Growth": growth(readings, 200), "How they ended": ended, "Readings": readings.round(1)}
-    write_result("soak", "Soak: does anything grow?", tables, notes, packages=("torch", "numpy"))
+    write_result("Soak: does anything grow?", tables, notes, packages=("torch", "numpy"))
 
 
 if __name__ == "__main__":
