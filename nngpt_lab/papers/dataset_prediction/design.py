@@ -115,8 +115,9 @@ GPU = Design(
 
 DEMO = Design(
     "nano-c",
-    "lab: all prompts on a CPU in a minute and a half: nano coder, prompts as short as they go; of the code the calls of "
-    "layers, cut at 300 characters, because the first 500 of the text are the same in 78 % of the balanced questions",
+    "lab: all prompts on a CPU in a minute and a half: nano coder, prompts as short as they go; of the code the calls "
+    "of layers, cut at 300 characters, because the first 500 of the text are the same in 78 % of the balanced "
+    "questions",
     coders=("nano-coder",),
     style="dataset_nano",
     recipe=Recipe(lr=3e-3, epochs=1, batch=4, accumulate=1, warmup=0.1, dropout=0.0),
