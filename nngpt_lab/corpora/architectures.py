@@ -30,6 +30,7 @@ import math
 import re
 import zipfile
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -38,7 +39,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from nngpt_lab.corpora import artifacts, compiled
-from nngpt_lab.corpora.code import describe
+from nngpt_lab.corpora.code import CodeFacts, describe
 from nngpt_lab.ground.processes import in_processes
 
 VERSION = 2
@@ -89,8 +90,10 @@ def compile_tables(wheel: Path) -> dict[str, pa.Table]:
     issues = Issues()
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
+        sources = _sources(archive, [n for n in names if n.startswith(CODE) and n.endswith(".py")], issues)
+        facts = in_processes(describe, list(sources.values()), "architectures")  # while the records are read
         records = _records(archive, [n for n in names if n.startswith(RECORDS) and n.endswith(".json")], issues)
-        architectures = _architectures(archive, [n for n in names if n.startswith(CODE) and n.endswith(".py")], issues)
+    architectures = _architectures(sources, facts, issues)
     _cross_check(architectures, records, issues)
     return {"architectures": architectures, "records": records, "issues": issues.table()}
 
@@ -180,7 +183,8 @@ def _row(key: dict, trial: dict, name: str, issues: Issues) -> dict | None:
     }
 
 
-def _architectures(archive: zipfile.ZipFile, names: list[str], issues: Issues) -> pa.Table:
+def _sources(archive: zipfile.ZipFile, names: list[str], issues: Issues) -> dict[str, str]:
+    """Code by the architecture's name."""
     sources = {}
     for name in sorted(names):
         stem = PurePosixPath(name).stem
@@ -191,8 +195,11 @@ def _architectures(archive: zipfile.ZipFile, names: list[str], issues: Issues) -
             sources[stem] = archive.read(name).decode()
         except UnicodeDecodeError:
             issues.add("source that is not UTF-8", name, kept=False)
+    return sources
+
+
+def _architectures(sources: Mapping[str, str], facts: Iterable[CodeFacts], issues: Issues) -> pa.Table:
     rows = []
-    facts = in_processes(describe, list(sources.values()), "architectures")
     for (name, code), fact in zip(sources.items(), facts, strict=True):
         if not fact.parses:
             issues.add("source that does not parse", name, kept=True)

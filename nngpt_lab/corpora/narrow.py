@@ -53,7 +53,7 @@ def load() -> pd.DataFrame:
 def _compile(wheel: Path, card: pd.DataFrame) -> dict[str, pa.Table]:
     with zipfile.ZipFile(wheel) as archive:
         codes = [archive.read(f"{architectures.CODE}{name}.py").decode() for name in card["name"]]
-    return {"narrow": pa.table({"name": card["name"].to_list(), "code": in_processes(narrow, codes, "narrowed")})}
+    return {"narrow": pa.table({"name": card["name"].to_list(), "code": list(in_processes(narrow, codes, "narrowed"))})}
 
 
 @no_collection()

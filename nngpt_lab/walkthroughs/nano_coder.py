@@ -74,7 +74,7 @@ def narrowed(sample: int | None = None, seed: int = 0) -> pd.DataFrame:
         table = stratified(table, "family", sample, np.random.default_rng(seed))
     before = {"code": "code_before", "nameless_hash": "program_before", "layer_calls": "layer_calls_before"}
     table = table[["name", "family", *before]].rename(columns=before).reset_index(drop=True)
-    table = table.join(pd.DataFrame(in_processes(_narrowed, list(table["code_before"]), "narrowed")))
+    table = table.join(pd.DataFrame(list(in_processes(_narrowed, list(table["code_before"]), "narrowed"))))
     records = architectures.classification(lemur.records).query("dataset == 'cifar-10' and epoch == 1")
     table["recorded"] = table["name"].map(records.groupby("architecture", observed=True)["accuracy"].max())
     table["recorded"] = table.groupby("program")["recorded"].transform("max")

@@ -115,7 +115,7 @@ GPU = Design(
 
 DEMO = Design(
     "nano-c",
-    "lab: all prompts on a CPU in a minute and a half: nano coder, prompts as short as they go; of the code the calls "
+    "lab: all prompts on a CPU in a minute: nano coder, prompts as short as they go; of the code the calls "
     "of layers, cut at 300 characters, because the first 500 of the text are the same in 78 % of the balanced "
     "questions",
     coders=("nano-coder",),
