@@ -32,28 +32,13 @@ from nngpt_lab.statistics.intervals import Estimate, wilson
 TESTS = ("equal", "at_least", "at_most")
 GRADES = ("P", "C", "I")
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not tested")
-COLUMNS = [
-    "claim_id",
-    "paper",
-    "claim",
-    "unit",
-    "test",
-    "paper_value",
-    "our_value",
-    "ci_low",
-    "ci_high",
-    "n",
-    "grade",
-    "verdict",
-    "note",
-    "source",
-]
+COLUMNS = ["claim_id", "paper", "claim", "unit", "test", "paper_value", "our_value", "ci_low", "ci_high", "n", "grade",
+           "verdict", "note", "source"]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of ``claims.toml``; ``reason`` is the text behind its key ``untested``, or None; ``n`` is how many
-    observations the paper's value rests on, where that is known; ``note`` is said whatever was measured."""
+    """One row of ``claims.toml``; ``reason`` is the text behind its key ``untested``."""
 
     id: str
     paper: str
@@ -138,26 +123,12 @@ def claims_table(papers: str, measured: dict[str, Measured]) -> pd.DataFrame:
         if found.estimate is None and claim.reason is None:
             raise ValueError(f"claim {key!r} was not measured and claims.toml gives no reason why")
         notes = [claim.reason if found.estimate is None else None, found.note, claim.note, claim.at_its_own_n()]
-        rows.append(
-            [
-                key,
-                claim.paper,
-                claim.claim,
-                claim.unit,
-                claim.test,
-                claim.value,
-                *_numbers(found.estimate),
-                claim.grade,
-                verdict(claim.test, claim.value, found.estimate),
-                " ".join(note for note in notes if note),
-                claim.source,
-            ]
-        )
+        row = vars(claim) | {"claim_id": key, "paper_value": claim.value, "n": None}
+        if found.estimate:
+            row |= found.estimate.columns("our_value", "ci_low", "ci_high") | {"n": found.estimate.n}
+        row["verdict"] = verdict(claim.test, claim.value, found.estimate)
+        rows.append(row | {"note": " ".join(note for note in notes if note)})
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n": "Int64"})
-
-
-def _numbers(estimate: Estimate | None) -> list:
-    return [None] * 4 if estimate is None else [estimate.value, estimate.low, estimate.high, estimate.n]
 
 
 def readable(table: pd.DataFrame):

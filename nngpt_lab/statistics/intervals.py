@@ -1,17 +1,17 @@
-"""Intervals and rank statistics. Whatever is random takes a ``numpy.random.Generator``; nothing touches global state.
-
-All intervals are two-sided 95 % unless ``level`` says otherwise.
-"""
+"""Intervals, all two-sided 95 %, and rank statistics. Whatever is random takes a ``numpy.random.Generator``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 from scipy.special import gammaln
 
 LEVEL = 0.95
+Z = stats.norm.ppf((1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Estimate:
         """The same estimate in another unit, e.g. ``scaled(100)`` for per cent."""
         return Estimate(self.value * factor, self.low * factor, self.high * factor, self.n)
 
-    def columns(self, name: str) -> dict[str, float]:
-        """As columns of a table: ``name``, ``name_low``, ``name_high``."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+    def columns(self, name: str, low: str = "", high: str = "") -> dict[str, float]:
+        """As columns of a table: ``name``, ``name_low`` and ``name_high``, or other names for the ends."""
+        return {name: self.value, low or f"{name}_low": self.low, high or f"{name}_high": self.high}
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}], n = {self.n}"
@@ -40,11 +40,11 @@ def exact(value: float, n: int) -> Estimate:
     return Estimate(value, value, value, n)
 
 
-def wilson(successes: float, n: int, level: float = LEVEL) -> Estimate:
+def wilson(successes: float, n: int) -> Estimate:
     """A proportion with its Wilson score interval (Wilson 1927); an empty sample gives nan in [0, 1]."""
     if n == 0:
         return Estimate(np.nan, 0.0, 1.0, 0)
-    interval = stats.binomtest(round(successes), n).proportion_ci(level, method="wilson")
+    interval = stats.binomtest(round(successes), n).proportion_ci(LEVEL, method="wilson")
     return Estimate(successes / n, interval.low, interval.high, n)
 
 
@@ -57,13 +57,13 @@ def difference_of_proportions(a: int, n_a: int, b: int, n_b: int) -> Estimate:
     return Estimate(value, low, high, n_a + n_b)
 
 
-def difference_of_paired_proportions(only_first: int, only_second: int, n: int, level: float = LEVEL) -> Estimate:
+def difference_of_paired_proportions(only_first: int, only_second: int, n: int) -> Estimate:
     """Difference of two proportions of the same ``n`` units, of which so many succeed in the one or the other alone.
 
     With the adjusted Wald interval of Bonett and Price (2012), which adds one to both counts.
     """
     first, second = ((count + 1) / (n + 2) for count in (only_first, only_second))
-    reach = stats.norm.ppf((1 + level) / 2) * np.sqrt(max(first + second - (first - second) ** 2, 0) / (n + 2))
+    reach = Z * np.sqrt(max(first + second - (first - second) ** 2, 0) / (n + 2))
     low, high = max(first - second - reach, -1), min(first - second + reach, 1)
     return Estimate((only_first - only_second) / n, float(low), float(high), n)
 
@@ -74,42 +74,23 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
-def difference_of_means(a: np.ndarray, b: np.ndarray, level: float = LEVEL) -> Estimate:
+def difference_of_means(a: np.ndarray, b: np.ndarray) -> Estimate:
     """``mean(a) - mean(b)`` of two independent samples with Welch's interval (unequal variances)."""
-    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
+    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
     return Estimate(float(np.mean(a) - np.mean(b)), float(interval.low), float(interval.high), len(a) + len(b))
 
 
-def bootstrap(
-    values: np.ndarray,
-    statistic,
-    rng: np.random.Generator,
-    resamples: int,
-    level: float = LEVEL,
-    clusters: np.ndarray | None = None,
-) -> Estimate:
-    """``statistic(values[index])`` with a percentile bootstrap interval; rows of ``values`` are the units.
+def bootstrap(values: np.ndarray, statistic: Callable, rng: np.random.Generator, resamples: int) -> Estimate:
+    """``statistic(values)`` with a percentile bootstrap interval; rows of ``values`` are the units.
 
-    ``statistic`` maps an array of shape (n,) or (n, k) to a float. With ``clusters`` (one label per row) whole clusters
-    are resampled: rows that are near copies of one another are not independent. Cost: ``resamples`` calls.
+    ``statistic`` maps an array of shape (n,) or (n, k) to a float. Cost: ``resamples`` calls.
     """
     values = np.asarray(values)
-    if not len(values):
+    n = len(values)
+    if not n:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    members = None if clusters is None else _members(clusters)
-    k, draws = len(values) if members is None else len(members), []
-    for _ in range(resamples):
-        drawn = rng.integers(0, k, k)
-        rows = drawn if members is None else np.concatenate([members[c] for c in drawn])
-        draws.append(statistic(values[rows]))
-    low, high = percentile_interval(np.asarray(draws), level)
-    return Estimate(float(statistic(values)), low, high, len(values))
-
-
-def _members(clusters: np.ndarray) -> list[np.ndarray]:
-    """Row numbers of each cluster."""
-    _, code = np.unique(np.asarray(clusters), return_inverse=True)
-    return np.split(np.argsort(code, kind="stable"), np.cumsum(np.bincount(code))[:-1])
+    draws = [statistic(values[rng.integers(0, n, n)]) for _ in range(resamples)]
+    return Estimate(float(statistic(values)), *percentile_interval(np.asarray(draws)), n)
 
 
 def resample_counts(rng: np.random.Generator, units: int, resamples: int) -> np.ndarray:
@@ -121,12 +102,12 @@ def resample_counts(rng: np.random.Generator, units: int, resamples: int) -> np.
     return np.bincount(drawn.ravel(), minlength=resamples * units).reshape(resamples, units)
 
 
-def percentile_interval(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+def percentile_interval(draws: np.ndarray) -> tuple[float, float]:
     """Central interval of bootstrap draws, draws that could not be computed (nan) left out."""
     draws = draws[np.isfinite(draws)]
     if not len(draws):
         return np.nan, np.nan
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -137,21 +118,17 @@ def cluster_mean(values: np.ndarray, clusters: np.ndarray, rng: np.random.Genera
     """
     _, code = np.unique(clusters, return_inverse=True)
     total, count = np.bincount(code, weights=values), np.bincount(code)
-    k = len(count)
-    if k == 0:
+    if not len(count):
         return Estimate(np.nan, np.nan, np.nan, 0)
-    sums = resample_counts(rng, k, resamples) @ np.column_stack([total, count])
-    low, high = percentile_interval(sums[:, 0] / sums[:, 1])
-    return Estimate(float(np.mean(values)), low, high, len(values))
+    sums = resample_counts(rng, len(count), resamples) @ np.column_stack([total, count])
+    return Estimate(float(np.mean(values)), *percentile_interval(sums[:, 0] / sums[:, 1]), len(values))
 
 
 def t_interval(values: np.ndarray) -> Estimate:
     """Mean with a t-interval; no interval (nan) for one value, or for values that do not differ at all."""
     values = np.asarray(values, float)
     mean = float(values.mean()) if len(values) else np.nan
-    if (
-        len(values) < 2 or np.ptp(values) <= 1e-12
-    ):  # no spread, so no estimate of it: a width of zero would claim certainty
+    if len(values) < 2 or np.ptp(values) <= 1e-12:  # no estimate of a spread: a width of zero would claim certainty
         return Estimate(mean, np.nan, np.nan, len(values))
     interval = stats.ttest_1samp(values, 0).confidence_interval(LEVEL)
     return Estimate(mean, float(interval.low), float(interval.high), len(values))
@@ -177,32 +154,21 @@ def top_share_kept(pairs: np.ndarray, share: float = 0.1) -> float:
     return len(best[0] & best[1]) / k
 
 
-def fisher_interval(r: float, n: int, level: float = LEVEL) -> Estimate:
+def fisher_interval(r: float, n: int) -> Estimate:
     """Interval of a published Spearman correlation from its n alone (Fisher's z; error: Bonett & Wright 2000)."""
-    error = np.sqrt((1 + r**2 / 2) / (n - 3)) * stats.norm.ppf((1 + level) / 2)
-    return Estimate(r, float(np.tanh(np.arctanh(r) - error)), float(np.tanh(np.arctanh(r) + error)), n)
-
-
-@dataclass(frozen=True)
-class PairAgreement:
-    """How often two measurements order a pair alike, by the size of the first gap. Arrays have one entry per bin."""
-
-    low_edge: np.ndarray
-    high_edge: np.ndarray
-    pairs: np.ndarray
-    agreement: np.ndarray
-    ci_low: np.ndarray
-    ci_high: np.ndarray
+    reach = np.sqrt((1 + r**2 / 2) / (n - 3)) * Z
+    return Estimate(r, float(np.tanh(np.arctanh(r) - reach)), float(np.tanh(np.arctanh(r) + reach)), n)
 
 
 def pair_agreement(
     first: np.ndarray, second: np.ndarray, edges: np.ndarray, clusters: np.ndarray | None = None
-) -> PairAgreement:
+) -> pd.DataFrame:
     """Over all pairs of units: is the better one by ``first`` still the better one by ``second``?
 
-    Pairs are binned by ``|first_i - first_j|`` into ``edges`` (ascending, length b + 1; pairs outside are left out, and
-    so are ties in ``first``); a tie in ``second`` counts one half. Exact over all n(n-1)/2 pairs. Pairs share units, so
-    the interval is a jackknife over units, or over whole ``clusters`` of them: O(n**2) time, O(n * b) memory.
+    One row per bin: gap_low, gap_high, pairs, still_better (their share), ci_low, ci_high. Bins are of
+    ``|first_i - first_j|``, between ``edges`` (ascending, length b + 1; pairs outside are left out, and so are ties in
+    ``first``); a tie in ``second`` counts one half. Exact over all n(n-1)/2 pairs. Pairs share units, so the interval
+    is a jackknife over units, or over whole ``clusters`` of them: O(n**2) time, O(n * b) memory.
     """
     n, bins = len(first), len(edges) - 1
     code = np.arange(n) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
@@ -223,9 +189,9 @@ def pair_agreement(
     left = total - counts
     left_out = np.divide(total_agreed - agreed, left, out=np.broadcast_to(share, left.shape).copy(), where=left > 0)
     error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean(0)) ** 2).sum(0))
-    reach = stats.norm.ppf((1 + LEVEL) / 2) * error
-    low, high = np.clip(share - reach, 0, 1), np.clip(share + reach, 0, 1)
-    return PairAgreement(edges[:-1], edges[1:], total.round().astype(int), share, low, high)
+    low, high = np.clip(share - Z * error, 0, 1), np.clip(share + Z * error, 0, 1)
+    bins_table = {"gap_low": edges[:-1], "gap_high": edges[1:], "pairs": total.round().astype(int)}
+    return pd.DataFrame(bins_table | {"still_better": share, "ci_low": low, "ci_high": high})
 
 
 def best_of_n_weights(size: int, n: int) -> np.ndarray:
@@ -258,10 +224,9 @@ def draws_for(probability: float, size: int, hits: int) -> int:
     return int(n[np.argmax(1 - miss >= probability - 1e-12)])
 
 
-def sample_size_for_difference(p_a: float, p_b: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Answers per arm needed to tell two independent proportions apart (two-sided z test; Fleiss 1981, without
+def sample_size_for_difference(p_a: float, p_b: float, power: float = 0.8) -> int:
+    """Answers per arm needed to tell two independent proportions apart (two-sided z test at 5 %; Fleiss 1981, without
     continuity correction)."""
-    z_a, z_b = stats.norm.ppf(1 - alpha / 2), stats.norm.ppf(power)
     mean = (p_a + p_b) / 2
-    spread = z_a * np.sqrt(2 * mean * (1 - mean)) + z_b * np.sqrt(p_a * (1 - p_a) + p_b * (1 - p_b))
+    spread = Z * np.sqrt(2 * mean * (1 - mean)) + stats.norm.ppf(power) * np.sqrt(p_a * (1 - p_a) + p_b * (1 - p_b))
     return int(np.ceil((spread / (p_a - p_b)) ** 2))

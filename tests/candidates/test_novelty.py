@@ -29,7 +29,7 @@ from nngpt_lab.candidates.novelty import (
     shingle_hashes,
 )
 from nngpt_lab.ground.errors import DataError, UsageError
-from nngpt_lab.papers.architecture_loop.novelty_audit import sensitivity_of
+from nngpt_lab.papers.architecture_loop.novelty_audit import sensitivity
 
 WORDS = NoveltySettings("raw_tokens", shingle=1, permutations=128, lsh_threshold=0.5, jaccard_threshold=0.90)
 """Sources are bags of words here, so that a test can set the Jaccard index of two of them to any fraction."""
@@ -370,7 +370,7 @@ def test_another_process_builds_the_same_file_and_needs_no_torch(tmp_path):
 
 def test_sensitivity_is_greedy_keep_first():
     codes = families(60)
-    table = sensitivity_of(codes, ["raw_tokens", "structure"], [1, 4], [0.7, 0.9])
+    table = sensitivity({"made": codes}, {"raw_tokens": [1, 4], "structure": [1, 4]}, [0.7, 0.9], jobs=1)
     assert table[["form", "shingle", "threshold"]].apply(tuple, axis=1).is_unique and len(table) == 8
     for row in table[table["form"] == "raw_tokens"].itertuples():
         kept = []

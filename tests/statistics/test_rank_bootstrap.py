@@ -30,7 +30,8 @@ def test_intervals_are_those_of_the_plain_bootstrap():
     pairs = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 150)
     clusters = np.arange(150) // 3
     found = r.rank_bootstrap(pairs, np.random.default_rng(1), 2000, clusters)
-    plain = s.bootstrap(pairs, s.spearman, np.random.default_rng(2), 2000, clusters=clusters)
+    rng = np.random.default_rng(2)  # a row of these is a cluster
+    plain = s.bootstrap(pairs.reshape(50, 6), lambda drawn: s.spearman(drawn.reshape(-1, 2)), rng, 2000)
     assert found["spearman"].value == plain.value and found["spearman"].n == 150
     assert (found["spearman"].low, found["spearman"].high) == pytest.approx((plain.low, plain.high), abs=0.02)
 

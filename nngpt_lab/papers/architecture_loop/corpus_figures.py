@@ -91,16 +91,16 @@ UNIT_TITLES = {
 }
 
 
-def proxy_audit(audit: pd.DataFrame, measure: str = "spearman") -> Figure:
-    """Rank correlation of epoch 1 with later epochs, by data set; one panel per kind of unit."""
+def proxy_audit(audit: pd.DataFrame) -> Figure:
+    """Spearman's correlation of epoch 1 with later epochs, by data set; one panel per kind of unit."""
     colours = dict(zip(sorted(audit["dataset"].unique()), COLOURS, strict=False))
     figure, axes = panels(UNIT_TITLES.values(), width=11, height=4)
     for ax, unit in zip(axes, UNIT_TITLES, strict=True):
         for i, (dataset, part) in enumerate(audit[audit["unit"] == unit].groupby("dataset")):
             place = part["epoch"].clip(upper=6.5) + (i - 3) * 0.06  # the longest horizon stands at the right edge
-            points(ax, place, part, measure, color=colours[dataset], linestyle="-", label=dataset)
+            points(ax, place, part, "spearman", color=colours[dataset], linestyle="-", label=dataset)
         ax.set(xlabel="later epoch", xticks=[2, 3, 4, 5, 6.5], xticklabels=["2", "3", "4", "5", "longest"])
-    axes[0].set(ylabel=f"{measure.capitalize()} correlation with epoch 1", ylim=(0, 1.02))
+    axes[0].set(ylabel="Spearman correlation with epoch 1", ylim=(0, 1.02))
     legend_right(figure)
     return figure
 

@@ -82,13 +82,13 @@ def valid_rate(cycles: pd.DataFrame) -> Figure:
     return figure
 
 
-def accuracy(cycles: pd.DataFrame, arm: str = LOOP, same_data: bool = False) -> Figure:
-    """Best, mean and median accuracy of one arm per cycle, with bootstrap bands for mean and median.
+def accuracy(cycles: pd.DataFrame, same_data: bool = False) -> Figure:
+    """The loop's best, mean and median accuracy per cycle, with bootstrap bands for mean and median.
 
     ``cycles``: as ``pooled_cycles`` returns. ``same_data``: the candidates were trained on CIFAR-10, as the paper's, so
     that its cycles stand in the same axes.
     """
-    part = cycles[cycles["arm"] == arm]
+    part = cycles[cycles["arm"] == LOOP]
     figure, ax, beside = _with_paper(cycles, same_data)
     line(ax, part, "cycle", "best", scale=100, label="best", **LINES[1])
     line(ax, part, "cycle", "mean", scale=100, band=True, label="mean", **LINES[0])
@@ -109,15 +109,11 @@ def accuracy(cycles: pd.DataFrame, arm: str = LOOP, same_data: bool = False) -> 
     return figure
 
 
-def shares(cycles: pd.DataFrame, labels: Sequence[str], arm: str = LOOP, same_data: bool = False) -> Figure:
-    """Share of one arm's trained networks at or over each threshold, with Wilson bands.
-
-    Args:
-        cycles: as ``pooled_cycles`` returns.
-        labels: what the three thresholds are, e.g. "40 %" or "0.71 (80 % quantile of the base model)".
-        same_data: as for :func:`accuracy`.
+def shares(cycles: pd.DataFrame, labels: Sequence[str], same_data: bool = False) -> Figure:
+    """Share of the loop's trained networks at or over each threshold, with Wilson bands; arguments as of
+    :func:`accuracy`, and ``labels``: what the three thresholds are (``base_model.threshold_labels``).
     """
-    part = cycles[cycles["arm"] == arm]
+    part = cycles[cycles["arm"] == LOOP]
     figure, ax, beside = _with_paper(cycles, same_data)
     for name, label, style in zip(SHARES, labels, LINES, strict=True):
         line(ax, part, "cycle", name, scale=100, band=True, label=f"at least {label}", **style)
@@ -132,18 +128,14 @@ def shares(cycles: pd.DataFrame, labels: Sequence[str], arm: str = LOOP, same_da
     return figure
 
 
-def controls_per_cycle(cycles: pd.DataFrame, measure: str = "mean", label: str = "mean accuracy") -> Figure:
-    """One measure per cycle, one line per arm; a band for the loop.
-
-    ``cycles``: as ``pooled_cycles`` returns; ``measure``: one of its columns that is a fraction.
-    """
+def controls_per_cycle(cycles: pd.DataFrame) -> Figure:
+    """Mean accuracy per cycle (``pooled_cycles``), one line per arm; a band for the loop."""
     figure, ax = new_figure(width=9, height=4.4)
-    bands = [LOOP] if f"{measure}_low" in cycles else []
-    lines(ax, cycles, "arm", "cycle", measure, arm_looks(cycles, numbered=True), bands, scale=100)
+    lines(ax, cycles, "arm", "cycle", "mean", arm_looks(cycles, numbered=True), [LOOP], scale=100)
     cycle_axis(ax, cycles["cycle"].max())
-    if cycles[measure].isna().all():
+    if cycles["mean"].isna().all():
         no_data(ax, "nothing was trained")
-    ax.set(ylabel=f"{label}, %", title=f"{label.capitalize()} per cycle (band: 95 % interval of the loop)")
+    ax.set(ylabel="mean accuracy, %", title="Mean accuracy per cycle (band: 95 % interval of the loop)")
     legend_below(figure)
     return figure
 
@@ -204,14 +196,14 @@ def novel(cycles: pd.DataFrame) -> Figure:
 # ------------------------------------------------------------------------- distributions, failures, likeness, time
 
 
-def ridgelines(candidates: pd.DataFrame, threshold: float | None = None, arm: str = LOOP) -> Figure:
-    """Distribution of one arm's accuracies, a ridge a cycle, the first at the top; over all seeds.
+def ridgelines(candidates: pd.DataFrame, threshold: float) -> Figure:
+    """Distribution of the loop's accuracies, a ridge a cycle, the first at the top; over all seeds.
 
     Ridges are Gaussian kernel densities, reflected at 0 and 1 so that none lies outside, with one bandwidth for all
     cycles and the same area for each; the tick under a ridge is a network, the thick one the median. A cycle without a
     trained network is an empty line.
     """
-    rows = candidates[candidates["arm"] == arm]
+    rows = candidates[candidates["arm"] == LOOP]
     scores = {cycle: part["score"].dropna().to_numpy() for cycle, part in rows.groupby("cycle")}
     figure, ax = new_figure(width=9, height=1.6 + 0.3 * max(len(scores), 3))
     x = np.linspace(0, 1, 400)
@@ -227,8 +219,7 @@ def ridgelines(candidates: pd.DataFrame, threshold: float | None = None, arm: st
             ax.vlines(100 * values, place, place + 0.14, color="black", linewidth=0.6, zorder=100)
             ax.vlines(100 * np.median(values), place, place + 0.26, color="black", linewidth=2.6, zorder=100)
         ax.annotate(f"n = {len(values)}", (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")
-    if threshold is not None:
-        reference_line(ax, 100 * threshold, "threshold", MUTED, vertical=True)
+    reference_line(ax, 100 * threshold, "threshold", MUTED, vertical=True)
     ax.set_yticks(range(len(scores)), scores)
     ax.grid(False, axis="y")
     ax.set(xlim=(0, 100), ylim=(max(len(scores) - 1, 1) + 0.4, -2.1), ylabel="cycle")
@@ -249,9 +240,9 @@ def _density(values: np.ndarray, x: np.ndarray, width: float) -> np.ndarray:
     return np.exp(-(((x[:, None] - centres) / width) ** 2) / 2).sum(axis=1) / (len(values) * width)
 
 
-def failures(table: pd.DataFrame, arm: str = LOOP) -> Figure:
-    """How one arm's samples ended, per cycle, as stacked areas (``failure_table``)."""
-    wide = 100 * table[table["arm"] == arm].pivot(index="cycle", columns="status", values="share").fillna(0)
+def failures(table: pd.DataFrame) -> Figure:
+    """How the loop's samples ended, per cycle, as stacked areas (``failure_table``)."""
+    wide = 100 * table[table["arm"] == LOOP].pivot(index="cycle", columns="status", values="share").fillna(0)
     seen = [status for status in STATUSES if status in wide and wide[status].any()]
     figure, ax = new_figure(width=9, height=4.2)
     cycle_axis(ax, int(wide.index.max()))
@@ -266,13 +257,13 @@ def failures(table: pd.DataFrame, arm: str = LOOP) -> Figure:
     return figure
 
 
-def neighbours(table: pd.DataFrame, arm: str = LOOP, threshold: tuple[str, float] = ("nn_dup", 0.90)) -> Figure:
-    """Likeness of an arm's accepted networks to their nearest in the corpus, and how many are copies, per cycle.
+def neighbours(table: pd.DataFrame, threshold: tuple[str, float]) -> Figure:
+    """Likeness of the loop's accepted networks to their nearest in the corpus, and how many are copies, per cycle.
 
     ``table``: as ``memorisation_table`` returns. ``threshold``: form and Jaccard index from which the run's filter
     sees a duplicate.
     """
-    part = table[table["arm"] == arm]
+    part = table[table["arm"] == LOOP]
     figure, (left, right) = new_figure(1, 2, width=9.5, height=4.2, width_ratios=(1.7, 1))
     looks = {form: FORM_LOOKS.get(form, UNKNOWN) for form in dict.fromkeys(part["form"])}
     lines(left, part, "form", "cycle", "median", looks, bands=looks, ends=("lower_quartile", "upper_quartile"),
@@ -294,16 +285,16 @@ def neighbours(table: pd.DataFrame, arm: str = LOOP, threshold: tuple[str, float
     return figure
 
 
-def stages(cycles: pd.DataFrame, arm: str = LOOP) -> Figure:
-    """Wall-clock time by stage: an arm's seconds per cycle (mean over seeds), and the share of each arm's whole time.
+def stages(cycles: pd.DataFrame) -> Figure:
+    """Wall-clock time by stage: the loop's seconds per cycle (mean over seeds), and shares of each arm's whole time.
 
     ``cycles``: arm, seed, cycle and ``<stage>_seconds`` (``cycle_table``).
     """
     seconds, order = list(STAGE_LOOKS), arms(cycles)
     figure, (left, right) = new_figure(1, 2, width=9.5, height=4, width_ratios=(1.5, 1))
-    stack(left, cycles[cycles["arm"] == arm].groupby("cycle")[seconds].mean(), STAGE_LOOKS, horizontal=False)
+    stack(left, cycles[cycles["arm"] == LOOP].groupby("cycle")[seconds].mean(), STAGE_LOOKS, horizontal=False)
     cycle_axis(left, int(cycles["cycle"].max()))
-    left.set(title=f"Seconds per cycle, {arm}", ylabel="seconds")
+    left.set(title=f"Seconds per cycle, {LOOP}", ylabel="seconds")
     whole = cycles.groupby("arm")[seconds].sum().loc[order].reset_index(drop=True)
     stack(right, 100 * whole.div(whole.sum(axis=1).replace(0, np.nan), axis=0).fillna(0), STAGE_LOOKS)
     name_rows(right, order)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from time import perf_counter
 
 import numpy as np
@@ -18,8 +19,6 @@ from joblib import Parallel, delayed
 from nngpt_lab.candidates import canonical, novelty
 from nngpt_lab.candidates.novelty import PAPER_B, NoveltyIndex, NoveltySettings, Sketch, sketch, sketch_code
 from nngpt_lab.ground.errors import UsageError
-
-PAIR_COLUMNS = ["seed", "first", "second", "jaccard", "estimate"]
 
 
 def draw(sources: pd.DataFrame, size: int, rng: np.random.Generator) -> dict[str, str]:
@@ -67,18 +66,16 @@ def sensitivity(
     thresholds: Sequence[float],
     jobs: int = -1,
 ) -> pd.DataFrame:
-    """:func:`sensitivity_of` several corpora, with a column ``corpus`` in front.
+    """What is kept of each corpus under each setting: each source that is no near-duplicate of one kept before it.
 
-    ``corpora``: codes by name, by corpus; ``shingles``: lengths by form. ``jobs`` processes (-1: all cores) share the
-    pairs of corpus and form; each pair is done by one, so that ``seconds`` stay those of one core.
+    ``corpora``: codes by name, by corpus, compared in sorted order of the names with 256 permutations; retrieval is
+    tuned 0.15 below the decision (recall 0.999 at 0.90). ``shingles``: lengths by form. ``jobs`` processes (-1: all
+    cores) share the pairs of corpus and form. One row per corpus, form, shingle and threshold: ``kept`` (sources),
+    ``share_kept``, ``fell_back`` (sources that do not parse), ``seconds`` (this setting alone, on one core).
     """
-    tasks = [(corpus, form) for corpus in corpora for form in shingles]
-    tables = Parallel(n_jobs=jobs)(
-        delayed(sensitivity_of)(corpora[corpus], [form], shingles[form], thresholds) for corpus, form in tasks
-    )
-    named = [table.assign(corpus=corpus) for (corpus, _), table in zip(tasks, tables, strict=True)]
-    table = pd.concat(named, ignore_index=True)
-    return table[["corpus", *table.columns.drop("corpus")]]
+    tasks = product(corpora.items(), shingles.items())
+    tables = Parallel(n_jobs=jobs)(delayed(_sensitivity)(*corpus, *form, thresholds) for corpus, form in tasks)
+    return pd.concat(tables, ignore_index=True)
 
 
 # --- settings beside each other ---------------------------------------------------------------------------------------
@@ -141,8 +138,8 @@ def near_pairs(
     for seed in dict.fromkeys((settings.seed, *seeds)):
         signatures = np.array([novelty.minhash(one, settings.permutations, seed) for one in sets])
         equal = signatures[a] == signatures[b]
-        columns = (np.full(len(a), seed), labels[a], labels[b], exact, equal.mean(axis=1))
-        pairs = pd.DataFrame(dict(zip(PAIR_COLUMNS, columns, strict=True)))
+        ends = {"seed": np.full(len(a), seed), "first": labels[a], "second": labels[b]}
+        pairs = pd.DataFrame(ends | {"jaccard": exact, "estimate": equal.mean(axis=1)})
         for threshold in dict.fromkeys((settings.lsh_threshold, *lsh_thresholds)):
             pairs[f"retrieved_at_{threshold:.2f}"] = _share_a_band(equal, threshold)
         tables.append(pairs)
@@ -216,34 +213,25 @@ def _shingles(code: str, settings: NoveltySettings) -> np.ndarray:
     return novelty.shingle_hashes(canonical.FORMS[settings.form].tokens(code), settings.shingle)
 
 
-def sensitivity_of(
-    codes: Mapping[str, str], forms: Sequence[str], shingles: Sequence[int], thresholds: Sequence[float]
+def _sensitivity(
+    corpus: str, codes: Mapping[str, str], form: str, lengths: Sequence[int], thresholds: Sequence[float]
 ) -> pd.DataFrame:
-    """What is kept of a corpus under each setting: a source is kept if it is no near-duplicate of one kept before it.
-
-    ``codes`` by name, compared in sorted order of the names with 256 permutations; retrieval is tuned 0.15 below the
-    decision (recall 0.999 at 0.90). One row per form, shingle and threshold: ``kept`` (sources), ``share_kept``,
-    ``fell_back`` (sources that do not parse) and ``seconds``, what this setting alone takes on one core.
-    """
-    names = sorted(codes)
-    rows = []
-    for form in forms:
+    names, rows, start = sorted(codes), [], perf_counter()
+    sources = [canonical.FORMS[form].canonical(codes[name]) for name in names]
+    form_seconds, fell_back = perf_counter() - start, sum(source.fell_back for source in sources)
+    for shingle in lengths:
         start = perf_counter()
-        sources = [canonical.FORMS[form].canonical(codes[name]) for name in names]
-        form_seconds = perf_counter() - start
-        for shingle in shingles:
+        settings = replace(PAPER_B, form=form, shingle=shingle)
+        sketches = [sketch(source, settings) for source in sources]
+        sketch_seconds = perf_counter() - start
+        for threshold in thresholds:
             start = perf_counter()
-            settings = replace(PAPER_B, form=form, shingle=shingle)
-            sketches = [sketch(source, settings) for source in sources]
-            sketch_seconds = perf_counter() - start
-            for threshold in thresholds:
-                start = perf_counter()
-                lsh = max(threshold - 0.15, 0.05)
-                kept = _count_kept(names, sketches, replace(settings, lsh_threshold=lsh, jaccard_threshold=threshold))
-                seconds = form_seconds + sketch_seconds + perf_counter() - start
-                fell_back = sum(source.fell_back for source in sources)
-                rows.append((form, shingle, threshold, kept, kept / max(len(names), 1), fell_back, seconds))
-    return pd.DataFrame(rows, columns=["form", "shingle", "threshold", "kept", "share_kept", "fell_back", "seconds"])
+            lsh = max(threshold - 0.15, 0.05)
+            kept = _count_kept(names, sketches, replace(settings, lsh_threshold=lsh, jaccard_threshold=threshold))
+            seconds = form_seconds + sketch_seconds + perf_counter() - start
+            counts = {"kept": kept, "share_kept": kept / max(len(names), 1), "fell_back": fell_back, "seconds": seconds}
+            rows.append({"corpus": corpus, "form": form, "shingle": shingle, "threshold": threshold} | counts)
+    return pd.DataFrame(rows)
 
 
 def _count_kept(names: Sequence[str], sketches: Sequence[Sketch], settings: NoveltySettings) -> int:

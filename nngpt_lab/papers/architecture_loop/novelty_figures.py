@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from nngpt_lab.candidates.novelty import PAPER_B
 from nngpt_lab.statistics.plots import heat_map, legend_below, lines, name_rows, panels, reference_line, side_by_side
 from nngpt_lab.statistics.style import COLOURS, MUTED, OTHER, OURS, PAPER, new_figure
 
@@ -53,23 +54,22 @@ def share_kept_surface(table: pd.DataFrame, marks: Mapping[str, tuple[int, float
     return _setting_maps(table, "share_kept", ".0f", 100, marks, "a source")
 
 
-def novelty_sensitivity(table: pd.DataFrame, marks: Mapping[str, tuple[int, float]] | None = None) -> Figure:
-    """How many of the networks over the threshold count as novel, a map per form; ``marks`` frames settings.
+def novelty_sensitivity(table: pd.DataFrame, marks: Mapping[str, tuple[int, float]]) -> Figure:
+    """How many of the networks over the threshold count as novel, a map per form; ``marks`` as above.
 
-    ``table``: form, shingle, threshold, passed, novel (``memorisation.novelty_sensitivity``); ``marks``: (shingle,
-    threshold) by form.
+    ``table``: form, shingle, threshold, passed, novel (``memorisation.novelty_sensitivity``).
     """
     passed = int(table["passed"].max())
-    figure = _setting_maps(table, "novel", "d", max(passed, 1), marks or {}, "a network")
+    figure = _setting_maps(table, "novel", "d", max(passed, 1), marks, "a network")
     figure.suptitle(f"Novel networks by setting, of {passed} over the accuracy threshold (framed: the run's setting)",
                     fontsize=12)  # fmt: skip
     return figure
 
 
-def share_kept_lines(table: pd.DataFrame, shingles: Mapping[str, int], threshold: float = 0.9) -> Figure:
+def share_kept_lines(table: pd.DataFrame, shingles: Mapping[str, int]) -> Figure:
     """Share kept over the threshold, one line per form at the given shingle length, one panel per corpus.
 
-    ``table``: corpus, form, shingle, threshold, share_kept. The dashed line marks ``threshold``.
+    ``table``: corpus, form, shingle, threshold, share_kept.
     """
     looks = {form: {**FORM_LOOKS[form], "markersize": 5, "label": f"{form}, {_runs(shingle)}"}
              for form, shingle in shingles.items()}  # fmt: skip
@@ -78,7 +78,7 @@ def share_kept_lines(table: pd.DataFrame, shingles: Mapping[str, int], threshold
     figure, axes = panels(corpora, width=4.6 * len(corpora), height=3.8)
     for ax, corpus in zip(axes, corpora, strict=True):
         lines(ax, shown[shown["corpus"] == corpus], "form", "threshold", "share_kept", looks, scale=100)
-        reference_line(ax, threshold, "paper B", MUTED, vertical=True)
+        reference_line(ax, PAPER_B.jaccard_threshold, "paper B", MUTED, vertical=True)
         ax.set(xlabel="Jaccard index from which a source is a duplicate", ylim=(0, 109))
         ax.set_xticks(sorted(set(table["threshold"])))
     axes[0].set_ylabel("sources kept, %")

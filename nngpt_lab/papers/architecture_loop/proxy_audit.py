@@ -28,7 +28,6 @@ from nngpt_lab.ground.seeds import generator
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.rank_bootstrap import rank_bootstrap
 
-UNITS = ("best_of_trials", "one_run", "fixed_protocol")
 LONG = 50  # most longer runs in LEMUR stop here
 LEAST = 30  # architectures below which a correlation is not reported
 GAP_EDGES = np.array([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0])
@@ -102,7 +101,7 @@ def _audit_cell(unit: str, horizon: Horizon, rng: np.random.Generator, resamples
     return row | {"mean_first": pairs[:, 0].mean(), "mean_later": pairs[:, 1].mean()}
 
 
-def pair_order(wide: pd.DataFrame, unit: str, clusters: pd.Series, epochs: tuple[int, ...] = (5, LONG)) -> pd.DataFrame:
+def pair_order(wide: pd.DataFrame, unit: str, clusters: pd.Series) -> pd.DataFrame:
     """How often the better of two at epoch 1 is still the better later, by their gap at epoch 1.
 
     Columns: unit, dataset, epoch, gap_low, gap_high, pairs, still_better, ci_low, ci_high (jackknife over clusters), n
@@ -110,23 +109,21 @@ def pair_order(wide: pd.DataFrame, unit: str, clusters: pd.Series, epochs: tuple
     """
     rows = []
     for horizon in horizons(wide, clusters):
-        if horizon.epoch in epochs:
-            found = intervals.pair_agreement(*horizon.pairs.T, GAP_EDGES, horizon.clusters)
+        if horizon.epoch in (5, LONG):
+            bins = intervals.pair_agreement(*horizon.pairs.T, GAP_EDGES, horizon.clusters)
             key = {"unit": unit, "dataset": horizon.dataset, "epoch": horizon.epoch}
-            bins = {"gap_low": found.low_edge, "gap_high": found.high_edge, "pairs": found.pairs}
-            share = {"still_better": found.agreement, "ci_low": found.ci_low, "ci_high": found.ci_high}
-            rows.append(pd.DataFrame(key | bins | share | {"n": len(horizon.pairs)}))
+            rows.append(pd.DataFrame({**key, **bins, "n": len(horizon.pairs)}))
     return pd.concat(rows, ignore_index=True)
 
 
-def configuration_ranks(wide: pd.DataFrame, configurations: pd.DataFrame, dataset: str, epoch: int = 5) -> pd.DataFrame:
-    """Mean accuracy per generated FractalNet configuration at epoch 1 and later, with both ranks (1 is best).
+def configuration_ranks(wide: pd.DataFrame, configurations: pd.DataFrame) -> pd.DataFrame:
+    """Mean CIFAR-10 accuracy per generated FractalNet configuration at epochs 1 and 5, with both ranks (1 is best).
 
     ``configurations``: columns name, blocks, columns (:func:`lemur_overview.fractal_configurations`). Columns: blocks,
     columns, n, mean_first, mean_later, rank_first, rank_later, spearman_within (rank correlation among the variants of
     one configuration).
     """
-    pairs = wide.loc[dataset][[1, epoch]].dropna().set_axis(["first", "later"], axis=1)
+    pairs = wide.loc["cifar-10"][[1, 5]].dropna().set_axis(["first", "later"], axis=1)
     table = pairs.join(configurations.set_index("name"), how="inner")
     rows = []
     for (blocks, columns), group in table.groupby(["blocks", "columns"]):
@@ -134,23 +131,29 @@ def configuration_ranks(wide: pd.DataFrame, configurations: pd.DataFrame, datase
         within = intervals.spearman(group[["first", "later"]].to_numpy()) if len(group) >= 10 else np.nan
         rows.append((blocks, columns, len(group), first.mean(), later.mean(), within))
     names = ["blocks", "columns", "n", "mean_first", "mean_later", "spearman_within"]
-    found = pd.DataFrame(rows, columns=names)
-    ranks = {f"rank_{e}": found[f"mean_{e}"].rank(ascending=False).astype(int) for e in ("first", "later")}
-    return found.assign(**ranks).sort_values("rank_later", ignore_index=True)
+    means = pd.DataFrame(rows, columns=names)
+    ranks = {f"rank_{e}": means[f"mean_{e}"].rank(ascending=False).astype(int) for e in ("first", "later")}
+    return means.assign(**ranks).sort_values("rank_later", ignore_index=True)
 
 
-def one_epoch_by_family(
-    records: pd.DataFrame, families: pd.Series, rng: np.random.Generator, resamples: int, dataset: str = "cifar-10"
-) -> pd.DataFrame:
-    """Best one-epoch accuracy per architecture, summarised by family. ``families``: family by architecture name.
+def best_at_one_epoch(records: pd.DataFrame, families: pd.Series) -> pd.DataFrame:
+    """Best CIFAR-10 accuracy after one epoch of each architecture: columns architecture, accuracy, family.
+
+    ``families``: family by architecture name.
+    """
+    first = records[(records["dataset"] == "cifar-10") & (records["epoch"] == 1)]
+    best = first.groupby("architecture")["accuracy"].max().reset_index()
+    return best.assign(family=families.reindex(best["architecture"]).to_numpy())
+
+
+def one_epoch_by_family(best: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+    """What :func:`best_at_one_epoch` gives, summarised by family.
 
     Columns: family, n, mean(_low, _high), median, best, and share_40, share_35, share_30 (per cent at or above, each
     with a Wilson interval).
     """
-    first = records[(records["dataset"] == dataset) & (records["epoch"] == 1)]
-    best = first.groupby("architecture")["accuracy"].max()
     rows = []
-    for family, values in best.groupby(families.reindex(best.index).to_numpy()):
+    for family, values in best.groupby("family")["accuracy"]:
         mean = intervals.bootstrap(values.to_numpy(), np.mean, rng, resamples)
         row = {"family": family, "n": mean.n} | mean.columns("mean")
         row |= {"median": values.median(), "best": values.max()}

@@ -18,6 +18,8 @@ from nngpt_lab.papers.architecture_loop.lab import Lab, open_lab
 from nngpt_lab.papers.architecture_loop.transfer import transfer
 from nngpt_lab.records.results import Results
 from nngpt_lab.statistics import intervals
+from nngpt_lab.study.comparison import RESULT
+from nngpt_lab.study.samples import LOOP
 
 TRANSFER = {  # protocol of the loop -> data sets of the transfer, and how many images of each are trained on
     "digits-loop": (("cifar-10", 2000),),
@@ -92,19 +94,19 @@ def _transfer(lab: Lab, seeds: Sequence[int], samples: int, workers: int) -> lis
 
 @dataclass(frozen=True)
 class Best:
-    """The network with the highest accuracy of an arm, the first of equals; ``nearest_code`` is empty if the novelty
-    index found none like it."""
+    """The loop's network with the highest accuracy, the first of equals; ``nearest_code`` is empty if the novelty index
+    found none like it."""
 
     summary: str
     code: str
     nearest_code: str
 
 
-def best_network(runs: LoopRuns, arm: str = "loop") -> Best:
-    """The best network of an arm, over all seeds and cycles: a best of many, so an optimistic estimate of itself."""
-    rows = runs.candidates[(runs.candidates["arm"] == arm) & runs.candidates["score"].notna()]
+def best_network(runs: LoopRuns) -> Best:
+    """The loop's best network, over all seeds and cycles: a best of many, so an optimistic estimate of itself."""
+    rows = runs.candidates[(runs.candidates["arm"] == LOOP) & runs.candidates["score"].notna()]
     if rows.empty:
-        return Best(f"no network of the arm {arm!r} could be trained", "", "")
+        return Best("no network of the loop could be trained", "", "")
     row = rows.loc[rows["score"].idxmax()]
     near = runs.corpus.loc[runs.corpus["name"] == row["nearest"], "code"]
     likeness = f"nearest known network: {row['nearest']}, Jaccard {row['jaccard']:.2f}" if len(near) else "none alike"
@@ -124,13 +126,13 @@ def transfer_table(runs: LoopRuns) -> pd.DataFrame:
     """
     rows = []
     for dataset, part in runs.transfer.groupby("dataset") if len(runs.transfer) else ():
-        base, tuned = (part[part["model"] == model] for model in ("base", "tuned"))
-        valid = [int(model["score"].notna().sum()) for model in (tuned, base)]
-        share = intervals.difference_of_proportions(valid[0], len(tuned), valid[1], len(base))
-        rows.append((dataset, "trained, of the samples", valid[1] / len(base), valid[0] / len(tuned), share))
-        scores = [model["score"].dropna().to_numpy() for model in (tuned, base)]
+        base, tuned = (part.loc[part["model"] == model, "score"] for model in ("base", "tuned"))
+        share = intervals.difference_of_proportions(tuned.count(), len(tuned), base.count(), len(base))
+        compared = [("trained, of the samples", base.notna(), tuned.notna(), share)]
+        scores = base.dropna().to_numpy(), tuned.dropna().to_numpy()
         if min(map(len, scores)) > 1:
-            mean = intervals.difference_of_means(*scores)
-            rows.append((dataset, "mean accuracy", scores[1].mean(), scores[0].mean(), mean))
-    columns = ["dataset", "measure", "base", "tuned", "difference", "difference_low", "difference_high", "n"]
-    return pd.DataFrame([(*row[:4], row[4].value, row[4].low, row[4].high, row[4].n) for row in rows], columns=columns)
+            compared.append(("mean accuracy", *scores, intervals.difference_of_means(*scores[::-1])))
+        for measure, before, after, difference in compared:
+            row = {"dataset": dataset, "measure": measure, "base": before.mean(), "tuned": after.mean()}
+            rows.append(row | difference.columns("difference") | {"n": difference.n})
+    return pd.DataFrame(rows, columns=["dataset", "measure", "base", "tuned", *RESULT[:4]])

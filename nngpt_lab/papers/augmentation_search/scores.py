@@ -158,8 +158,8 @@ def pair_flips(functions: pd.DataFrame, rng: np.random.Generator, resamples: int
         chosen = np.unique(rng.integers(0, len(groups), len(groups)))  # a code twice would be paired with itself
         first, again = np.array([rng.choice(groups[i], 2, replace=False) for i in chosen]).T
         agreement = intervals.pair_agreement(first, again, FLIP_EDGES)
-        draws.append(1 - agreement.agreement)
-        pairs.append(agreement.pairs)
+        draws.append(1 - agreement["still_better"])
+        pairs.append(agreement["pairs"])
     observed = [intervals.percentile_interval(column) for column in np.array(draws).T]
     middle = (FLIP_EDGES[:-1] + FLIP_EDGES[1:]) / 2
     return pd.DataFrame(

@@ -20,6 +20,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from nngpt_lab.papers.dataset_prediction.questions import DATASETS
 from nngpt_lab.statistics import intervals
@@ -27,8 +28,8 @@ from nngpt_lab.statistics.intervals import Estimate
 
 CELL = ["model", "prompt", "split", "question_set"]
 RUN = [*CELL, "part", "seed"]
-READOUTS = ("text", "likelihood", "both orders")
 OUTCOMES = ("first", "second", "both", "neither")
+SAID_FIRST = {"first": 1.0, "second": 0.0}  # nan for the others
 FIRST = 30  # the paper's N
 
 
@@ -46,9 +47,9 @@ def match(text: str, first: str, second: str) -> str:
     if said in names:
         return OUTCOMES[names.index(said)]
     for form in (str, _blanks):
-        found = [_has_word(form(said), form(name)) for name in names]
-        if any(found):
-            return "both" if all(found) else OUTCOMES[found.index(True)]
+        there = [_has_word(form(said), form(name)) for name in names]
+        if any(there):
+            return "both" if all(there) else OUTCOMES[there.index(True)]
     return "neither"
 
 
@@ -73,18 +74,18 @@ def decisions(answers: pd.DataFrame) -> pd.DataFrame:
     published = answers[~answers["swapped"]]
     both = published[keys].merge(mean_odds, left_on=keys, right_index=True, how="left")["log_odds"].to_numpy()
     written = published[published["outcome"] != ""]  # not every question is answered in text, too
-    said = written["outcome"].map({"first": 1.0, "second": 0.0})
+    said = written["outcome"].map(SAID_FIRST)
     tables = [written[kept].assign(readout="text", chance_first=np.nan, said_first=said)]
     for readout, odds in (("likelihood", published["log_odds"].to_numpy()), ("both orders", both)):
-        side = (np.sign(odds) + 1) / 2
-        tables.append(published[kept].assign(readout=readout, chance_first=_sigmoid(odds), said_first=side))
+        tables.append(published[kept].assign(readout=readout, chance_first=expit(odds), said_first=likelier(odds)))
     table = pd.concat([table for table in tables if len(table)], ignore_index=True)
     right = 1 - (table["said_first"] - table["first_wins"].astype(float)).abs()
     return table.assign(correct=right.fillna(0.0))
 
 
-def _sigmoid(log_odds: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(log_odds, -500, 500)))
+def likelier(log_odds):
+    """1 where the first name is likelier, 0 where the second is, 0.5 for a tie."""
+    return (np.sign(log_odds) + 1) / 2
 
 
 def picked_epochs(decided: pd.DataFrame) -> pd.DataFrame:
@@ -116,14 +117,12 @@ def epochs_table(decided: pd.DataFrame) -> pd.DataFrame:
     parts = [test[test["first"]].assign(on=f"first {FIRST}"), test[test["sampled"]].assign(on="all")]
     keys, rows = [*CELL, "seed", "epoch", "readout", "on"], []
     for key, group in pd.concat(parts).groupby(keys, sort=True):
-        share = intervals.wilson(group["correct"].sum(), len(group)).scaled(100)
-        rows.append((*key, len(group), group["correct"].sum(), share.value, share.low, share.high))
+        share = _share(group["correct"])
+        rows.append((*key, share.n, group["correct"].sum(), share.value, share.low, share.high))
     return pd.DataFrame(rows, columns=[*keys, "n", "correct", "accuracy", "low", "high"])
 
 
-def peaks_table(
-    decided: pd.DataFrame, picked: pd.DataFrame, rng: np.random.Generator, resamples: int, on: str = "all"
-) -> pd.DataFrame:
+def peaks_table(decided: pd.DataFrame, picked: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
     """The best epoch on test, which the paper reports, beside the epoch picked on validation: what a peak owes to luck.
 
     Per run (folds apart): n, epochs, peak and peak_epoch (test), picked_accuracy and picked_epoch (validation),
@@ -131,18 +130,18 @@ def peaks_table(
     upper bound, since epochs resemble each other; optimism: mean over bootstrap samples of the questions of the best
     epoch's accuracy on the sample minus that on the questions left out. All in per cent or points; both orders.
     """
-    test = decided[(decided["subset"] == "test") & (decided["epoch"] > 0) & (decided["readout"] == "both orders")]
-    test = test[test["sampled" if on == "all" else "first"]]
+    test = decided[(decided["subset"] == "test") & decided["sampled"] & (decided["epoch"] > 0)]
+    test = test[test["readout"] == "both orders"]
     chosen = picked.set_index(RUN)["epoch"]
     rows = []
     for key, group in test.groupby(RUN, sort=True):
         table = group.pivot_table(index="question", columns="epoch", values="correct")
-        means, correct = table.mean(), table.to_numpy()
+        means = table.mean()
         luck = rng.binomial(len(table), means.mean(), size=(resamples, len(means))).max(1) / len(table) - means.mean()
-        optimism = _optimism(correct, rng, resamples)
-        row = {"on": on, "n": len(table), "epochs": len(means), "peak": 100 * means.max(), "peak_epoch": means.idxmax()}
+        row = {"on": "all", "n": len(table), "epochs": len(means)}
+        row |= {"peak": 100 * means.max(), "peak_epoch": means.idxmax()}
         row |= {"picked_accuracy": 100 * means[chosen[key]], "picked_epoch": chosen[key]}
-        row |= {"luck_if_equal": 100 * luck.mean(), "optimism": 100 * optimism}
+        row |= {"luck_if_equal": 100 * luck.mean(), "optimism": 100 * _optimism(table.to_numpy(), rng, resamples)}
         rows.append(dict(zip(RUN, key, strict=True)) | row)
     return pd.DataFrame(rows)
 
@@ -175,7 +174,7 @@ def models_table(
     keys = ["split", "question_set", "model", "prompt", "readout", "state"]
     rows = []
     for key, group in pd.concat([models, others]).groupby(keys, sort=False):
-        mean = _accuracy(group, rng, resamples)
+        mean = accuracy(group, rng, resamples)
         rows.append((*key, mean.n, mean.value, mean.low, mean.high, group["seed"].nunique()))
     table = pd.DataFrame(rows, columns=[*keys, "n", "accuracy", "low", "high", "seeds"])
     return table.rename(columns={"model": "answerer"}).sort_values(["split", "question_set"], kind="stable")
@@ -193,22 +192,18 @@ def against_baselines(
     difference(_low, _high) in points (bootstrap over groups), only_model, only_baseline, p (exact McNemar, which takes
     questions as independent; the interval does not).
     """
-    tuned = at_picked(decided, picked)
-    tuned = tuned[tuned["readout"] == "both orders"]
-    place = ["split", "part", "question_set", "seed", "question"]
-    rows = []
-    for cell, group in tuned.groupby(CELL, sort=True):
-        found = []
-        rivals = baselines[baselines["baseline"].isin(RIVALS)]
+    place, rows = ["split", "part", "question_set", "seed", "question"], []
+    rivals = baselines[baselines["baseline"].isin(RIVALS)]
+    for cell, group in _by_cell(decided, picked):
+        compared = []
         for (name, trained_on), rival in rivals.groupby(["baseline", "trained_on"], sort=False):
             pairs = group.merge(rival[[*place, "correct"]], on=place, suffixes=("", "_other"))
             if len(pairs):
-                compared = paired(pairs["correct"], pairs["correct_other"], pairs["group"], rng, resamples)
                 row = {"baseline": name, "trained_on": trained_on, "accuracy": 100 * pairs["correct_other"].mean()}
-                found.append(dict(zip(CELL, cell, strict=True)) | row | compared)
-        best = max((row["accuracy"] for row in found), default=None)
-        first = next((row for row in found if row["accuracy"] == best), None)
-        rows += [row | {"best": row is first} for row in found]
+                row |= paired(pairs["correct"], pairs["correct_other"], pairs["group"], rng, resamples)
+                compared.append(dict(zip(CELL, cell, strict=True)) | row)
+        best = max(compared, key=lambda row: row["accuracy"], default=None)  # the first of equals
+        rows += [row | {"best": row is best} for row in compared]
     renamed = {"only_first": "only_model", "only_second": "only_baseline"}
     return pd.DataFrame(rows).rename(columns=renamed)
 
@@ -224,33 +219,21 @@ def order_swap(answers: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
     test = answers[(answers["subset"] == "test") & answers["sampled"]]
     states = [test[test["epoch"] == 0].assign(state="untuned")]
     states.append(test.merge(picked, on=[*RUN, "epoch"]).assign(state="tuned"))
-    rows = []
+    keys, rows = [*RUN, "question", "first_wins", "swapped"], []
     for (*cell, state), group in pd.concat(states).groupby([*CELL, "state"], sort=True):
-        by_odds = (np.sign(group["log_odds"]) + 1) / 2
-        written = group[group["outcome"] != ""]
-        by_text = written["outcome"].map({"first": 1.0, "second": 0.0})
-        for readout, asked, said in (
-            ("text", written, by_text),
-            ("likelihood", group, by_odds.where(by_odds != 0.5)),
-        ):
-            keys = [*RUN, "question", "first_wins", "swapped"]
-            orders = asked.assign(said=said).set_index(keys)["said"].unstack("swapped")
+        by_text = group.loc[group["outcome"] != "", "outcome"].map(SAID_FIRST)
+        by_odds = likelier(group["log_odds"])
+        for readout, said in (("text", by_text), ("likelihood", by_odds.where(by_odds != 0.5))):
+            orders = group.assign(said=said).set_index(keys)["said"].unstack("swapped")
             orders = orders.reindex(columns=[False, True]).dropna()
-            row = dict(zip(CELL, cell, strict=True)) | {"readout": readout, "state": state}
-            rows.append(row | _order_numbers(orders) | {"unanswered": 100 * said.isna().mean()})
+            straight, swapped = orders[False], orders[True]
+            same, right = straight == swapped, straight == orders.index.get_level_values("first_wins")
+            row = dict(zip(CELL, cell, strict=True)) | {"readout": readout, "state": state, "n": len(orders)}
+            row |= _share(same).columns("consistent")
+            row |= _share(pd.concat([straight, 1 - swapped])).columns("first_place")
+            row |= _share(right[same]).columns("consistent_accuracy")
+            rows.append(row | {"unanswered": 100 * said.isna().mean()})
     return pd.DataFrame(rows)
-
-
-def _order_numbers(orders: pd.DataFrame) -> dict[str, float]:
-    straight, swapped = orders[False], orders[True]
-    same = straight == swapped
-    first_wins = orders.index.get_level_values("first_wins").to_numpy(bool)
-    right = (straight == first_wins)[same]
-    named_first = straight.sum() + (1 - swapped).sum()
-    consistent = intervals.wilson(same.sum(), len(orders)).scaled(100).columns("consistent")
-    first_place = intervals.wilson(named_first, 2 * len(orders)).scaled(100).columns("first_place")
-    accuracy = intervals.wilson(right.sum(), len(right)).scaled(100).columns("consistent_accuracy")
-    return {"n": len(orders)} | consistent | first_place | accuracy
 
 
 def ablations_table(altered: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
@@ -266,12 +249,17 @@ def ablations_table(altered: pd.DataFrame, rng: np.random.Generator, resamples: 
         plain = group[group["condition"] == "as asked"][[*place, "correct", "said_first"]]
         for condition, part in group.groupby("condition", sort=False):
             pairs = part.merge(plain, on=place, suffixes=("", "_plain"))
-            mean = _accuracy(pairs, rng, resamples)
+            mean = accuracy(pairs, rng, resamples)
             row = dict(zip(CELL, cell, strict=True)) | {"condition": condition} | mean.columns("accuracy")
             row |= paired(pairs["correct"], pairs["correct_plain"], pairs["group"], rng, resamples)
             row |= {"changed": 100 * (pairs["said_first"] != pairs["said_first_plain"]).mean()}
             rows.append(row)
     return pd.DataFrame(rows).rename(columns={"only_first": "only_altered", "only_second": "only_unaltered"})
+
+
+def accuracy(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Estimate:
+    """Mean of ``correct``, per cent; the bootstrap resamples groups."""
+    return intervals.cluster_mean(answers["correct"].to_numpy(float), answers["group"], rng, resamples).scaled(100)
 
 
 def paired(a: pd.Series, b: pd.Series, clusters: pd.Series, rng: np.random.Generator, resamples: int) -> dict:
@@ -293,11 +281,10 @@ def per_dataset(decided: pd.DataFrame, picked: pd.DataFrame, rng: np.random.Gene
 
     Columns: model, prompt, split, question_set, dataset, n, accuracy, low, high (per cent, bootstrap over groups).
     """
-    tuned = at_picked(decided, picked)
     rows = []
-    for (cell, group), dataset in product(_by_cell(tuned), sorted(DATASETS)):
+    for (cell, group), dataset in product(_by_cell(decided, picked), sorted(DATASETS)):
         named = group[(group["dataset_1"] == dataset) | (group["dataset_2"] == dataset)]
-        mean = _accuracy(named, rng, resamples)
+        mean = accuracy(named, rng, resamples)
         rows.append((*cell, dataset, mean.n, mean.value, mean.low, mean.high))
     return pd.DataFrame(rows, columns=[*CELL, "dataset", "n", "accuracy", "low", "high"])
 
@@ -308,40 +295,40 @@ def pair_confusion(decided: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
     Columns: model, prompt, split, question_set, pair, n, right, said (per cent, of the pair's first name), accuracy,
     low, high (per cent, Wilson).
     """
-    tuned = at_picked(decided, picked)
     rows = []
-    for cell, group in _by_cell(tuned):
+    for cell, group in _by_cell(decided, picked):
         turned = group["dataset_1"] > group["dataset_2"]
         right, said = group["first_wins"] ^ turned, (group["said_first"] - turned).abs()
         for pair, index in group.groupby("pair").groups.items():
-            share = intervals.wilson(group.loc[index, "correct"].sum(), len(index)).scaled(100)
+            share = _share(group.loc[index, "correct"])
             means = 100 * right[index].mean(), 100 * said[index].mean()
             rows.append((*cell, pair, share.n, *means, share.value, share.low, share.high))
     return pd.DataFrame(rows, columns=[*CELL, "pair", "n", "right", "said", "accuracy", "low", "high"])
 
 
-def calibration(decided: pd.DataFrame, picked: pd.DataFrame, bins: int = 5) -> pd.DataFrame:
+def calibration(decided: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
     """How often answers are right that are given with so much confidence: the likelier name's share of the two.
 
-    Bins hold equally many answers. Columns: model, prompt, split, question_set, confidence (mean of the bin), n,
+    Five bins hold equally many answers. Columns: model, prompt, split, question_set, confidence (mean of the bin), n,
     accuracy, low, high (all per cent, Wilson), brier (mean squared error of the probability, whole cell).
     """
-    tuned = at_picked(decided, picked)
     rows = []
-    for cell, group in _by_cell(tuned):
+    for cell, group in _by_cell(decided, picked):
         sure = group["chance_first"].where(group["chance_first"] >= 0.5, 1 - group["chance_first"])
         brier = ((group["chance_first"] - group["first_wins"].astype(float)) ** 2).mean()
         order = np.argsort(sure.to_numpy(), kind="stable")
-        for index in np.array_split(order, min(bins, len(order))):
-            share = intervals.wilson(group["correct"].iloc[index].sum(), len(index)).scaled(100)
+        for index in np.array_split(order, min(5, len(order))):
+            share = _share(group["correct"].iloc[index])
             rows.append((*cell, 100 * sure.iloc[index].mean(), share.n, share.value, share.low, share.high, brier))
     return pd.DataFrame(rows, columns=[*CELL, "confidence", "n", "accuracy", "low", "high", "brier"])
 
 
-def _by_cell(tuned: pd.DataFrame):
+def _by_cell(decided: pd.DataFrame, picked: pd.DataFrame):
+    """The tuned models' decisions over both orders, cell by cell."""
+    tuned = at_picked(decided, picked)
     return tuned[tuned["readout"] == "both orders"].groupby(CELL, sort=True)
 
 
-def _accuracy(group: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Estimate:
-    clusters = group["group"].to_numpy()
-    return intervals.cluster_mean(group["correct"].to_numpy(float), clusters, rng, resamples).scaled(100)
+def _share(hits: pd.Series) -> Estimate:
+    """Per cent, Wilson."""
+    return intervals.wilson(hits.sum(), len(hits)).scaled(100)

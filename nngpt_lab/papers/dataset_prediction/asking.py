@@ -58,7 +58,7 @@ def ask(
         shown = show(lab, question)
         if alteration is not None:
             rng = generator(KEY, "alteration", this.seed, question.Index)
-            shown = alteration(question.architecture, shown, lab.code, lab.design.view, rng)
+            shown = alteration(shown, lab.code, lab.design.view, rng)
         reads_code = any(field.startswith("nn_code") for field in form.fields)
         codes = tuple(_fitting(lab.coder, code, len(shown.codes)) for code in shown.codes)
         context = "".join(codes) if reads_code else ""
@@ -74,10 +74,9 @@ def ask(
 
 def show(lab: Lab, question) -> Shown:
     """A question as it is: code as the design shows it, the data sets' own names (letters for two networks)."""
-    view = lab.design.view
-    if hasattr(question, "architecture_2"):
-        return Shown((view(lab.code[question.architecture]), view(lab.code[question.architecture_2])), ("A", "B"))
-    return Shown((view(lab.code[question.architecture]),), (question.dataset_1, question.dataset_2))
+    networks = [question.architecture, *([question.architecture_2] if hasattr(question, "architecture_2") else [])]
+    codes = tuple(lab.design.view(lab.code[name]) for name in networks)
+    return Shown(question.architecture, codes, (question.dataset_1, question.dataset_2))
 
 
 def _values(question, codes: tuple[str, ...], names: tuple[str, str], swapped: bool) -> dict[str, str | float]:

@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from scipy import sparse
+from scipy.special import expit
 from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
@@ -34,6 +35,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from nngpt_lab.ground.seeds import derive, generator
+from nngpt_lab.papers.dataset_prediction.answers import accuracy
 from nngpt_lab.papers.dataset_prediction.questions import CODE_CHARACTERS, DATASETS, SPLITS, Split, balanced
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
@@ -50,7 +52,7 @@ def chance(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: in
 def frequent_winner(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
     """Compares the two data sets' shares of questions won in training; a data set never seen counts as one half."""
     rate = _win_rates(train)
-    return _sigmoid_of(test["dataset_1"].map(rate).fillna(0.5) - test["dataset_2"].map(rate).fillna(0.5))
+    return expit((test["dataset_1"].map(rate).fillna(0.5) - test["dataset_2"].map(rate).fillna(0.5)).to_numpy())
 
 
 def names(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
@@ -163,9 +165,9 @@ def summarise(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -
     keys = ["split", "part", "baseline", "question_set"]
     rows = []
     for key, group in parts.groupby(keys, sort=False):
-        mean = _accuracy(group, rng, resamples)
-        row = {"n": mean.n, "accuracy": mean.value, "ci_low": mean.low, "ci_high": mean.high}
-        rows.append(dict(zip(keys, key, strict=True)) | row | {"seeds": group["seed"].nunique()})
+        row = dict(zip(keys, key, strict=True)) | {"n": len(group)}
+        row |= accuracy(group, rng, resamples).columns("accuracy", "ci_low", "ci_high")
+        rows.append(row | {"seeds": group["seed"].nunique()})
     return pd.DataFrame(rows)
 
 
@@ -174,9 +176,10 @@ def by_dataset(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) 
     rows = []
     for dataset, baseline in product(sorted(NAMES), dict.fromkeys(answers["baseline"])):
         named = answers["pair"].map(lambda pair, name=dataset: name in pair.split(" / "))
-        mean = _accuracy(answers[named & (answers["baseline"] == baseline)], rng, resamples)
-        rows.append((dataset, baseline, mean.n, mean.value, mean.low, mean.high))
-    return pd.DataFrame(rows, columns=["dataset", "baseline", "n", "accuracy", "ci_low", "ci_high"])
+        mean = accuracy(answers[named & (answers["baseline"] == baseline)], rng, resamples)
+        row = {"dataset": dataset, "baseline": baseline, "n": mean.n}
+        rows.append(row | mean.columns("accuracy", "ci_low", "ci_high"))
+    return pd.DataFrame(rows)
 
 
 def paired_difference(answers: pd.DataFrame, a: str, b: str, rng: np.random.Generator, resamples: int) -> Estimate:
@@ -185,11 +188,6 @@ def paired_difference(answers: pd.DataFrame, a: str, b: str, rng: np.random.Gene
     difference = sides[a]["correct"] - sides[b]["correct"]
     clusters = sides[a]["group"].reindex(difference.index)
     return intervals.cluster_mean(difference.to_numpy(float), clusters, rng, resamples).scaled(100)
-
-
-def _accuracy(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Estimate:
-    values = answers["correct"].to_numpy(float)
-    return intervals.cluster_mean(values, answers["group"], rng, resamples).scaled(100)
 
 
 # ---- features --------------------------------------------------------------------------------------------------------
@@ -281,7 +279,3 @@ def _pair_prior(train: pd.DataFrame, test: pd.DataFrame, keys: list[str], fallba
     found = test[keys].merge(share, left_on=keys, right_index=True, how="left")["share"].reindex(test.index).to_numpy()
     turned = np.where(test["dataset_1"] < test["dataset_2"], found, 1 - found)
     return np.where(np.isnan(found), fallback, turned)
-
-
-def _sigmoid_of(difference: pd.Series) -> np.ndarray:
-    return 1 / (1 + np.exp(-difference.to_numpy()))

@@ -33,12 +33,7 @@ def held_out_near_duplicates(questions: pd.DataFrame, rng: np.random.Generator) 
     yield from held_out_architectures(questions.assign(group=questions["near_duplicates"]), rng)
 
 
-def held_out_names(questions: pd.DataFrame, rng: np.random.Generator) -> Iterator[Split]:
-    """As held-out architectures without any such rule: copies of a program may lie on both sides."""
-    yield from held_out_architectures(questions.assign(group=questions["architecture"]), rng)
-
-
-ALL_SPLITS = SPLITS | {"near-duplicates": held_out_near_duplicates, "copies on both sides": held_out_names}
+ALL_SPLITS = SPLITS | {"near-duplicates": held_out_near_duplicates}
 
 
 def folds(design: Design, questions: pd.DataFrame, split: str, seed: int) -> list[str]:

@@ -17,8 +17,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from nngpt_lab.candidates import canonical
-from nngpt_lab.candidates.novelty import PAPER_B, NoveltySettings, sketch
-from nngpt_lab.corpora.code import NameEraser, is_layer, no_collection
+from nngpt_lab.candidates.novelty import NoveltySettings, sketch
+from nngpt_lab.corpora.code import UNREADABLE, NameEraser, is_layer, no_collection, parse
 from nngpt_lab.papers.dataset_prediction.questions import CODE_CHARACTERS
 
 FRAME = ("train_setup", "learn", "supported_hyperparameters")  # LEMUR's frame, much the same in all networks
@@ -27,8 +27,9 @@ CONTAINERS = ("Sequential", "ModuleList", "ModuleDict", "Module")  # no layers t
 
 @dataclass(frozen=True)
 class Shown:
-    """What a prompt shows of a question: the code (of two networks where these are compared) and the two names."""
+    """What a prompt shows of a question: the architecture's code (and another's, if two are compared), two names."""
 
+    architecture: str
     codes: tuple[str, ...]
     names: tuple[str, str]
 
@@ -49,8 +50,8 @@ class View:
         return (layer_calls(code) if self.layers else code)[: self.characters]
 
 
-Alteration = Callable[[str, Shown, Mapping[str, str], View, np.random.Generator], Shown]
-"""(architecture, what is shown, code by architecture, view, rng) -> what is shown instead."""
+Alteration = Callable[[Shown, Mapping[str, str], View, np.random.Generator], Shown]
+"""(what is shown, code by architecture, view, rng) -> what is shown instead."""
 
 
 @functools.lru_cache(maxsize=2**14)
@@ -61,8 +62,8 @@ def layer_calls(code: str) -> str:
     Functions of LEMUR's frame are passed over. What does not parse, or calls no layer, stays as it is.
     """
     try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError):
+        tree = parse(code)
+    except UNREADABLE:
         return code
     calls: list[ast.Call] = []
     waiting: list[ast.AST] = [tree]
@@ -80,57 +81,47 @@ def layer_calls(code: str) -> str:
 # --------------------------------------------------------------------------------------------------------- alterations
 
 
-def names_masked(
-    architecture: str, shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator
-) -> Shown:
+def names_masked(shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator) -> Shown:
     """The two data sets are called by two letters drawn at random, in the prompt and in the answer."""
     a, b = rng.choice(list("ABCDEFGH"), 2, replace=False).tolist()
     return replace(shown, names=(a, b))
 
 
-def lines_shuffled(
-    architecture: str, shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator
-) -> Shown:
+def lines_shuffled(shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator) -> Shown:
     """The lines that are shown, in random order."""
     lines = shown.codes[0].splitlines()
     return replace(shown, codes=("\n".join(lines[i] for i in rng.permutation(len(lines))),))
 
 
-def another_network(
-    architecture: str, shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator
-) -> Shown:
+def another_network(shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator) -> Shown:
     """The code of a network drawn at random."""
-    others = sorted(name for name in code if name != architecture)
+    others = sorted(name for name in code if name != shown.architecture)
     return replace(shown, codes=(view(code[others[rng.integers(len(others))]]),))
 
 
-def identifiers_renamed(
-    architecture: str, shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator
-) -> Shown:
+def identifiers_renamed(shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator) -> Shown:
     """Every name that the source binds becomes v0, v1, ...; layout becomes that of ``ast.unparse``. Cut afterwards."""
-    return replace(shown, codes=(view(_renamed(code[architecture])),))
+    return replace(shown, codes=(view(_renamed(code[shown.architecture])),))
 
 
-def no_code(architecture: str, shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator) -> Shown:
+def no_code(shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator) -> Shown:
     """No code at all."""
     return replace(shown, codes=("",))
 
 
 def cut_at(characters: int | None) -> Alteration:
     """The code cut elsewhere than in training."""
-
-    def alter(architecture, shown, code, view, rng) -> Shown:
-        return replace(shown, codes=(replace(view, characters=characters)(code[architecture]),))
-
-    return alter
+    return lambda shown, code, view, rng: replace(
+        shown, codes=(replace(view, characters=characters)(code[shown.architecture]),)
+    )
 
 
 @functools.lru_cache(maxsize=2**14)
 def _renamed(code: str) -> str:
     try:
-        tree = ast.parse(code)
+        tree = parse(code)
         return ast.unparse(NameEraser(ast.walk(tree)).visit(tree))
-    except (SyntaxError, ValueError):
+    except UNREADABLE:
         return code
 
 
@@ -163,7 +154,7 @@ def distinct_views(questions: pd.DataFrame, code: Mapping[str, str], views: Mapp
     return pd.DataFrame(rows, columns=["view", "architectures", "distinct", "share", "commonest"])
 
 
-def near_duplicates(code: Mapping[str, str], settings: NoveltySettings = PAPER_B) -> dict[str, str]:
+def near_duplicates(code: Mapping[str, str], settings: NoveltySettings) -> dict[str, str]:
     """Group of each architecture: those that a chain of near-duplicates links share one. Exact Jaccard, no MinHash.
 
     Two sources are near-duplicates if the Jaccard index of their shingles reaches ``settings.jaccard_threshold``.

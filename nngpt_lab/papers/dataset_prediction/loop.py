@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from nngpt_lab.ground.seeds import derive, generator
 from nngpt_lab.llm import adapters
 from nngpt_lab.llm.lora import Example
+from nngpt_lab.papers.dataset_prediction.answers import likelier
 from nngpt_lab.papers.dataset_prediction.asking import Asked, answer, ask, example
 from nngpt_lab.papers.dataset_prediction.design import KEY
 from nngpt_lab.papers.dataset_prediction.division import Parts, draw
@@ -95,7 +95,7 @@ def _keep_best(state: RunState, epoch: int, held: pd.DataFrame, validation: pd.D
 
 def _right(held: pd.DataFrame, validation: pd.DataFrame) -> float:
     """Share of right answers over both orders, as :func:`answers.decisions` counts them."""
-    side = (np.sign(held.groupby("question")["log_odds"].mean()) + 1) / 2
+    side = likelier(held.groupby("question")["log_odds"].mean())
     return float((1 - (side - validation["first_wins"].astype(float)).abs()).mean())
 
 

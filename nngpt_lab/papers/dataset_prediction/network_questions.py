@@ -14,10 +14,13 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from nngpt_lab.papers.dataset_prediction.answers import FIRST
 from nngpt_lab.papers.dataset_prediction.baselines import TOKEN, graded
-from nngpt_lab.papers.dataset_prediction.questions import CODE_CHARACTERS, EPOCH, best_records
+from nngpt_lab.papers.dataset_prediction.division import VALIDATION_SHARE, Parts
+from nngpt_lab.papers.dataset_prediction.questions import CODE_CHARACTERS, best_records
 
-SHARE, VALIDATION_SHARE = 0.2, 0.15
+TEST_SHARE = 0.2  # of the programs
+SIZES = ["characters", "layers"], ["characters_2", "layers_2"]
 
 
 def build_parts(
@@ -27,32 +30,30 @@ def build_parts(
     train: int,
     validation: int,
     test: int,
-    epoch: int = EPOCH,
-) -> dict[str, pd.DataFrame]:
-    """Questions by part (train, validation, test), as many of each data set; no program is in two parts.
+) -> Parts:
+    """So many questions to train on, to pick the epoch by and to test on, as many of each data set; no program is in
+    two parts.
 
     Columns: architecture, architecture_2, dataset, pair (the data set again), group (programs that are the same up to
     names; of the first network), family, family_2, characters, characters_2, layers, layers_2, norm_1, norm_2,
     first_wins, dataset_1, dataset_2 (the letters A and B, of which one is the answer). Ties are left out.
     """
-    facts = architectures.set_index("name")
-    best = best_records(records, epoch)
-    known = facts.loc[best["architecture"]]
-    best = best.assign(
-        group=known["nameless_hash"].fillna(known["code_hash"]).to_numpy(),
-        family=known["family"].astype(str).to_numpy(),
-        characters=known["characters"].to_numpy(),
-        layers=known["layer_calls"].to_numpy(),
-    )
+    facts = architectures.set_index("name").rename(columns={"layer_calls": "layers"}).astype({"family": str})
+    facts["group"] = facts["nameless_hash"].fillna(facts["code_hash"])
+    best = best_records(records).join(facts[["group", "family", "characters", "layers"]], on="architecture")
     programs = rng.permutation(np.sort(best["group"].unique()))
-    tested = round(SHARE * len(programs))
+    tested = round(TEST_SHARE * len(programs))
     held = tested + round(VALIDATION_SHARE * (len(programs) - tested))
-    sides = {"train": programs[held:], "validation": programs[tested:held], "test": programs[:tested]}
-    counts = {"train": train, "validation": validation, "test": test}
-    return {part: _pairs(best[best["group"].isin(sides[part])], counts[part], rng, part) for part in sides}
+    sides = (programs[held:], train), (programs[tested:held], validation), (programs[:tested], test)
+    parts = []
+    for place, (side, count) in enumerate(sides):
+        table = _pairs(best[best["group"].isin(side)], count, rng)
+        table.index += place * 10**6  # an index that no other part has
+        parts.append(table.assign(first=np.arange(len(table)) < FIRST, sampled=True))
+    return Parts(*parts)
 
 
-def _pairs(best: pd.DataFrame, count: int, rng: np.random.Generator, part: str) -> pd.DataFrame:
+def _pairs(best: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
     datasets = sorted(name for name, group in best.groupby("dataset") if group["group"].nunique() > 1)
     tables = []
     for place, dataset in enumerate(datasets):
@@ -62,20 +63,10 @@ def _pairs(best: pd.DataFrame, count: int, rng: np.random.Generator, part: str) 
         first, second = (group.iloc[column].reset_index(drop=True) for column in ends.T)
         usable = (first["group"] != second["group"]) & (first["normalised"] != second["normalised"])
         usable &= ~pd.DataFrame(np.sort(ends, axis=1)).duplicated()
-        chosen = np.flatnonzero(usable)[:wanted]
-        tables.append(_joined(first.iloc[chosen], second.iloc[chosen], dataset))
-    table = pd.concat(tables, ignore_index=True)
-    start = {"train": 0, "validation": 10**6, "test": 2 * 10**6}[part]  # an index that no other part has
-    return table.set_index(pd.RangeIndex(start, start + len(table)))
-
-
-def _joined(first: pd.DataFrame, second: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    table = first[["architecture", "group", "family", "characters", "layers"]].copy()
-    for column in ("architecture", "family", "characters", "layers"):
-        table[f"{column}_2"] = second[column].to_numpy()
-    table["norm_1"], table["norm_2"] = first["normalised"].to_numpy(), second["normalised"].to_numpy()
+        tables.append(first.join(second.add_suffix("_2"))[usable].head(wanted))
+    table = pd.concat(tables, ignore_index=True).rename(columns={"normalised": "norm_1", "normalised_2": "norm_2"})
     first_wins = table["norm_1"] > table["norm_2"]
-    return table.assign(dataset=dataset, pair=dataset, dataset_1="A", dataset_2="B", first_wins=first_wins)
+    return table.assign(pair=table["dataset"], dataset_1="A", dataset_2="B", first_wins=first_wins)
 
 
 # ------------------------------------------------------------------------------------------------------------ controls
@@ -88,10 +79,12 @@ def family(train: pd.DataFrame, test: pd.DataFrame, code: Mapping[str, str]) -> 
 
     def features(questions: pd.DataFrame) -> sparse.csr_array:
         sides = [(questions["dataset"] + questions[f]).map(column) for f in ("family", "family_2")]
-        found = [(side.notna().to_numpy(), side.fillna(0).astype(int).to_numpy()) for side in sides]
         shape, every = (len(questions), len(names)), np.arange(len(questions))
-        one, two = (sparse.csr_array((known.astype(float), (every, at)), shape=shape) for known, at in found)
-        return one - two
+        first, second = (
+            sparse.csr_array((side.notna().to_numpy(float), (every, side.fillna(0).astype(int))), shape=shape)
+            for side in sides
+        )
+        return first - second
 
     return _logistic(features(train), features(test), train)
 
@@ -101,12 +94,9 @@ def size(train: pd.DataFrame, test: pd.DataFrame, code: Mapping[str, str]) -> np
     datasets = sorted(train["dataset"].unique())
 
     def features(questions: pd.DataFrame) -> np.ndarray:
-        both = [
-            np.log1p(questions[name].to_numpy(float)) - np.log1p(questions[f"{name}_2"].to_numpy(float))
-            for name in ("characters", "layers")
-        ]
+        first, second = (np.log1p(questions[names].to_numpy(float)) for names in SIZES)
         inside = [(questions["dataset"] == dataset).to_numpy(float) for dataset in datasets]
-        return np.column_stack([gap * one for gap in both for one in inside])
+        return np.column_stack([gap * asked for gap in (first - second).T for asked in inside])
 
     return _logistic(features(train), features(test), train)
 
@@ -118,11 +108,11 @@ def code_words(train: pd.DataFrame, test: pd.DataFrame, code: Mapping[str, str])
     words.fit(code[name][:CODE_CHARACTERS] for name in seen)
 
     def features(questions: pd.DataFrame) -> sparse.csr_matrix:
-        one, two = (
+        first, second = (
             words.transform(code[name][:CODE_CHARACTERS] for name in questions[column])
             for column in ("architecture", "architecture_2")
         )
-        return one - two
+        return first - second
 
     return _logistic(features(train), features(test), train)
 

@@ -35,39 +35,37 @@ DATASETS = {
 """Training images, side in px, channels, classes: nn-gpt's ``dataset_meta.json``, which the metadata prompt shows."""
 
 
-def _records_at(records: pd.DataFrame, epoch: int) -> pd.DataFrame:
-    """Image-classification records of the seven data sets at ``epoch``, all trials."""
-    wanted = (records["task"] == "img-classification") & (records["metric"] == "acc") & (records["epoch"] == epoch)
+def _trials(records: pd.DataFrame) -> pd.DataFrame:
+    """Image-classification records of the seven data sets at epoch 5."""
+    wanted = (records["task"] == "img-classification") & (records["metric"] == "acc") & (records["epoch"] == EPOCH)
     columns = ["dataset", "architecture", "id", "accuracy"]
     chosen = records.loc[wanted & records["dataset"].isin(list(DATASETS)), columns]
     return chosen.astype({"dataset": str, "architecture": str})
 
 
-def best_records(records: pd.DataFrame, epoch: int = EPOCH) -> pd.DataFrame:
-    """The best record per data set and architecture at ``epoch``, with its normalised accuracy.
+def best_records(records: pd.DataFrame) -> pd.DataFrame:
+    """The best record per data set and architecture at epoch 5, with its normalised accuracy.
 
     Of records that tie for best (the published join keeps all of them) the one with the smallest id is kept.
     Columns: dataset, architecture, id, accuracy, normalised.
     """
-    rows = _records_at(records, epoch).sort_values(["accuracy", "id"], ascending=[False, True])
+    rows = _trials(records).sort_values(["accuracy", "id"], ascending=[False, True])
     best = rows.drop_duplicates(["dataset", "architecture"]).sort_values(["architecture", "dataset"], ignore_index=True)
     top = best.groupby("dataset")["accuracy"].transform("max")
     return best.assign(normalised=(best["accuracy"] / top).round(4))
 
 
-def build_questions(records: pd.DataFrame, architectures: pd.DataFrame, epoch: int = EPOCH) -> pd.DataFrame:
+def build_questions(records: pd.DataFrame, architectures: pd.DataFrame) -> pd.DataFrame:
     """All questions, one row each.
 
     Columns: architecture, family, group (architectures that are the same program up to names share one: they must not
     straddle a split), dataset_1, dataset_2 (published order), pair (the two names, sorted), norm_1, norm_2, answer
     (data set), first_wins (bool), tie (bool).
     """
-    best = best_records(records, epoch)
     rows = []
-    for name, group in best.groupby("architecture"):
-        if len(group) > 1:
-            entries = sorted(group[["id", "dataset", "normalised"]].itertuples(index=False, name=None))
-            rows += [(name, d1, d2, n1, n2) for (_, d1, n1), (_, d2, n2) in combinations(entries, 2)]
+    for name, group in best_records(records).groupby("architecture"):
+        entries = sorted(group[["id", "dataset", "normalised"]].itertuples(index=False, name=None))
+        rows += [(name, d1, d2, n1, n2) for (_, d1, n1), (_, d2, n2) in combinations(entries, 2)]
     questions = pd.DataFrame(rows, columns=["architecture", "dataset_1", "dataset_2", "norm_1", "norm_2"])
     facts = architectures.set_index("name").loc[questions["architecture"]]
     first_wins = questions["norm_1"] >= questions["norm_2"]
@@ -119,10 +117,10 @@ def published(questions: pd.DataFrame, rng: np.random.Generator) -> Iterator[Spl
     yield Split("all", questions, questions)
 
 
-def held_out_architectures(questions: pd.DataFrame, rng: np.random.Generator, share: float = 0.2) -> Iterator[Split]:
+def held_out_architectures(questions: pd.DataFrame, rng: np.random.Generator) -> Iterator[Split]:
     """A random fifth of the architectures is never trained on; programs that differ only in names stay together."""
     groups = np.sort(questions["group"].unique())
-    held_out = rng.choice(groups, max(1, round(share * len(groups))), replace=False)
+    held_out = rng.choice(groups, max(1, round(0.2 * len(groups))), replace=False)
     inside = questions["group"].isin(held_out)
     yield Split("a fifth", questions[~inside], questions[inside])
 
@@ -150,9 +148,7 @@ SPLITS: dict[str, Callable[[pd.DataFrame, np.random.Generator], Iterator[Split]]
 }
 
 
-def label_reliability(
-    records: pd.DataFrame, rng: np.random.Generator, resamples: int, epoch: int = EPOCH
-) -> pd.DataFrame:
+def label_reliability(records: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
     """How reproducible the labels are: the same question answered from one random half of the trials and the other.
 
     The label compares best-of-trials accuracies, and trials differ in hyperparameters. For every architecture and data
@@ -161,20 +157,16 @@ def label_reliability(
     ceiling: who always names the likelier answer agrees with either half in up to (1 + sqrt(2 r - 1)) / 2 of cases.
     Columns: questions, agreement(_low, _high), in per cent, bootstrap over architectures; row ``all`` and one per pair.
     """
-    rows = _records_at(records, epoch).sort_values("id").sample(frac=1, random_state=rng)
-    rows["half"] = rows.groupby(["dataset", "architecture"]).cumcount() % 2
-    rows["normalised"] = rows["accuracy"] / rows.groupby("dataset")["accuracy"].transform("max")
-    halves = rows.pivot_table(
-        index=["architecture", "dataset"], columns="half", values="normalised", aggfunc="max"
-    ).dropna()
-    found = []
-    for name, group in halves.groupby(level="architecture"):
-        entries = sorted((dataset, *values) for (_, dataset), values in zip(group.index, group.to_numpy(), strict=True))
-        found += [(name, f"{a[0]} / {b[0]}", (a[1] >= b[1]) == (a[2] >= b[2])) for a, b in combinations(entries, 2)]
-    agreed = pd.DataFrame(found, columns=["architecture", "pair", "agrees"])
-    parts = [("all", agreed), *agreed.groupby("pair")]
-    rows = []
-    for pair, part in parts:
+    trials = _trials(records).sort_values("id").sample(frac=1, random_state=rng)
+    trials["half"] = trials.groupby(["dataset", "architecture"]).cumcount() % 2
+    trials["normalised"] = trials["accuracy"] / trials.groupby("dataset")["accuracy"].transform("max")
+    halves = trials.pivot_table("normalised", ["architecture", "dataset"], "half", aggfunc="max").dropna().reset_index()
+    labelled = []
+    for name, group in halves.groupby("architecture"):  # data sets in alphabetical order
+        pairs = combinations(group[["dataset", 0, 1]].itertuples(index=False, name=None), 2)
+        labelled += [(name, f"{a} / {b}", (a0 >= b0) == (a1 >= b1)) for (a, a0, a1), (b, b0, b1) in pairs]
+    agreed, rows = pd.DataFrame(labelled, columns=["architecture", "pair", "agrees"]), []
+    for pair, part in [("all", agreed), *agreed.groupby("pair")]:
         mean = intervals.cluster_mean(part["agrees"].to_numpy(float), part["architecture"], rng, resamples).scaled(100)
         rows.append({"pair": pair, "questions": mean.n} | mean.columns("agreement"))
     return pd.DataFrame(rows)
@@ -194,13 +186,8 @@ PUBLISHED_RESULTS = pd.DataFrame(
 
 def published_results() -> pd.DataFrame:
     """Paper C's four peaks with Wilson intervals at their own n, per cent."""
-    rows = [
-        intervals.wilson(c, n).scaled(100)
-        for c, n in zip(PUBLISHED_RESULTS["correct"], PUBLISHED_RESULTS["n"], strict=True)
-    ]
-    return PUBLISHED_RESULTS.assign(
-        accuracy=[r.value for r in rows], ci_low=[r.low for r in rows], ci_high=[r.high for r in rows]
-    )
+    shares = [intervals.wilson(row.correct, row.n).scaled(100) for row in PUBLISHED_RESULTS.itertuples()]
+    return PUBLISHED_RESULTS.join(pd.DataFrame([share.columns("accuracy", "ci_low", "ci_high") for share in shares]))
 
 
 def published_counts(prompt: str, model: str = "7B") -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -29,21 +29,12 @@ from nngpt_lab.papers.dataset_prediction.inputs import View, alterations, distin
 from nngpt_lab.papers.dataset_prediction.lab import Lab, Run
 from nngpt_lab.papers.dataset_prediction.questions import best_records, build_questions
 from nngpt_lab.records.results import Results
-from nngpt_lab.statistics.intervals import Estimate
 
 BASELINES = ("frequent_winner", "names", "metadata", "family_and_names", "code_logistic", "code_and_names")
 NEAR = NoveltySettings("ast_nameless", shingle=7, permutations=2, lsh_threshold=0.9, jaccard_threshold=0.95)
 """Near-duplicates that a split keeps together: programs without their names, numbers seen. (At paper B's 0.90, which
 does not see numbers, a chain of near-duplicates links 79 % of all questions: nothing is left to split.)"""
-NETWORKS = "networks"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of one model."""
-
-    coder: str
-    run: Run
+NETWORKS = Run("networks", "architectures", "a fifth", "balanced", seed=0)
 
 
 @dataclass(frozen=True)
@@ -88,25 +79,30 @@ def run_design(
     for coder in coders:
         models.check(coder, device, four_bit=four_bit)
     questions, code = prepare(design, lemur)
-    jobs, places = [], []
+    jobs: list[tuple[str, Run, Parts | None]] = []
+    places = []
     for cell, seed in product(design.cells, seeds):
         for part in folds(design, questions, cell.split, seed):
             places.append((cell.split, part, cell.question_set, seed))
             prompts = cell.prompts or design.prompts
-            jobs += [Job(coder, Run(name, *places[-1])) for coder, name in product(coders, prompts)]
-    pairs = {seed: _network_parts(design, lemur, seed) for seed in seeds} if design.networks else {}
-    jobs += [Job(c, Run(NETWORKS, "architectures", "a fifth", "balanced", s)) for c in coders for s in pairs]
+            jobs += [(coder, Run(name, *places[-1]), None) for coder, name in product(coders, prompts)]
+    networks = {seed: _network_parts(design, lemur, seed) for seed in seeds} if design.networks else {}
+    for coder, (seed, parts) in product(coders, networks.items()):
+        jobs.append((coder, replace(NETWORKS, seed=seed), parts))
     common = (design, questions, code, results.folder / "datasets", device, four_bit)
-    calls = [delayed(_run)(*common, job, pairs.get(job.run.seed)) for job in jobs]
+    calls = [delayed(_run)(*common, *job) for job in jobs]
     calls += [delayed(_answer_baselines)(design, questions, code, *place) for place in places]
     made = Parallel(n_jobs=workers, return_as="generator")(calls)
     tables = list(tqdm(made, "runs", total=len(calls), leave=False, disable=None))
     done, baselines = tables[: len(jobs)], tables[len(jobs) :]
     answers: list[pd.DataFrame] = []
     of_networks: list[pd.DataFrame] = []
-    for job, (table, _) in zip(jobs, done, strict=True):
-        (of_networks if job.run.prompt == NETWORKS else answers).append(table)
-    controls = [network_questions.answer_controls(*p, code).assign(seed=s) for s, p in _train_and_test(pairs)]
+    for (_, this, _), (table, _) in zip(jobs, done, strict=True):
+        (of_networks if this.prompt == NETWORKS.prompt else answers).append(table)
+    controls = [
+        network_questions.answer_controls(parts.train, parts.test, code).assign(seed=seed)
+        for seed, parts in networks.items()
+    ]
     return DatasetRuns(
         design,
         _stack(answers),
@@ -138,20 +134,18 @@ def _run(
     folder: Path,
     device: str,
     four_bit: bool,
-    job: Job,
-    pairs: dict[str, pd.DataFrame] | None,
+    coder: str,
+    this: Run,
+    parts: Parts | None,
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Answers of one run, and those with altered inputs where the design wants them."""
+    """Answers of one run, and those with altered inputs where the design wants them; ``parts`` None: as divided."""
     with one_thread() if device == "cpu" else contextlib.nullcontext():
-        lab = Lab(design, _load(job.coder, device, four_bit), folder, questions, code, progress=False)
-        if job.run.prompt == NETWORKS:
-            parts = Parts(**{name: _marked(part) for name, part in (pairs or {}).items()})
-        else:
-            parts = divide(design, questions, job.run)
-        answers = loop.run(lab, job.run, parts)
-        if job.run.prompt not in design.ablated:
+        lab = Lab(design, _load(coder, device, four_bit), folder, questions, code, progress=False)
+        parts = parts or divide(design, questions, this)
+        answers = loop.run(lab, this, parts)
+        if this.prompt not in design.ablated:
             return answers, None
-        return answers, loop.run_altered(lab, job.run, parts, alterations(design.view, design.cuts))
+        return answers, loop.run_altered(lab, this, parts, alterations(design.view, design.cuts))
 
 
 @functools.lru_cache(maxsize=1)
@@ -186,20 +180,10 @@ def _answer_baselines(
     return pd.concat(tables, ignore_index=True).drop(columns="prompt")
 
 
-def _network_parts(design: Design, lemur: Lemur, seed: int) -> dict[str, pd.DataFrame]:
+def _network_parts(design: Design, lemur: Lemur, seed: int) -> Parts:
     rng, most = generator(KEY, "networks", seed), 10_000
     counts = (design.train or most, design.validation, design.test or most)
     return network_questions.build_parts(lemur.records, lemur.architectures, rng, *counts)
-
-
-def _marked(part: pd.DataFrame) -> pd.DataFrame:
-    first = np.arange(len(part)) < paper_answers.FIRST
-    return part.assign(first=first, sampled=True)
-
-
-def _train_and_test(pairs: Mapping[int, dict[str, pd.DataFrame]]) -> Iterator[tuple[int, tuple[pd.DataFrame, ...]]]:
-    for seed, parts in pairs.items():
-        yield seed, (parts["train"], parts["test"])
 
 
 def _stack(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -233,7 +217,7 @@ def tables(runs: DatasetRuns, rng: np.random.Generator, resamples: int) -> dict[
 
 def _networks_table(runs: DatasetRuns, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
     decided = paper_answers.decisions(runs.networks)
-    place = {"split": "architectures", "part": "a fifth", "question_set": "balanced"}
+    place = {name: getattr(NETWORKS, name) for name in ("split", "part", "question_set")}
     controls = runs.controls.assign(**place, trained_on="the same questions")
     return paper_answers.models_table(decided, controls, paper_answers.picked_epochs(decided), rng, resamples)
 
@@ -245,13 +229,3 @@ def code_views(design: Design, questions: pd.DataFrame, code: Mapping[str, str])
     if design.view.layers:
         cuts |= {f"calls of layers, first {design.view.characters:,}": design.view, "calls of layers, all": whole}
     return distinct_views(questions, code, cuts)
-
-
-def accuracy(
-    table: pd.DataFrame, model: str, prompt: str, split: str, question_set: str, readout: str = "both orders"
-) -> Estimate:
-    """One tuned model's accuracy out of ``models_and_baselines``, per cent."""
-    is_it = (table["answerer"] == model) & (table["prompt"] == prompt) & (table["split"] == split)
-    is_it &= (table["question_set"] == question_set) & (table["readout"] == readout) & (table["state"] == "tuned")
-    row = table[is_it].iloc[0]
-    return Estimate(row["accuracy"], row["low"], row["high"], int(row["n"]))

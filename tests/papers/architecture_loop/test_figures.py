@@ -74,7 +74,7 @@ def everything(candidates: pd.DataFrame) -> dict[str, Figure]:
         "ridges": figures.ridgelines(candidates, 0.5),
         "novel": figures.novel(cycles),
         "failures": figures.failures(tables.failure_table(candidates)),
-        "neighbours": figures.neighbours(likeness(candidates)),
+        "neighbours": figures.neighbours(likeness(candidates), ("nn_dup", 0.90)),
         "stages": figures.stages(cycles),
     }
 
@@ -160,9 +160,9 @@ def test_ridges_have_one_area_and_lie_between_0_and_1():
 
 def test_ridges_show_every_network_of_one_arm():
     candidates = runs(dead=(3,))
-    ax = rendered(figures.ridgelines(candidates)).axes[0]
+    ax = rendered(figures.ridgelines(candidates, 0.5)).axes[0]
     trained = candidates.query("arm == 'loop'").dropna(subset="score").groupby("cycle").size()
-    assert texts(ax) == [f"n = {trained.get(cycle, 0)}" for cycle in range(1, 9)]
+    assert texts(ax) == [*(f"n = {trained.get(cycle, 0)}" for cycle in range(1, 9)), "threshold"]
 
 
 def test_novel_networks_are_counted_per_100_samples_beside_the_papers():

@@ -139,7 +139,8 @@ def test_retrieved_is_what_the_index_retrieves():
 def test_a_corpus_without_near_pairs_gives_empty_tables():
     codes = {"a": "one two three", "b": "four five six", "c": "four five six"}
     pairs = novelty_audit.near_pairs(codes, WORDS, [0.6], jobs=1)
-    assert list(pairs.columns) == [*novelty_audit.PAIR_COLUMNS, "retrieved_at_0.85", "retrieved_at_0.60"]
+    retrieved = ["retrieved_at_0.85", "retrieved_at_0.60"]
+    assert list(pairs.columns) == ["seed", "first", "second", "jaccard", "estimate", *retrieved]
     assert pairs.empty and novelty_audit.retrieval(pairs, 128).empty
     assert novelty_audit.errors_of_judgement(pairs, WORDS).empty
 
@@ -187,9 +188,9 @@ def test_sensitivity_of_several_corpora_is_that_of_each():
     table = novelty_audit.sensitivity(corpora, lengths, (0.8, 0.95), jobs=2)
     assert list(dict.fromkeys(table["corpus"])) == ["one", "two"]
     for corpus, codes in corpora.items():
-        parts = [novelty_audit.sensitivity_of(codes, [form], lengths[form], (0.8, 0.95)) for form in lengths]
+        parts = [novelty_audit.sensitivity({corpus: codes}, {f: lengths[f]}, (0.8, 0.95), jobs=1) for f in lengths]
         expected = pd.concat(parts, ignore_index=True).drop(columns="seconds")
-        part = table[table["corpus"] == corpus].drop(columns=["corpus", "seconds"]).reset_index(drop=True)
+        part = table[table["corpus"] == corpus].drop(columns="seconds").reset_index(drop=True)
         pd.testing.assert_frame_equal(part, expected)
     assert (table["seconds"] > 0).all()
 

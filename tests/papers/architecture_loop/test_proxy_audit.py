@@ -64,7 +64,7 @@ NOISE = np.random.default_rng(9).uniform(0, 1, 60)
 )
 def test_known_truths(later, low, high):
     found = audit(runs(later))
-    assert set(found["unit"]) == set(proxy.UNITS) and set(found["epoch"]) == {2, 5}
+    assert set(found["unit"]) == {"best_of_trials", "one_run", "fixed_protocol"} and set(found["epoch"]) == {2, 5}
     assert (found["n"] == 60).all()
     assert found["spearman"].between(low - 1e-12, high + 1e-12).all()
     assert (found["spearman_low"] <= found["spearman_high"]).all()
@@ -177,7 +177,8 @@ def test_pair_order_of_a_proxy_that_errs_on_small_gaps_only():
 def test_one_epoch_by_family():
     rows = [record(f"a{i}", 1, 0.30 + 0.02 * i) for i in range(10)] + [record("b0", 1, 0.9), record("a0", 1, 0.2)]
     families = pd.Series({f"a{i}": "first" for i in range(10)} | {"b0": "second", "unused": "third"})
-    found = proxy.one_epoch_by_family(pd.DataFrame(rows), families, np.random.default_rng(0), 50).set_index("family")
+    best = proxy.best_at_one_epoch(pd.DataFrame(rows), families)
+    found = proxy.one_epoch_by_family(best, np.random.default_rng(0), 50).set_index("family")
     assert list(found.index) == ["first", "second"] and list(found["n"]) == [10, 1]
     assert found.loc["first", "mean"] == pytest.approx(0.39)  # the best trial of each, so 0.30 for a0
     assert found.loc["first", ["share_40", "share_30"]].to_list() == [50, 100]

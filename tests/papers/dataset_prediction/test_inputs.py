@@ -39,7 +39,7 @@ class Net(nn.Module):
         return self.features(x)
 '''
 CODE = {"net": NET, "other": NET.replace("96", "192"), "third": "class Third: pass"}
-SHOWN = Shown((NET[:200],), ("cifar-10", "svhn"))
+SHOWN = Shown("net", (NET[:200],), ("cifar-10", "svhn"))
 
 
 def test_layer_calls_are_those_of_the_network_in_the_order_of_its_text():
@@ -64,7 +64,7 @@ def test_a_view_cuts_what_it_shows():
 @pytest.mark.parametrize("name", di.alterations(View(), (50, None)))
 def test_every_alteration_is_the_same_for_the_same_seed_and_changes_one_thing(name):
     alter = di.alterations(View(200), (50, None))[name]
-    one, two = (alter("net", SHOWN, CODE, View(200), np.random.default_rng(3)) for _ in range(2))
+    one, two = (alter(SHOWN, CODE, View(200), np.random.default_rng(3)) for _ in range(2))
     assert one == two
     assert (one.names == SHOWN.names) == (name != "names masked")
     assert (one.codes == SHOWN.codes) == (name == "names masked")
@@ -72,15 +72,15 @@ def test_every_alteration_is_the_same_for_the_same_seed_and_changes_one_thing(na
 
 def test_alterations_do_what_they_are_called():
     rng = np.random.default_rng(0)
-    masked = di.names_masked("net", SHOWN, CODE, View(200), rng)
+    masked = di.names_masked(SHOWN, CODE, View(200), rng)
     assert len(set(masked.names)) == 2 and all(len(name) == 1 for name in masked.names)
-    shuffled = di.lines_shuffled("net", SHOWN, CODE, View(200), rng)
+    shuffled = di.lines_shuffled(SHOWN, CODE, View(200), rng)
     assert sorted(shuffled.codes[0].splitlines()) == sorted(SHOWN.codes[0].splitlines())
-    assert di.another_network("net", SHOWN, CODE, View(None), rng).codes[0] in (CODE["other"], CODE["third"])
-    renamed = di.identifiers_renamed("net", SHOWN, CODE, View(None), rng).codes[0]
+    assert di.another_network(SHOWN, CODE, View(None), rng).codes[0] in (CODE["other"], CODE["third"])
+    renamed = di.identifiers_renamed(SHOWN, CODE, View(None), rng).codes[0]
     assert "Net" not in renamed and "Conv2d(3, 96" in renamed
-    assert di.no_code("net", SHOWN, CODE, View(200), rng).codes == ("",)
-    assert di.cut_at(None)("net", SHOWN, CODE, View(200), rng).codes == (NET,)
+    assert di.no_code(SHOWN, CODE, View(200), rng).codes == ("",)
+    assert di.cut_at(None)(SHOWN, CODE, View(200), rng).codes == (NET,)
     assert set(di.alterations(View(2000), (500, 2000))) - set(di.alterations(View(), ())) == {"cut at 500"}
 
 

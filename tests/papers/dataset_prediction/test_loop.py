@@ -98,7 +98,7 @@ def test_the_three_parts_keep_what_the_split_promises(questions, split, question
         if split == "published":
             assert set(test.index) <= set(train.index) and set(validation.index) <= set(train.index)
         else:
-            column = {"near-duplicates": "near_duplicates", "copies on both sides": "architecture"}.get(split, "group")
+            column = "near_duplicates" if split == "near-duplicates" else "group"
             assert not set(train[column]) & set(validation[column])
             assert split == "dataset" or not set(train[column]) & set(test[column])
         if split == "families":

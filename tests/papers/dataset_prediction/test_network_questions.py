@@ -36,20 +36,21 @@ def parts(published):
 
 def test_no_program_is_in_two_parts_and_no_question_compares_a_program_with_its_copy(parts, published):
     program = published[1].set_index("name")["nameless_hash"]
-    seen = {part: {*q["architecture"].map(program), *q["architecture_2"].map(program)} for part, q in parts.items()}
+    each = vars(parts)
+    seen = {part: {*q["architecture"].map(program), *q["architecture_2"].map(program)} for part, q in each.items()}
     for a, b in combinations(seen, 2):
         assert not seen[a] & seen[b]
-    for questions in parts.values():
+    for questions in each.values():
         assert (questions["architecture"].map(program) != questions["architecture_2"].map(program)).all()
-    every = pd.concat(parts.values())
+    every = pd.concat(each.values())
     assert every.index.is_unique
 
 
 def test_data_sets_are_asked_equally_often_and_the_order_says_nothing(parts):
-    assert parts["train"]["dataset"].value_counts().to_dict() == dict.fromkeys(DATASETS, 100)
-    assert len(parts["test"]) == 90
-    assert 0.4 < parts["train"]["first_wins"].mean() < 0.6
-    assert (parts["train"]["first_wins"] == (parts["train"]["norm_1"] > parts["train"]["norm_2"])).all()
+    assert parts.train["dataset"].value_counts().to_dict() == dict.fromkeys(DATASETS, 100)
+    assert len(parts.test) == 90
+    assert 0.4 < parts.train["first_wins"].mean() < 0.6
+    assert (parts.train["first_wins"] == (parts.train["norm_1"] > parts.train["norm_2"])).all()
 
 
 def swapped(questions: pd.DataFrame) -> pd.DataFrame:
@@ -64,14 +65,14 @@ def test_a_control_answers_alike_when_the_networks_change_places(name, parts, pu
     rows = published[1].itertuples(index=False)
     code = {row.name: f"class {row.family.replace('-', '')}: x = {row.characters}" for row in rows}
     control = nq.CONTROLS[name]
-    straight = control(parts["train"], parts["test"], code)
-    assert control(parts["train"], swapped(parts["test"]), code) == pytest.approx(1 - straight)
-    right = ((straight > 0.5) == parts["test"]["first_wins"]).mean()
+    straight = control(parts.train, parts.test, code)
+    assert control(parts.train, swapped(parts.test), code) == pytest.approx(1 - straight)
+    right = ((straight > 0.5) == parts.test["first_wins"]).mean()
     assert right > (0.55 if name == "code length and layers" else 0.75)  # the family decides most, length the rest
 
 
 def test_a_family_that_was_never_trained_on_has_no_opinion(parts, published):
-    test = parts["test"].head(4).assign(family="new", family_2="newer")
-    assert nq.family(parts["train"], test, {}) == pytest.approx(0.5)
-    table = nq.answer_controls(parts["train"], test, dict.fromkeys(published[1]["name"], "x y"))
+    test = parts.test.head(4).assign(family="new", family_2="newer")
+    assert nq.family(parts.train, test, {}) == pytest.approx(0.5)
+    table = nq.answer_controls(parts.train, test, dict.fromkeys(published[1]["name"], "x y"))
     assert (table.loc[table["baseline"] == "family", "correct"] == 0.5).all()
