@@ -31,9 +31,6 @@ class Estimate:
         """As columns of a table: ``name``, ``name_low`` and ``name_high``, or other names for the ends."""
         return {name: self.value, low or f"{name}_low": self.low, high or f"{name}_high": self.high}
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}], n = {self.n}"
-
 
 def exact(value: float, n: int) -> Estimate:
     """A count or share of something enumerated completely: no sampling, so no width."""

@@ -37,9 +37,6 @@ def panels(titles: Collection[str], width: float, height: float, **grid) -> tupl
     return figure, list(axes[0])
 
 
-# -------------------------------------------------------------------------------------------------------------- marks
-
-
 def points(
     ax: Axes,
     at: Sequence[float] | pd.Series,
@@ -155,9 +152,6 @@ def reference_line(
         "right below": ((4, 4), "left", "top"),
     }[place]
     ax.annotate(text, (1, value), xycoords=("axes fraction", "data"), xytext=offset, va=va, ha=side, **look)
-
-
-# ----------------------------------------------------------------------------------------------- axes, legends, remarks
 
 
 def name_rows(ax: Axes, names: Sequence[str], above: float = 0.5, **text) -> None:

@@ -253,7 +253,6 @@ def test_sample_size_for_difference():
 def test_estimates():
     estimate = s.Estimate(0.5, 0.4, 0.625, 8)
     assert estimate.scaled(100) == s.Estimate(50, 40, 62.5, 8)
-    assert str(estimate) == "0.500 [0.400, 0.625], n = 8"
     assert s.exact(3, 9) == s.Estimate(3, 3, 3, 9)
 
 

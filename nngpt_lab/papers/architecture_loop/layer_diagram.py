@@ -1,7 +1,6 @@
-"""A network as a chain of boxes: its layers read from the text, or given with shapes and parameters.
+"""A network as a chain of boxes: its layers read from the text, in the order of its lines, not of the data.
 
-What is read from the text is what the text says: loops are not unrolled, arguments that are no literals show as ``…``,
-and the order is that of the lines, not of the data. Nothing is run.
+Nothing is run: loops are not unrolled, and arguments that are no literals show as ``…``.
 """
 
 from __future__ import annotations
@@ -18,9 +17,6 @@ from matplotlib.patches import FancyBboxPatch, Patch
 from nngpt_lab.corpora.code import UNREADABLE, parse
 from nngpt_lab.statistics.style import COLOURS, MUTED, new_figure
 
-Layer = tuple[str, str, int | None]
-"""Name with arguments, output shape ("" if unknown), number of parameters (None if unknown)."""
-
 CONTAINERS = re.compile(r"(Sequential|ModuleList|ModuleDict|Module|Parameter|ParameterList|\w*Loss)$")
 KINDS = {
     r"Conv": ("convolution", COLOURS[0]),
@@ -34,19 +30,17 @@ PER_ROW, MOST = 5, 40  # boxes
 LINE = 11  # points
 
 
-def layers_of(code: str) -> list[Layer]:
-    """The layers that a source makes by ``nn.<Layer>(...)``, as (name with its arguments, "", None).
+def layers_of(code: str) -> list[str]:
+    """The layers that a source makes by ``nn.<Layer>(...)``, names with arguments, in the order of the text.
 
-    From the syntax tree alone, in the order of the text; without containers and losses. Empty if it does not parse.
+    Without containers and losses. Empty if the source does not parse.
     """
     try:
-        calls = [node for node in ast.walk(parse(code)) if isinstance(node, ast.Call)]
+        calls = [node for node in ast.walk(parse(code)) if isinstance(node, ast.Call) and _layer(node.func)]
     except UNREADABLE:
         return []
-    named = [(node.func.end_lineno, node.func.end_col_offset, _layer(node.func), node) for node in calls if
-             _layer(node.func)]  # fmt: skip
-    ordered = sorted(named, key=lambda item: item[:2])
-    return [(f"{name}({', '.join(_arguments(node))})", "", None) for _, _, name, node in ordered]
+    calls.sort(key=lambda node: (node.func.end_lineno, node.func.end_col_offset))
+    return [f"{_layer(node.func)}({', '.join(_arguments(node))})" for node in calls]
 
 
 def _layer(function: ast.expr) -> str:
@@ -74,12 +68,12 @@ def _literal(value: ast.expr) -> str:
         return "…"
 
 
-def layer_diagram(layers: Sequence[Layer], title: str = "") -> Figure:
-    """A chain of boxes, a row after the other, coloured by kind; shapes and parameters where they are known.
+def layer_diagram(layers: Sequence[str]) -> Figure:
+    """A chain of boxes, a row after the other, coloured by kind; ``layers`` as of :func:`layers_of`.
 
     A long network shows its first and last layers and says how many are left out between them.
     """
-    shown: list[Layer | str] = list(layers)
+    shown = list(layers)
     if len(shown) > MOST:
         half = MOST // 2
         shown = [*shown[:half], f"{len(shown) - MOST + 1} more layers", *shown[len(shown) - half + 1 :]]
@@ -89,15 +83,15 @@ def layer_diagram(layers: Sequence[Layer], title: str = "") -> Figure:
     kinds: dict[str, str] = {}
     for i, layer in enumerate(shown):
         row, column = divmod(i, PER_ROW)
-        kind, colour = ("", MUTED) if isinstance(layer, str) else _kind(layer[0])
-        if kind:
+        kind, colour = next((kind for pattern, kind in KINDS.items() if re.match(pattern, layer)), OTHER_KIND)
+        if "(" in layer:  # the remark on what is left out is of no kind
             kinds[kind] = colour
         _box(ax, column, row, layer, colour)
         if i + 1 < len(shown):
             _arrow(ax, column, row)
     if not shown:
         ax.text(PER_ROW / 2 - 0.5, 0, "no layers found", ha="center", va="center", color=MUTED)
-    ax.set(xlim=(-0.5, PER_ROW - 0.42), ylim=(rows - 0.45, -0.5), title=title)
+    ax.set(xlim=(-0.5, PER_ROW - 0.42), ylim=(rows - 0.45, -0.5), title="layers in the order of the text")
     ax.set_axis_off()
     handles = [Patch(facecolor=colour, alpha=0.35, edgecolor=colour) for colour in kinds.values()]
     if handles:
@@ -106,34 +100,24 @@ def layer_diagram(layers: Sequence[Layer], title: str = "") -> Figure:
     return figure
 
 
-def _kind(name: str) -> tuple[str, str]:
-    return next((kind for pattern, kind in KINDS.items() if re.match(pattern, name)), OTHER_KIND)
-
-
-def _box(ax: Axes, column: int, row: int, layer: Layer | str, colour: str) -> None:
+def _box(ax: Axes, column: int, row: int, layer: str, colour: str) -> None:
     box = FancyBboxPatch((column - 0.43, row - 0.32), 0.86, 0.64, boxstyle="round,pad=0,rounding_size=0.05",
                          facecolor=colour, alpha=0.2, edgecolor=colour)  # fmt: skip
     ax.add_patch(box)
-    if isinstance(layer, str):
-        ax.text(column, row, layer, ha="center", va="center", fontsize=9, style="italic")
-        return
-    head, *below = _lines(layer)
-    for i, line in enumerate([head, *below]):
-        look = {"fontsize": 9, "fontweight": "bold"} if i == 0 else {"fontsize": 7.5}
-        place = (0, LINE * (len(below) / 2 - i))
+    lines = _lines(layer)
+    for i, line in enumerate(lines):
+        look = {"fontsize": 7.5} if i else {"fontsize": 9, "fontweight": "bold" if "(" in layer else "normal"}
+        place = (0, LINE * ((len(lines) - 1) / 2 - i))
         ax.annotate(line, (column, row), xytext=place, textcoords="offset points", ha="center", va="center", **look)
 
 
-def _lines(layer: Layer | str) -> list[str]:
-    """What stands in a box: the name, its arguments in at most two lines, shape and parameters if known."""
-    if isinstance(layer, str):
-        return [layer]
-    name, shape, parameters = layer
-    head, _, arguments = name.partition("(")
+def _lines(layer: str) -> list[str]:
+    """What stands in a box: the name, and its arguments in at most two lines."""
+    name, _, arguments = layer.partition("(")
     lines = wrap(arguments.removesuffix(")"), 28)
     if len(lines) > 2:
         lines = [lines[0], lines[1][:26] + " …"]
-    return [line for line in (head, *lines, shape, "" if parameters is None else f"{parameters:,} parameters") if line]
+    return [name, *lines]
 
 
 def _arrow(ax: Axes, column: int, row: int) -> None:

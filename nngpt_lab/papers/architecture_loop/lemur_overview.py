@@ -42,8 +42,7 @@ def sizes_by_family(architectures: pd.DataFrame, records: pd.DataFrame) -> pd.Da
     """
     per_name = records["architecture"].astype(str).value_counts()
     recorded = architectures.assign(records=architectures["name"].map(per_name).fillna(0).astype(int))
-    grouped = recorded.groupby("family")
-    table = grouped.agg(
+    table = recorded.groupby("family").agg(
         architectures=("name", "size"),
         with_records=("records", lambda counts: int((counts > 0).sum())),
         records=("records", "sum"),
@@ -76,10 +75,9 @@ def fractal_configurations(architectures: pd.DataFrame) -> pd.DataFrame:
     variants that differ in two or three lines. Columns: name, blocks, columns.
     """
     fractal = architectures[architectures["family"] == "FractalNet"]
-    found = fractal["code"].str.extract(
-        r"^\s*N\s*=\s*(?P<blocks>\d+)\s*$[\s\S]*?^\s*num_columns\s*=\s*(?P<columns>\d+)\s*$", re.M
-    )
-    return pd.concat([fractal["name"], found], axis=1).dropna().astype({"blocks": int, "columns": int})
+    pattern = r"^\s*N\s*=\s*(?P<blocks>\d+)\s*$[\s\S]*?^\s*num_columns\s*=\s*(?P<columns>\d+)\s*$"
+    counts = fractal["code"].str.extract(pattern, re.M)
+    return fractal[["name"]].join(counts).dropna().astype({"blocks": int, "columns": int})
 
 
 def near_copies(architectures: pd.DataFrame) -> pd.Series:
@@ -90,7 +88,6 @@ def near_copies(architectures: pd.DataFrame) -> pd.Series:
     """
     label = architectures["nameless_hash"].fillna(architectures["code_hash"]).set_axis(architectures["name"])
     configurations = fractal_configurations(architectures).set_index("name")
-    label.loc[configurations.index] = (
-        "FractalNet " + configurations["blocks"].astype(str) + " x " + configurations["columns"].astype(str)
-    )
+    named = [f"FractalNet {row.blocks} x {row.columns}" for row in configurations.itertuples()]
+    label.loc[configurations.index] = named
     return label

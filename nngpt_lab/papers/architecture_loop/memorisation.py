@@ -62,12 +62,12 @@ def nearest_neighbours(
     forms = dict.fromkeys([*shingles, "structure"])
     known = known or canonical_forms(corpus["code"], forms, jobs)
     ours = canonical_forms(codes, forms, jobs=1)
-    bags = [one.tobytes() for one in ours["structure"]], [one.tobytes() for one in known["structure"]]
+    bags = [tokens.tobytes() for tokens in ours["structure"]], [tokens.tobytes() for tokens in known["structure"]]
     tasks = [delayed(_nearest)(_sets(ours[form], n), _sets(known[form], n)) for form, n in shingles.items()]
-    copies, *found = Parallel(n_jobs=jobs)([delayed(_copies)(codes, list(corpus["code"]), *bags), *tasks])
+    copies, *nearest = Parallel(n_jobs=jobs)([delayed(_copies)(codes, list(corpus["code"]), *bags), *tasks])
     names, tables = corpus["name"].to_numpy(), []
     place = accepted["code"].map({code: i for i, code in enumerate(codes)}).to_numpy(int)
-    for form, (rows, likeness) in zip(shingles, found, strict=True):
+    for form, (rows, likeness) in zip(shingles, nearest, strict=True):
         table = accepted.drop(columns="code").assign(form=form, nearest=names[rows[place]], jaccard=likeness[place])
         tables.append(table.assign(verbatim=copies[place, 0], renamed=copies[place, 1]))
     return pd.concat(tables, ignore_index=True)
@@ -122,12 +122,11 @@ def _tidy(code: str) -> str:
 def _nearest(sets: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Row in ``known`` of the set nearest to each of ``sets``, and their Jaccard index, each (len(sets),)."""
     firsts: dict[bytes, tuple[int, np.ndarray]] = {}  # LEMUR holds five sources to a distinct set
-    for row, one in enumerate(known):
-        firsts.setdefault(one.tobytes(), (row, one))
-    rows, distinct = np.array([row for row, _ in firsts.values()]), [one for _, one in firsts.values()]
-    likeness = [novelty.jaccard(one, distinct) for one in sets]
-    best = np.array([np.argmax(one) for one in likeness], int)
-    return rows[best], np.array([one[i] for one, i in zip(likeness, best, strict=True)], float)
+    for row, shingles in enumerate(known):
+        firsts.setdefault(shingles.tobytes(), (row, shingles))
+    rows, distinct = zip(*firsts.values(), strict=True)
+    likeness = np.array([novelty.jaccard(shingles, distinct) for shingles in sets], float).reshape(-1, len(distinct))
+    return np.array(rows)[likeness.argmax(1)], likeness.max(1)
 
 
 def _count_novel(
@@ -137,7 +136,7 @@ def _count_novel(
     for length in lengths:
         sets = _sets(hashes, length)
         nearest = _nearest(sets, _sets(corpus, length))[1] if corpus else np.zeros(len(sets))
-        likeness = [novelty.jaccard(one, sets) for one in sets]
+        likeness = [novelty.jaccard(shingles, sets) for shingles in sets]
         for threshold in thresholds:
             novel: list[int] = []
             for i in np.flatnonzero(nearest < threshold):
@@ -155,7 +154,7 @@ def _hashes(codes: Sequence[str], forms: Sequence[str]) -> list[list[np.ndarray]
 
 
 def _sets(hashes: Sequence[np.ndarray], length: int) -> list[np.ndarray]:
-    return [novelty.shingles_of(one, length) for one in hashes]
+    return [novelty.shingles_of(tokens, length) for tokens in hashes]
 
 
 def _copies(
@@ -168,8 +167,8 @@ def _copies(
     text, program, nameless = (
         {getattr(facts, level) for facts in known} - {None} for level in ("code_hash", "ast_hash", "nameless_hash")
     )
-    found = np.zeros((len(codes), 2), bool)
+    copies = np.zeros((len(codes), 2), bool)
     for i, facts in enumerate(map(describe, codes)):
         verbatim = facts.code_hash in text or facts.ast_hash in program
-        found[i] = verbatim, not verbatim and facts.nameless_hash in nameless
-    return found
+        copies[i] = verbatim, not verbatim and facts.nameless_hash in nameless
+    return copies

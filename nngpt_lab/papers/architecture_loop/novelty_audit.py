@@ -48,16 +48,13 @@ def edited(code: str, edits: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 def similarities(code: str, versions: Mapping[str, str], settings: Sequence[NoveltySettings]) -> pd.DataFrame:
     """Likeness of ``code`` and its versions: change, form, shingle, jaccard (exact), estimate, threshold, duplicate."""
     rows = []
-    for one in settings:
-        base = sketch_code(code, one)
-        for change, version in versions.items():
-            other = sketch_code(version, one)
-            exact = float(novelty.jaccard(base.shingles, [other.shingles])[0])
-            estimate = float((base.signature == other.signature).mean())
-            threshold = one.jaccard_threshold
-            rows.append((change, one.form, one.shingle, exact, estimate, threshold, exact >= threshold))
-    columns = ["change", "form", "shingle", "jaccard", "estimate", "threshold", "duplicate"]
-    return pd.DataFrame(rows, columns=columns)
+    for setting, (change, version) in product(settings, versions.items()):
+        base, other, threshold = sketch_code(code, setting), sketch_code(version, setting), setting.jaccard_threshold
+        exact = float(novelty.jaccard(base.shingles, [other.shingles])[0])
+        row = {"change": change, "form": setting.form, "shingle": setting.shingle, "jaccard": exact}
+        row |= {"estimate": float((base.signature == other.signature).mean())}
+        rows.append(row | {"threshold": threshold, "duplicate": exact >= threshold})
+    return pd.DataFrame(rows)
 
 
 def sensitivity(
@@ -78,9 +75,6 @@ def sensitivity(
     return pd.concat(tables, ignore_index=True)
 
 
-# --- settings beside each other ---------------------------------------------------------------------------------------
-
-
 def compare_settings(
     codes: Mapping[str, str], settings: Mapping[str, NoveltySettings], jobs: int = -1
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -91,10 +85,10 @@ def compare_settings(
         One row per source: name, and a column per setting that says whether it was kept.
     """
     names = sorted(codes)
-    runs = Parallel(n_jobs=jobs)(delayed(_keep)([codes[name] for name in names], one) for one in settings.values())
+    runs = Parallel(n_jobs=jobs)(delayed(_keep)([codes[name] for name in names], rule) for rule in settings.values())
     rows = []
-    for (label, one), (kept, seconds) in zip(settings.items(), runs, strict=True):
-        fields = {key: value for key, value in asdict(one).items() if key != "seed"}
+    for (label, rule), (kept, seconds) in zip(settings.items(), runs, strict=True):
+        fields = {key: value for key, value in asdict(rule).items() if key != "seed"}
         counts = {"sources": len(names), "kept": sum(kept), "share_kept": sum(kept) / max(len(names), 1)}
         rows.append({"setting": label} | fields | counts | {"seconds": seconds})
     kept_by = {label: kept for label, (kept, _) in zip(settings, runs, strict=True)}
@@ -106,9 +100,6 @@ def _keep(codes: Sequence[str], settings: NoveltySettings) -> tuple[list[bool], 
     index = NoveltyIndex(settings)
     kept = [not index.check_and_add(str(i), code).duplicate for i, code in enumerate(codes)]
     return kept, perf_counter() - start
-
-
-# --- estimates and retrieval ------------------------------------------------------------------------------------------
 
 
 def near_pairs(
@@ -127,16 +118,16 @@ def near_pairs(
     worst: about 10 s for LEMUR in nn_dup form (2,053 sets), and 3 s a seed.
     """
     names = sorted(codes)
-    found = Parallel(n_jobs=jobs, batch_size=100)(delayed(_shingles)(codes[name], settings) for name in names)
+    shingled = Parallel(n_jobs=jobs, batch_size=100)(delayed(_shingles)(codes[name], settings) for name in names)
     distinct: dict[bytes, tuple[str, np.ndarray]] = {}
-    for name, shingles in zip(names, found, strict=True):
+    for name, shingles in zip(names, shingled, strict=True):
         distinct.setdefault(shingles.tobytes(), (name, shingles))
     firsts = sorted(distinct.values(), key=lambda item: (len(item[1]), item[0]))
     labels, sets = np.array([name for name, _ in firsts], dtype=object), [shingles for _, shingles in firsts]
     a, b, exact = _pairs_from(sets, floor)
     tables = []
     for seed in dict.fromkeys((settings.seed, *seeds)):
-        signatures = np.array([novelty.minhash(one, settings.permutations, seed) for one in sets])
+        signatures = np.array([novelty.minhash(shingles, settings.permutations, seed) for shingles in sets])
         equal = signatures[a] == signatures[b]
         ends = {"seed": np.full(len(a), seed), "first": labels[a], "second": labels[b]}
         pairs = pd.DataFrame(ends | {"jaccard": exact, "estimate": equal.mean(axis=1)})
@@ -151,15 +142,15 @@ def _pairs_from(sets: Sequence[np.ndarray], floor: float) -> tuple[np.ndarray, n
 
     J is at most the ratio of the sizes, so each set is compared with those at most 1 / floor times as large.
     """
-    sizes = np.array([len(one) for one in sets])
-    found: list[tuple[np.ndarray, ...]] = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
-    for i, one in enumerate(sets):
+    sizes = np.array([len(shingles) for shingles in sets])
+    pairs: list[tuple[np.ndarray, ...]] = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
+    for i, shingles in enumerate(sets):
         last = int(np.searchsorted(sizes, sizes[i] / floor, side="right"))
         if last > i + 1:
-            likeness = novelty.jaccard(one, sets[i + 1 : last])
+            likeness = novelty.jaccard(shingles, sets[i + 1 : last])
             near = np.flatnonzero((likeness >= floor) & (likeness < 1))
-            found.append((np.full(len(near), i), i + 1 + near, likeness[near]))
-    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+            pairs.append((np.full(len(near), i), i + 1 + near, likeness[near]))
+    return tuple(np.concatenate(column) for column in zip(*pairs, strict=True))
 
 
 def _share_a_band(equal: np.ndarray, threshold: float) -> np.ndarray:
@@ -176,18 +167,15 @@ def retrieval(pairs: pd.DataFrame, permutations: int, step: float = 0.02) -> pd.
     row. Pairs of one template share most of their shingles, so they are found or missed together: the spread between
     seeds, not the number of pairs, says how sure a share is.
     """
-    edges = np.round(np.arange(0.5, 1 + step / 2, step), 10)
-    bins = pd.Series(
-        np.clip(np.searchsorted(edges, pairs["jaccard"], side="right") - 1, 0, len(edges) - 2), pairs.index
-    )
-    rows = []
-    for column in (name for name in pairs.columns if name.startswith("retrieved_at_")):
+    edges, rows = np.round(np.arange(0.5, 1 + step / 2, step), 10), []
+    bins = np.clip(np.searchsorted(edges, pairs["jaccard"], side="right") - 1, 0, len(edges) - 2)
+    for column in pairs.filter(like="retrieved_at_"):
         threshold = float(column.removeprefix("retrieved_at_"))
         count, length = novelty.bands(threshold, permutations)
-        for (seed, i), part in pairs.groupby([pairs["seed"], bins]):
+        for (seed, i), part in pairs.groupby(["seed", bins]):
             expected = 1 - (1 - part["jaccard"] ** length) ** count
-            found = int(part[column].sum())
-            numbers = (part["jaccard"].mean(), len(part), found, found / len(part), expected.mean())
+            retrieved = int(part[column].sum())
+            numbers = (part["jaccard"].mean(), len(part), retrieved, retrieved / len(part), expected.mean())
             rows.append((threshold, seed, edges[i], edges[i + 1], *numbers))
     columns = ["jaccard_low", "jaccard_high", "jaccard", "pairs", "retrieved", "share", "expected"]
     return pd.DataFrame(rows, columns=["lsh_threshold", "seed", *columns])
@@ -203,9 +191,9 @@ def errors_of_judgement(pairs: pd.DataFrame, settings: NoveltySettings) -> pd.Da
     duplicate = pairs["jaccard"] >= settings.jaccard_threshold
     wrong = duplicate != (pairs["estimate"] >= settings.jaccard_threshold)
     far = (pairs["estimate"] - settings.jaccard_threshold).abs() > settings.margin
-    found = pairs[f"retrieved_at_{settings.lsh_threshold:.2f}"].astype(bool)
+    retrieved = pairs[f"retrieved_at_{settings.lsh_threshold:.2f}"].astype(bool)
     counts = {"pairs": duplicate | True, "duplicates": duplicate, "estimate_alone": wrong}
-    counts |= {"estimate_far": wrong & far, "not_retrieved": duplicate & ~found}
+    counts |= {"estimate_far": wrong & far, "not_retrieved": duplicate & ~retrieved}
     return pd.DataFrame(counts).groupby(pairs["seed"]).sum().astype(int).reset_index()
 
 
@@ -236,7 +224,7 @@ def _sensitivity(
 
 def _count_kept(names: Sequence[str], sketches: Sequence[Sketch], settings: NoveltySettings) -> int:
     index = NoveltyIndex(settings)
-    for name, one in zip(names, sketches, strict=True):
-        if not index.match(one).duplicate:
-            index._add(name, one)
+    for name, source in zip(names, sketches, strict=True):
+        if not index.match(source).duplicate:
+            index._add(name, source)
     return len(index)

@@ -41,7 +41,6 @@ class LoopRuns:
         corpus: columns name, family, code: what was known before.
     """
 
-    design: Design
     candidates: pd.DataFrame
     base: pd.DataFrame
     thresholds: tuple[float, ...]
@@ -71,7 +70,6 @@ def run_arms(
         moved = _transfer(lab, seeds, min(transfer_to, design.samples), workers) if ARMS["loop"] in arms else []
         codes = ledger.table("codes").set_index("hash")["code"].to_dict()
         return LoopRuns(
-            design,
             pd.concat(tables, ignore_index=True),
             base,
             limits,

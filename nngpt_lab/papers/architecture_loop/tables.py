@@ -1,10 +1,9 @@
 """The loop of paper B in numbers: its cycles, its controls, and what failed.
 
-``candidates`` is what ``loop.run`` returns, for any number of arms and seeds one after the
-other: one row per sample, with columns arm, seed, cycle (from 1), position, code_hash, tokens, status, score,
-parameters, nearest, jaccard, passed, novel, accepted, and the cycle's seconds by stage. Accuracies and shares are
-fractions in every table. *Valid* is a network that ran (its loss may have been infinite), *trained* one with a score,
-*novel* one that became a training pair and is no near copy of the corpus or of an earlier one.
+``candidates`` is what ``loop.run`` returns, one row per sample, for any number of arms and seeds one after the other.
+Accuracies and shares are fractions in every table. *Valid* is a network that ran (its loss may have been infinite),
+*trained* one with a score, *novel* one that became a training pair and is no near copy of the corpus or of an earlier
+one.
 """
 
 from __future__ import annotations
@@ -35,9 +34,6 @@ MEASURES: dict[str, Measure] = {
 MEMORISATION = ["arm", "cycle", "form", "networks", "median", "lower_quartile", "upper_quartile", "verbatim",
                 "verbatim_low", "verbatim_high", "renamed", "renamed_low", "renamed_high"]  # fmt: skip
 ACCEPTED = ["arm", "seed", "cycle", "code_hash", "score", "parameters", "nearest", "jaccard", "novel"]
-
-
-# ------------------------------------------------------------------------------------------------------------- cycles
 
 
 def cycle_table(
@@ -109,16 +105,12 @@ def memorisation_table(neighbours: pd.DataFrame) -> pd.DataFrame:
     rows = []
     ordered = neighbours.sort_values("cycle", kind="stable")
     for (arm, cycle, form), part in ordered.groupby(["arm", "cycle", "form"], sort=False):
-        lower, middle, upper = part["jaccard"].quantile([0.25, 0.5, 0.75])
-        row = {"arm": arm, "cycle": cycle, "form": form, "networks": len(part)}
-        row |= {"median": middle, "lower_quartile": lower, "upper_quartile": upper}
+        row = {"arm": arm, "cycle": cycle, "form": form, "networks": len(part), "median": part["jaccard"].median()}
+        row |= {"lower_quartile": part["jaccard"].quantile(0.25), "upper_quartile": part["jaccard"].quantile(0.75)}
         for name in ("verbatim", "renamed"):
             row |= intervals.wilson(part[name].sum(), len(part)).columns(name)
         rows.append(row)
     return pd.DataFrame(rows, columns=None if rows else MEMORISATION)
-
-
-# ---------------------------------------------------------------------------------------------------------- comparisons
 
 
 def controls_table(candidates: pd.DataFrame, thresholds: tuple[float, float, float], last: int = 5) -> pd.DataFrame:
@@ -157,9 +149,6 @@ def rise_table(candidates: pd.DataFrame, thresholds: tuple[float, float, float],
         for name, measure in MEASURES.items() if len(late) else ():
             rows.append({"arm": arm, "measure": name} | compare(late, first, measure).columns("last", "first"))
     return pd.DataFrame(rows, columns=["arm", "measure", "last", "first", *RESULT])
-
-
-# -------------------------------------------------------------------------------------------------------------- helpers
 
 
 def _judged(candidates: pd.DataFrame, threshold: float = np.nan) -> pd.DataFrame:

@@ -110,27 +110,17 @@ def example(asked: Asked) -> Example:
     return Example(asked.texts[0 if asked.first_wins else 1], asked.prompt_length)
 
 
-# ------------------------------------------------------------------------------------------------------------- answers
-
-
 def answer(coder: Coder, asked: Sequence[Asked], design: Design, texts: bool) -> pd.DataFrame:
     """Columns question, swapped, log_odds, outcome and text (the last two empty where no text was asked for)."""
     with sampling.merged(coder):
         odds = log_odds(coder, asked, design.batch)
         written = _write_texts(coder, asked, design) if texts else {}
-    said = [written.get(place) for place in range(len(asked))]
-    outcomes = [
-        "" if text is None else match(text, *question.names) for text, question in zip(said, asked, strict=True)
-    ]
-    return pd.DataFrame(
-        {
-            "question": [question.question for question in asked],
-            "swapped": [question.swapped for question in asked],
-            "log_odds": odds,
-            "outcome": outcomes,
-            "text": [text or "" for text in said],
-        }
-    )
+    rows = []
+    for place, question in enumerate(asked):
+        text = written.get(place)
+        outcome = "" if text is None else match(text, *question.names)
+        rows.append((question.question, question.swapped, odds[place], outcome, text or ""))
+    return pd.DataFrame(rows, columns=["question", "swapped", "log_odds", "outcome", "text"])
 
 
 def _write_texts(coder: Coder, asked: Sequence[Asked], design: Design) -> dict[int, str]:

@@ -3,18 +3,6 @@
 Every baseline is trained on the training questions of a split and returns, for each test question, P(first data set
 wins). The order of the two names carries no information (it is a hash), and every baseline answers alike when they are
 swapped.
-
-=================  ====================================================================================================
-chance             a coin
-frequent_winner    the data set that wins more of its questions, whatever the other one is
-names              for these two names, the one that won more often (Laplace-smoothed; unseen pair: frequent_winner)
-metadata           logistic regression on the differences of log images, log side, channels, log classes
-family_and_names   as names, within the architecture's family (control: does code say more than its family?)
-code_logistic      TF-IDF of the first 2,000 characters -> logistic regression over the seven names, of which the
-                   likelier of the two offered is the answer: the prompt's own task
-code_boosting      the same features, reduced to 30 by SVD -> gradient-boosted trees over the seven names
-code_and_names     TF-IDF x data set (a Bradley-Terry model whose strengths depend on the code) plus names
-=================  ====================================================================================================
 """
 
 from __future__ import annotations
@@ -50,23 +38,26 @@ def chance(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: in
 
 
 def frequent_winner(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
-    """Compares the two data sets' shares of questions won in training; a data set never seen counts as one half."""
+    """The data set that wins more of its questions, whatever the other one is; one never seen wins half of them."""
     rate = _win_rates(train)
     return expit((test["dataset_1"].map(rate).fillna(0.5) - test["dataset_2"].map(rate).fillna(0.5)).to_numpy())
 
 
 def names(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
-    """The prior from the two names alone."""
+    """Of these two names the one that won more often (Laplace-smoothed; a pair never seen: the frequent winner)."""
     return _pair_prior(train, test, ["pair"], fallback=frequent_winner(train, test, code, seed))
 
 
 def family_and_names(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
-    """The prior from the two names and the architecture's family."""
+    """As names, within the architecture's family: does code say more than its family?"""
     return _pair_prior(train, test, ["pair", "family"], fallback=names(train, test, code, seed))
 
 
 def metadata(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
-    """Logistic regression without intercept on metadata differences: swapping the names flips the answer."""
+    """Logistic regression on differences of log images, log side, channels and log classes.
+
+    Without an intercept: swapping the names flips the answer.
+    """
     scaler = StandardScaler().fit(_metadata(NAMES))
 
     def features(questions: pd.DataFrame) -> np.ndarray:
@@ -77,7 +68,7 @@ def metadata(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: 
 
 
 def code_logistic(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
-    """TF-IDF of the code -> which data set wins, restricted to the two offered."""
+    """TF-IDF of the code -> which of the seven data sets wins, restricted to the two offered: the prompt's own task."""
     features = code.fit(train)
     rows, answers, weights = _count_answers(train, code)
     model = LogisticRegression(max_iter=200, tol=1e-3).fit(features[rows], answers, sample_weight=weights)
@@ -97,7 +88,10 @@ def code_boosting(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, s
 
 
 def code_and_names(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
-    """P(first wins) = sigmoid(s(code, first) - s(code, second) + b(pair)) with s linear in TF-IDF per data set."""
+    """A Bradley-Terry model whose strengths depend on the code, plus names.
+
+    P(first wins) = sigmoid(s(code, first) - s(code, second) + b(pair)) with s linear in TF-IDF per data set.
+    """
     features = code.fit(train)
     model = LogisticRegression(fit_intercept=False, max_iter=200, tol=1e-3)
     model.fit(_bradley_terry(train, features[code.rows_of(train)]), train["first_wins"])
@@ -190,9 +184,6 @@ def paired_difference(answers: pd.DataFrame, a: str, b: str, rng: np.random.Gene
     return intervals.cluster_mean(difference.to_numpy(float), clusters, rng, resamples).scaled(100)
 
 
-# ---- features --------------------------------------------------------------------------------------------------------
-
-
 class CodeFeatures:
     """TF-IDF of each architecture's first 2,000 characters, weighted and selected by a split's training part only.
 
@@ -276,6 +267,6 @@ def _pair_prior(train: pd.DataFrame, test: pd.DataFrame, keys: list[str], fallba
     first_name_wins = (train["dataset_1"] < train["dataset_2"]) == train["first_wins"]
     counts = first_name_wins.groupby([train[k] for k in keys]).agg(["sum", "size"])
     share = ((counts["sum"] + 1) / (counts["size"] + 2)).rename("share")
-    found = test[keys].merge(share, left_on=keys, right_index=True, how="left")["share"].reindex(test.index).to_numpy()
-    turned = np.where(test["dataset_1"] < test["dataset_2"], found, 1 - found)
-    return np.where(np.isnan(found), fallback, turned)
+    prior = test[keys].merge(share, left_on=keys, right_index=True, how="left")["share"].reindex(test.index).to_numpy()
+    turned = np.where(test["dataset_1"] < test["dataset_2"], prior, 1 - prior)
+    return np.where(np.isnan(prior), fallback, turned)

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nngpt_lab.papers.dataset_prediction.answers import CELL
 from nngpt_lab.papers.dataset_prediction.questions import DATASETS, PUBLISHED_RESULTS
 from nngpt_lab.statistics.plots import (
     legend_below,
@@ -42,7 +43,6 @@ PROMPT_TITLES = {
     "networks": "two networks",
 }
 PUBLISHED_NAMES = {"scores": "normalised accuracy", "metadata": "metadata", "code": "code only"}
-CELL = ["model", "prompt", "split", "question_set"]
 BOUNDS = ("low", "high")
 
 
@@ -113,12 +113,12 @@ def label_reliability(table: pd.DataFrame) -> Figure:
 # ----------------------------------------------------------------------------------------------------- language models
 
 
-def accuracy_per_epoch(epochs: pd.DataFrame, readout: str = "both orders") -> Figure:
+def accuracy_per_epoch(epochs: pd.DataFrame) -> Figure:
     """Accuracy after each outer epoch, a panel per prompt, one line per model and cell, with the paper's peaks.
 
-    Lines are means over seeds; bands are the mean of the seeds' Wilson intervals on all test questions.
+    Both orders. Lines are means over seeds; bands are the mean of the seeds' Wilson intervals on all test questions.
     """
-    shown = epochs[(epochs["readout"] == readout) & (epochs["on"] == "all")]
+    shown = epochs[(epochs["readout"] == "both orders") & (epochs["on"] == "all")]
     shown = shown.assign(line=_names(shown, ["model", "split", "question_set"]))
     mean = shown.groupby(["prompt", "line", "epoch"], as_index=False)[["accuracy", *BOUNDS]].mean()
     looks = {name: {"color": COLOURS[(place + place // 3) % len(COLOURS)], "marker": "o", "markersize": 3}
@@ -138,13 +138,13 @@ def accuracy_per_epoch(epochs: pd.DataFrame, readout: str = "both orders") -> Fi
     return figure
 
 
-def models_and_baselines(table: pd.DataFrame, question_set: str = "balanced", readout: str = "both orders") -> Figure:
-    """Models and baselines on the same test questions, a panel per split.
+def models_and_baselines(table: pd.DataFrame, question_set: str = "balanced") -> Figure:
+    """Models (both orders) and baselines on the same test questions, a panel per split.
 
     Blue: tuned; light blue: untuned; grey: baselines trained on the whole training part, open: on the model's own
     questions.
     """
-    shown = table[(table["question_set"] == question_set) & table["readout"].isin([readout, ""])]
+    shown = table[(table["question_set"] == question_set) & table["readout"].isin(["both orders", ""])]
     names = [f"{row.answerer}: {PROMPT_TITLES[row.prompt]}" if row.readout else row.answerer.replace("_", " ")
              for row in shown.itertuples()]  # fmt: skip
     shown = shown.assign(name=names)
@@ -236,10 +236,10 @@ def calibration(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def model_size(table: pd.DataFrame, parameters: Mapping[str, int], question_set: str = "balanced") -> Figure:
-    """Accuracy of the tuned models (both orders) by their number of parameters, a panel per split."""
+def model_size(table: pd.DataFrame, parameters: Mapping[str, int]) -> Figure:
+    """Accuracy of the tuned models (balanced set, both orders) by their number of parameters, a panel per split."""
     shown = table[(table["state"] == "tuned") & (table["readout"] == "both orders")]
-    shown = shown[(shown["question_set"] == question_set) & shown["answerer"].isin(list(parameters))]
+    shown = shown[(shown["question_set"] == "balanced") & shown["answerer"].isin(list(parameters))]
     shown = shown.assign(parameters=shown["answerer"].map(parameters)).sort_values("parameters")
     prompts = [name for name in PROMPT_TITLES if name in set(shown["prompt"])]
     figure, split_axes = _split_panels(shown, left=0, width=3.2, least=5, height=3.6)

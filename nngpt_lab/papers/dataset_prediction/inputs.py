@@ -78,9 +78,6 @@ def layer_calls(code: str) -> str:
     return "\n".join(ast.unparse(call).removeprefix("nn.") for call in calls) or code
 
 
-# --------------------------------------------------------------------------------------------------------- alterations
-
-
 def names_masked(shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator) -> Shown:
     """The two data sets are called by two letters drawn at random, in the prompt and in the answer."""
     a, b = rng.choice(list("ABCDEFGH"), 2, replace=False).tolist()
@@ -134,9 +131,6 @@ def alterations(view: View, cuts: Sequence[int | None]) -> dict[str, Alteration]
         "identifiers renamed": identifiers_renamed,
         "no code": no_code,
     } | {f"cut at {cut:,}" if cut else "not cut": cut_at(cut) for cut in cuts if cut != view.characters}
-
-
-# ------------------------------------------------------------------------------------------------------ what is shown
 
 
 def distinct_views(questions: pd.DataFrame, code: Mapping[str, str], views: Mapping[str, View]) -> pd.DataFrame:

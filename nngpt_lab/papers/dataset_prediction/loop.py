@@ -15,10 +15,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 import pandas as pd
 
+from nngpt_lab.ground.files import replacing
 from nngpt_lab.ground.seeds import derive, generator
 from nngpt_lab.llm import adapters
 from nngpt_lab.llm.lora import Example
@@ -51,7 +51,8 @@ def run(lab: Lab, this: Run, parts: Parts) -> pd.DataFrame:
                 tested = answer(coder, asked["test"], design, texts=True)
                 _keep_best(state, epoch, held, parts.validation)
                 table = pd.concat([held.assign(subset="validation"), tested.assign(subset="test")], ignore_index=True)
-                _write(table, file)
+                with replacing(file) as whole:
+                    table.to_parquet(whole, index=False)
             tables.append(pd.read_parquet(file).assign(epoch=epoch))
     return _with_facts(lab, this, pd.concat(tables, ignore_index=True), parts)
 
@@ -68,7 +69,8 @@ def run_altered(lab: Lab, this: Run, parts: Parts, alterations: Mapping[str, Alt
         try:
             for name in lab.bar(missing, "altered inputs"):
                 asked = ask(lab, this, tested, alterations.get(name))
-                _write(answer(coder, asked, lab.design, texts=False), folder / _altered_file(name, len(tested)))
+                with replacing(folder / _altered_file(name, len(tested))) as whole:
+                    answer(coder, asked, lab.design, texts=False).to_parquet(whole, index=False)
         finally:
             adapters.remove_adapter(coder)
     for name in ("as asked", *alterations):
@@ -101,12 +103,6 @@ def _right(held: pd.DataFrame, validation: pd.DataFrame) -> float:
 
 def _altered_file(condition: str, questions: int) -> str:
     return f"altered-{condition.replace(' ', '-').replace(',', '')}-{questions}.parquet"
-
-
-def _write(table: pd.DataFrame, file: Path) -> None:
-    part = file.with_suffix(".part")
-    table.to_parquet(part, index=False)
-    part.replace(file)
 
 
 def _with_facts(lab: Lab, this: Run, table: pd.DataFrame, parts: Parts) -> pd.DataFrame:

@@ -69,9 +69,6 @@ def _pairs(best: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataF
     return table.assign(pair=table["dataset"], dataset_1="A", dataset_2="B", first_wins=first_wins)
 
 
-# ------------------------------------------------------------------------------------------------------------ controls
-
-
 def family(train: pd.DataFrame, test: pd.DataFrame, code: Mapping[str, str]) -> np.ndarray:
     """Bradley-Terry strengths of the families on each data set."""
     names = sorted({*train["dataset"] + train["family"], *train["dataset"] + train["family_2"]})

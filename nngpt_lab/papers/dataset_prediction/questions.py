@@ -117,10 +117,10 @@ def published(questions: pd.DataFrame, rng: np.random.Generator) -> Iterator[Spl
     yield Split("all", questions, questions)
 
 
-def held_out_architectures(questions: pd.DataFrame, rng: np.random.Generator) -> Iterator[Split]:
+def held_out_architectures(questions: pd.DataFrame, rng: np.random.Generator, share: float = 0.2) -> Iterator[Split]:
     """A random fifth of the architectures is never trained on; programs that differ only in names stay together."""
     groups = np.sort(questions["group"].unique())
-    held_out = rng.choice(groups, max(1, round(0.2 * len(groups))), replace=False)
+    held_out = rng.choice(groups, max(1, round(share * len(groups))), replace=False)
     inside = questions["group"].isin(held_out)
     yield Split("a fifth", questions[~inside], questions[inside])
 

@@ -48,7 +48,6 @@ class DatasetRuns:
         networks, controls: answers of the models and of the controls to which of two networks is better; or empty.
     """
 
-    design: Design
     answers: pd.DataFrame
     altered: pd.DataFrame
     baselines: pd.DataFrame
@@ -104,7 +103,6 @@ def run_design(
         for seed, parts in networks.items()
     ]
     return DatasetRuns(
-        design,
         _stack(answers),
         _stack([altered for _, altered in done if altered is not None]),
         _stack(baselines),
@@ -122,9 +120,6 @@ def prepare(design: Design, lemur: Lemur) -> tuple[pd.DataFrame, dict[str, str]]
         group = near_duplicates({name: code[name] for name in questions["architecture"].unique()}, NEAR)
         questions["near_duplicates"] = questions["architecture"].map(group)
     return questions, code
-
-
-# ------------------------------------------------------------------------------------------------------------ one call
 
 
 def _run(
@@ -188,9 +183,6 @@ def _network_parts(design: Design, lemur: Lemur, seed: int) -> Parts:
 
 def _stack(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-# -------------------------------------------------------------------------------------------------------------- tables
 
 
 def tables(runs: DatasetRuns, rng: np.random.Generator, resamples: int) -> dict[str, pd.DataFrame]:

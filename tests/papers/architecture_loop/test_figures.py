@@ -213,8 +213,13 @@ class Net(nn.Module):
 
 
 def test_layers_are_read_in_the_order_of_the_text():
-    names = [name for name, _, _ in layer_diagram.layers_of(NET)]
-    assert names == ["Conv2d(…, 8, kernel_size=(3, 3))", "ReLU()", "MaxPool2d(2)", "Linear(…, 10, …)"]
+    layers = layer_diagram.layers_of(NET)
+    assert layers == [
+        "Conv2d(…, 8, kernel_size=(3, 3))",
+        "ReLU()",
+        "MaxPool2d(2)",
+        "Linear(…, 10, …)",
+    ]
 
 
 @pytest.mark.parametrize("code", ["", "def", "\0", "x = 1", "(" * 5000, "nn.Linear(" + "-" * 3000 + "1)"])
@@ -222,15 +227,14 @@ def test_no_text_is_too_strange_to_be_read(code):
     rendered(layer_diagram.layer_diagram(layer_diagram.layers_of(code)))
 
 
-def test_a_diagram_writes_layers_shapes_and_parameters():
-    figure = rendered(layer_diagram.layer_diagram([("Conv2d(3, 8)", "8 x 30 x 30", 1234), ("ReLU()", "", None)], "Net"))
-    found = texts(figure.axes[0])
-    assert [text for text in found if text] == ["Conv2d", "3, 8", "8 x 30 x 30", "1,234 parameters", "ReLU"]
+def test_a_diagram_writes_layers_and_their_arguments():
+    figure = rendered(layer_diagram.layer_diagram(["Conv2d(3, 8)", "ReLU()"]))
+    assert [text for text in texts(figure.axes[0]) if text] == ["Conv2d", "3, 8", "ReLU"]
     assert legend(figure) == ["convolution", "activation, other"]
 
 
 def test_a_long_network_leaves_out_its_middle_and_says_so():
-    layers = [(f"Linear({i}, {i + 1})", "", None) for i in range(100)]
+    layers = [f"Linear({i}, {i + 1})" for i in range(100)]
     found = texts(rendered(layer_diagram.layer_diagram(layers)).axes[0])
     assert "61 more layers" in found and "0, 1" in found and "99, 100" in found and "50, 51" not in found
     assert found.count("Linear") == layer_diagram.MOST - 1

@@ -8,7 +8,7 @@ from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.architecture_loop import runs as paper_runs
 from nngpt_lab.papers.architecture_loop import settings
 from nngpt_lab.papers.architecture_loop.base_model import threshold_labels
-from nngpt_lab.papers.architecture_loop.design import DEMO, PAPER, SMOKE
+from nngpt_lab.papers.architecture_loop.design import DEMO, PAPER
 from nngpt_lab.papers.architecture_loop.runs import LoopRuns
 from tests.helpers.loop_candidates import frame, row
 
@@ -17,7 +17,7 @@ CORPUS = pd.DataFrame({"name": ["net"], "family": ["ga"], "code": ["known = 1"]}
 
 def runs(candidates: pd.DataFrame, transfer: pd.DataFrame | None = None) -> LoopRuns:
     moved = pd.DataFrame() if transfer is None else transfer
-    return LoopRuns(SMOKE, candidates, pd.DataFrame(), (0.5, 0.4, 0.3), moved, {"a": "x = 1", "b": "x = 2"}, CORPUS)
+    return LoopRuns(candidates, pd.DataFrame(), (0.5, 0.4, 0.3), moved, {"a": "x = 1", "b": "x = 2"}, CORPUS)
 
 
 def test_labels_say_what_a_threshold_is():
