@@ -41,7 +41,7 @@ def spearmans(pairs: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Spearman's correlation in each resample, shape (resamples,); ``counts`` (resamples, n): how often each row is in
     it. Nan where a column is constant."""
     centred = [_ranks(column, counts) - (counts.sum(1, keepdims=True) + 1) / 2 for column in pairs.T]
-    (aa, ab), (_, bb) = ([(counts * one * other).sum(1) for other in centred] for one in centred)
+    (aa, ab), (_, bb) = ([(counts * a * b).sum(1) for b in centred] for a in centred)
     with np.errstate(invalid="ignore"):
         return ab / np.sqrt(aa * bb)
 

@@ -69,13 +69,10 @@ def horizons(wide: pd.DataFrame, clusters: pd.Series) -> Iterator[Horizon]:
     """Epochs 2 to 5 and the longest well covered, per data set. ``clusters``: label by architecture name."""
     for dataset, table in wide.groupby(level="dataset"):
         table = table.dropna(subset=[1]).droplevel("dataset")
-        covered = table.notna().sum()
-        longest = max((e for e in covered.index if e > 5 and e <= LONG and covered[e] >= LEAST), default=None)
-        near = [epoch for epoch in (2, 3, 4, 5) if epoch in table]
-        for epoch in [*near, *([longest] if longest else [])]:
+        covered = [epoch for epoch in sorted(table) if 1 < epoch <= LONG and table[epoch].count() >= LEAST]
+        for epoch in (epoch for epoch in covered if epoch <= 5 or epoch == covered[-1]):
             pairs = table[[1, epoch]].dropna()
-            if len(pairs) >= LEAST:
-                yield Horizon(dataset, int(epoch), pairs.to_numpy(), clusters.reindex(pairs.index).to_numpy(str))
+            yield Horizon(dataset, int(epoch), pairs.to_numpy(), clusters.reindex(pairs.index).to_numpy(str))
 
 
 def audit(wides: dict[str, pd.DataFrame], clusters: pd.Series, seed: int, resamples: int) -> pd.DataFrame:

@@ -67,27 +67,21 @@ def run_arms(
                 tables.append(loop.run(lab, arm, seed, limits[0], quota))
                 if arm == ARMS["loop"]:
                     quotas[seed] = tables[-1].groupby("cycle")["passed"].sum().tolist()
-        moved = _transfer(lab, seeds, min(transfer_to, design.samples), workers) if ARMS["loop"] in arms else []
+        candidates, samples = pd.concat(tables, ignore_index=True), min(transfer_to, design.samples)
+        moved = _transfer(lab, seeds, samples, workers) if ARMS["loop"] in arms and samples else pd.DataFrame()
         codes = ledger.table("codes").set_index("hash")["code"].to_dict()
-        return LoopRuns(
-            pd.concat(tables, ignore_index=True),
-            base,
-            limits,
-            pd.concat(moved, ignore_index=True) if moved else pd.DataFrame(),
-            codes,
-            lab.corpus,
-        )
+        return LoopRuns(candidates, base, limits, moved, codes, lab.corpus)
 
 
-def _transfer(lab: Lab, seeds: Sequence[int], samples: int, workers: int) -> list[pd.DataFrame]:
+def _transfer(lab: Lab, seeds: Sequence[int], samples: int, workers: int) -> pd.DataFrame:
     """The transfer to data sets that are here already; on a GPU to all of them. A laptop downloads none for this."""
     tables = []
-    for dataset, limit in TRANSFER[lab.design.protocol] if samples else ():
+    for dataset, limit in TRANSFER[lab.design.protocol]:
         if images.is_here(dataset) or lab.proxy.gpu:
             own = get_protocol(lab.design.protocol)
             there = replace(own, name=f"transfer to {dataset}", images=dataset, norm=None, train_limit=limit)
             tables.append(transfer(lab, seeds, there, samples, workers).assign(dataset=dataset))
-    return tables
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 @dataclass(frozen=True)

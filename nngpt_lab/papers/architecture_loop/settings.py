@@ -88,8 +88,8 @@ def run_settings(
         for name, changed in lab.bar(named_designs, "settings"):
             limits = thresholds(replace(design, thresholds=changed.thresholds), base)
             fixed = replace(changed, thresholds=limits, base_samples=0)
-            known = lab.known if fixed.novelty == design.novelty else None
-            known = known or known_index(design.corpus, lab.corpus, fixed.novelty)
+            same = fixed.novelty == design.novelty
+            known = lab.known if same else known_index(design.corpus, lab.corpus, fixed.novelty)
             for seed in seeds:
                 rows = loop.run(replace(lab, design=fixed, known=known), ARMS["loop"], seed, limits[0])
                 tables.append(rows.assign(arm=name))

@@ -59,24 +59,23 @@ def run(lab: Lab, this: Run, parts: Parts) -> pd.DataFrame:
 
 def run_altered(lab: Lab, this: Run, parts: Parts, alterations: Mapping[str, Alteration]) -> pd.DataFrame:
     """The tuned model of the picked epoch asked again with altered inputs (column condition), and as it was asked."""
-    folder, tables = this.folder(lab), []
-    tested = parts.test[parts.test["sampled"]]
+    folder, tested = this.folder(lab), parts.test[parts.test["sampled"]]
     rng = generator(KEY, "altered questions", this.seed)
     tested = draw(tested, lab.design.altered, rng, this.question_set == "balanced")
-    missing = [name for name in ("as asked", *alterations) if not (folder / _altered_file(name, len(tested))).exists()]
+    words = {name: name.replace(" ", "-").replace(",", "") for name in ("as asked", *alterations)}
+    files = {name: folder / f"altered-{word}-{len(tested)}.parquet" for name, word in words.items()}
+    missing = [name for name, file in files.items() if not file.exists()]
     if missing:
         coder = adapters.load_adapter(lab.coder, folder / "best", trainable=False)
         try:
             for name in lab.bar(missing, "altered inputs"):
                 asked = ask(lab, this, tested, alterations.get(name))
-                with replacing(folder / _altered_file(name, len(tested))) as whole:
+                with replacing(files[name]) as whole:
                     answer(coder, asked, lab.design, texts=False).to_parquet(whole, index=False)
         finally:
             adapters.remove_adapter(coder)
-    for name in ("as asked", *alterations):
-        tables.append(pd.read_parquet(folder / _altered_file(name, len(tested))).assign(condition=name))
-    table = pd.concat(tables, ignore_index=True).assign(subset="test", epoch=1)
-    return _with_facts(lab, this, table, parts)
+    tables = [pd.read_parquet(file).assign(condition=name, subset="test", epoch=1) for name, file in files.items()]
+    return _with_facts(lab, this, pd.concat(tables, ignore_index=True), parts)
 
 
 def _keep_best(state: RunState, epoch: int, held: pd.DataFrame, validation: pd.DataFrame) -> None:
@@ -99,10 +98,6 @@ def _right(held: pd.DataFrame, validation: pd.DataFrame) -> float:
     """Share of right answers over both orders, as :func:`answers.decisions` counts them."""
     side = likelier(held.groupby("question")["log_odds"].mean())
     return float((1 - (side - validation["first_wins"].astype(float)).abs()).mean())
-
-
-def _altered_file(condition: str, questions: int) -> str:
-    return f"altered-{condition.replace(' ', '-').replace(',', '')}-{questions}.parquet"
 
 
 def _with_facts(lab: Lab, this: Run, table: pd.DataFrame, parts: Parts) -> pd.DataFrame:

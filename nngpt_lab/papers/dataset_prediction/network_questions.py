@@ -24,12 +24,7 @@ SIZES = ["characters", "layers"], ["characters_2", "layers_2"]
 
 
 def build_parts(
-    records: pd.DataFrame,
-    architectures: pd.DataFrame,
-    rng: np.random.Generator,
-    train: int,
-    validation: int,
-    test: int,
+    records: pd.DataFrame, architectures: pd.DataFrame, rng: np.random.Generator, train: int, validation: int, test: int
 ) -> Parts:
     """So many questions to train on, to pick the epoch by and to test on, as many of each data set; no program is in
     two parts.

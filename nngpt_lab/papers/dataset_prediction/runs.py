@@ -82,15 +82,15 @@ def run_design(
     places = []
     for cell, seed in product(design.cells, seeds):
         for part in folds(design, questions, cell.split, seed):
-            places.append((cell.split, part, cell.question_set, seed))
-            prompts = cell.prompts or design.prompts
-            jobs += [(coder, Run(name, *places[-1]), None) for coder, name in product(coders, prompts)]
+            places.append(Run("", cell.split, part, cell.question_set, seed))
+            named = product(coders, cell.prompts or design.prompts)
+            jobs += [(coder, replace(places[-1], prompt=name), None) for coder, name in named]
     networks = {seed: _network_parts(design, lemur, seed) for seed in seeds} if design.networks else {}
     for coder, (seed, parts) in product(coders, networks.items()):
         jobs.append((coder, replace(NETWORKS, seed=seed), parts))
     common = (design, questions, code, results.folder / "datasets", device, four_bit)
     calls = [delayed(_run)(*common, *job) for job in jobs]
-    calls += [delayed(_answer_baselines)(design, questions, code, *place) for place in places]
+    calls += [delayed(_answer_baselines)(design, questions, code, place) for place in places]
     made = Parallel(n_jobs=workers, return_as="generator")(calls)
     tables = list(tqdm(made, "runs", total=len(calls), leave=False, disable=None))
     done, baselines = tables[: len(jobs)], tables[len(jobs) :]
@@ -149,26 +149,17 @@ def _load(coder: str, device: str, four_bit: bool) -> models.Coder:
     return models.load(coder, device, four_bit=four_bit)
 
 
-def _answer_baselines(
-    design: Design,
-    questions: pd.DataFrame,
-    code: Mapping[str, str],
-    split: str,
-    part: str,
-    question_set: str,
-    seed: int,
-) -> pd.DataFrame:
+def _answer_baselines(design: Design, questions: pd.DataFrame, code: Mapping[str, str], this: Run) -> pd.DataFrame:
     """The baselines' answers to a run's test questions, trained on the run's questions, and on the whole fold."""
-    this = Run("", split, part, question_set, seed)
     parts = divide(design, questions, this)
     features = paper_baselines.CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
-    rng = generator(KEY, "whole training part", seed)
-    whole = draw(fold_of(questions, this).train, None, rng, question_set == "balanced")
+    rng = generator(KEY, "whole training part", this.seed)
+    whole = draw(fold_of(questions, this).train, None, rng, this.question_set == "balanced")
     test, tables = parts.test[parts.test["sampled"]], []
     with threadpool_limits(1):
         trained = {"the same questions": parts.train, "the whole training part": whole}
         for (trained_on, train), name in product(trained.items(), BASELINES):
-            chance = paper_baselines.BASELINES[name](train, test, features, seed)
+            chance = paper_baselines.BASELINES[name](train, test, features, this.seed)
             correct = paper_baselines.graded(chance, test)
             facts = {"question": test.index, "group": test["group"].to_numpy(), "correct": correct}
             tables.append(pd.DataFrame({**asdict(this), "baseline": name, "trained_on": trained_on, **facts}))
