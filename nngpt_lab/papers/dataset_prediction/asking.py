@@ -74,9 +74,10 @@ def ask(
 
 def show(lab: Lab, question) -> Shown:
     """A question as it is: code as the design shows it, the data sets' own names (letters for two networks)."""
-    networks = [question.architecture, *([question.architecture_2] if hasattr(question, "architecture_2") else [])]
-    codes = tuple(lab.design.view(lab.code[name]) for name in networks)
-    return Shown(question.architecture, codes, (question.dataset_1, question.dataset_2))
+    code = lab.design.view(lab.code[question.architecture])
+    if hasattr(question, "architecture_2"):
+        return Shown(question.architecture, (code, lab.design.view(lab.code[question.architecture_2])), ("A", "B"))
+    return Shown(question.architecture, (code,), (question.dataset_1, question.dataset_2))
 
 
 def _values(question, codes: tuple[str, ...], names: tuple[str, str], swapped: bool) -> dict[str, str | float]:
