@@ -3,14 +3,13 @@
 Images are uint8 tensors (N, 3, H, W) on any device; parameters are CPU tensors with N rows, or constants. Every
 function repeats Pillow's arithmetic in Pillow's order (``libImaging``: Blend.c, Convert.c, Filter.c, Geometry.c,
 Resample.c; and ImageOps.py), down to whether it rounds or cuts off, so that the result is Pillow's, bit by bit. The one
-exception is :func:`gaussian_blur`, where torchvision leaves PIL for a float32 convolution; the table in
-:mod:`nngpt_lab.candidates.batched_transforms` says what that costs.
+exception is :func:`gaussian_blur`, where torchvision leaves PIL for a float32 convolution;
+:mod:`nngpt_lab.candidates.batched_transforms` says how much that differs.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -19,6 +18,7 @@ import PIL
 import torch
 from PIL import Image
 from torch.nn import functional
+from torchvision.transforms.v2 import functional as v2
 
 Images: TypeAlias = torch.Tensor
 """uint8 (N, 3, H, W)."""
@@ -26,22 +26,14 @@ Images: TypeAlias = torch.Tensor
 HEIGHT_MAY_GO_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 """Pillow 13 resizes vertically first where height shrinks far more than width (python-pillow/Pillow#9549)."""
 
-LUMA = (19595, 38470, 7471)
-"""ITU-R 601-2 in 16-bit fixed point."""
-
-
-def per_image(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """(N,) -> (N, 1, 1, 1) on ``device``."""
-    return values.to(device, non_blocking=True).view(-1, 1, 1, 1)
-
 
 # --- grey levels ------------------------------------------------------------------------------------------------------
 
 
 def luma(images: Images) -> torch.Tensor:
-    """Grey levels, uint8 (N, 1, H, W)."""
+    """Grey levels, uint8 (N, 1, H, W), by ITU-R 601-2 in 16-bit fixed point."""
     red, green, blue = images.to(torch.int32).split(1, dim=1)
-    return ((red * LUMA[0] + green * LUMA[1] + blue * LUMA[2] + (1 << 15)) >> 16).to(torch.uint8)
+    return ((red * 19595 + green * 38470 + blue * 7471 + (1 << 15)) >> 16).to(torch.uint8)
 
 
 def grayscale(images: Images) -> Images:
@@ -58,7 +50,7 @@ def blend(degenerate: torch.Tensor, images: Images, factor: torch.Tensor | float
     """
     if isinstance(factor, float | int):
         factor = torch.tensor([factor], dtype=torch.float32)
-    change = (images.float() - degenerate).mul_(per_image(factor.float(), images.device))
+    change = (images.float() - degenerate).mul_(factor.float().to(images.device).view(-1, 1, 1, 1))
     return change.add_(degenerate).clamp_(0, 255).to(torch.uint8)
 
 
@@ -98,8 +90,7 @@ def posterize(images: Images, bits: int) -> Images:
 
 def solarize(images: Images, threshold: float) -> Images:
     """Invert levels from ``threshold`` on."""
-    last_kept = min(math.ceil(threshold) - 1, 255)  # within a byte, with which it is compared
-    return 255 - images if last_kept < 0 else torch.where(images <= last_kept, images, 255 - images)
+    return torch.where(images.double() < threshold, images, 255 - images)
 
 
 def autocontrast(images: Images) -> Images:
@@ -110,82 +101,18 @@ def autocontrast(images: Images) -> Images:
     return torch.where(high > low, stretched, images)
 
 
-def equalize(images: Images) -> Images:
-    """Give each channel of each image a level histogram."""
-    levels = images.flatten(2).flatten(0, 1).long()
-    histogram = torch.zeros(len(levels), 256, dtype=torch.int64, device=images.device)
-    histogram.scatter_add_(1, levels, torch.ones_like(levels))
-    of_brightest = histogram.gather(1, levels.amax(1, keepdim=True))
-    step = (levels.shape[1] - of_brightest) // 255
-    below = histogram.cumsum(1) - histogram
-    table = (below + step // 2) // step.clamp(min=1)
-    table = torch.where(step > 0, table.clamp_(max=255), torch.arange(256, device=images.device))
-    return table.to(torch.uint8).gather(1, levels).view_as(images)
-
-
-# --- hue --------------------------------------------------------------------------------------------------------------
+equalize = v2.equalize
+"""Give each channel of each image a level histogram; torchvision's own, which counts as PIL does."""
 
 
 def hue(images: Images, factor: torch.Tensor) -> Images:
-    """Turn the colour wheel by ``factor`` (N,) turns, in 8-bit HSV as PIL converts there and back."""
-    tables = _hue_tables(images.device)
-    red, green, blue = images.to(torch.int32).unbind(1)
-    value = red.maximum(green).maximum(blue)
-    spread = value - red.minimum(green).minimum(blue)
-    of_red, of_green = value == red, value == green
-    difference = torch.where(of_red, green - blue, torch.where(of_green, blue - red, red - green))
-    brightest = torch.where(of_red, 0, torch.where(of_green, 1, 2)).to(torch.int32)
-    hues = _look_up(tables["hue"], (brightest * 256 + spread) * 511 + difference + 255)
-    saturations = _look_up(tables["saturation"], spread * 256 + value).to(torch.int32)
-    turn = per_image((factor.double() * 255).trunc().to(torch.int32), images.device)[:, 0]
-    hues = (hues + turn) & 0xFF
-    middle = _look_up(tables["middle"], hues * 256 + saturations).mul_(value).add_(0.5).to(torch.uint8)
-    lowest = _look_up(tables["lowest"], saturations * 256 + value)
-    choices = torch.stack((value.to(torch.uint8), lowest, middle), dim=1).flatten(2)
-    roles = _look_up(tables["roles"], hues[:, None] + torch.arange(0, 768, 256, device=images.device).view(3, 1, 1))
-    return choices.gather(1, roles.flatten(2)).view_as(images)
-
-
-def _look_up(table: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """``table[places]`` for a flat table; the fastest of torch's ways to say it."""
-    return table.gather(0, places.flatten().long()).view_as(places)
-
-
-@functools.lru_cache(maxsize=4)
-def _hue_tables(device: torch.device) -> dict[str, torch.Tensor]:
-    """What :func:`hue` looks up, since Convert.c mixes single and double precision; flat, the last index runs fastest.
-
-    ``hue`` by brightest channel, spread from lowest to highest, and difference (from -255) of the next two channels;
-    ``saturation`` by spread and value; ``lowest`` channel by saturation and value; ``middle`` channel, as a share of
-    the value, by hue and saturation; ``roles`` (3, 256): which channel is highest (0), lowest (1), middle (2), by hue.
-    """
-    spread, difference = np.mgrid[:256, -255:256]
-    lowest = 255 - spread
-    brightest = np.stack(
-        (np.full_like(spread, 255), lowest + difference.clip(0), lowest + (-difference).clip(0)), axis=2
-    )
-    colours = np.concatenate([np.roll(brightest, shift, axis=2) for shift in range(3)]).clip(0, 255)
-    first, second = np.mgrid[:256, :256]
-    greyish = np.stack((second, second - first, second - first), axis=2).clip(0)
-    levels = np.arange(256)
-    sector = np.floor(levels * 6 / 255)
-    fraction, strength = (part.astype(np.float32)[:, None] for part in (levels * 6 / 255 - sector, levels / 255))
-    rising = 1 - strength.T.astype(float) * (1 - fraction.astype(float))
-    falling = 1 - (strength.T * fraction).astype(float)
-    roles = np.array([[0, 2, 1, 1, 2, 0], [2, 0, 0, 2, 1, 1], [1, 1, 2, 0, 0, 2]])
-    tables = {
-        "hue": _converted(colours, "RGB", "HSV")[..., 0],
-        "saturation": _converted(greyish, "RGB", "HSV")[..., 1],
-        "lowest": _converted(np.stack((0 * first, first, second), axis=2), "HSV", "RGB")[..., 2],
-        "middle": np.where(sector[:, None] % 2 == 0, rising, falling),
-        "roles": roles[:, sector.astype(int) % 6],
-    }
-    return {name: torch.from_numpy(table.ravel()).to(device) for name, table in tables.items()}
-
-
-def _converted(colours: np.ndarray, mode: str, new_mode: str) -> np.ndarray:
-    """Colours (H, W, 3) in another mode, by PIL."""
-    return np.array(Image.frombytes(mode, colours.shape[1::-1], colours.astype(np.uint8).tobytes()).convert(new_mode))
+    """Turn the colour wheel by ``factor`` (N,) turns, in 8-bit HSV; by PIL itself, the images one below the other."""
+    n, _, height, width = images.shape
+    pixels = images.permute(0, 2, 3, 1).reshape(n * height, width, 3).cpu().numpy()
+    colours = np.array(Image.fromarray(pixels).convert("HSV")).reshape(n, height, width, 3)
+    colours[..., 0] += (factor.double() * 255).to(torch.int32).numpy().astype(np.uint8)[:, None, None]  # modulo 256
+    turned = np.array(Image.frombytes("HSV", (width, n * height), colours.tobytes()).convert("RGB"))
+    return torch.from_numpy(turned).view(n, height, width, 3).permute(0, 3, 1, 2).contiguous().to(images.device)
 
 
 # --- parts of images --------------------------------------------------------------------------------------------------
@@ -196,9 +123,8 @@ def pad(images: Images, borders: Sequence[int], mode: str, fill: Sequence[int]) 
     left, top, right, bottom = borders
     if mode == "constant":
         padded = functional.pad(images, (left, right, top, bottom))
-        colours = torch.tensor(fill, dtype=torch.uint8).to(images.device).view(1, 3, 1, 1)
         inside = functional.pad(torch.ones_like(images[:1, :1]), (left, right, top, bottom)).bool()
-        return torch.where(inside, padded, colours)
+        return torch.where(inside, padded, _colours(fill, images.device))
     rows = np.pad(np.arange(images.shape[2]), (top, bottom), mode)  # NumPy's own rule, as torchvision uses it on PIL
     columns = np.pad(np.arange(images.shape[3]), (left, right), mode)
     rows, columns = (torch.from_numpy(part).to(images.device) for part in (rows, columns))

@@ -42,21 +42,36 @@ def _below(bounds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return (shares * bounds).long()
 
 
-# --- operations that an image undergoes with probability p ------------------------------------------------------------
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """An operation without anything random."""
+
+    operation: Callable[[Images], Images]
+
+    def draw(self, images: Images, generator: torch.Generator) -> Draws:
+        return ()
+
+    def apply(self, images: Images) -> Images:
+        return self.operation(images)
 
 
 @dataclass(frozen=True)
 class Sometimes:
-    """An operation without draws of its own, on each image with probability ``p``."""
+    """A step that each image takes with probability ``p``."""
 
     p: float
-    operation: Callable[[Images], Images]
+    step: Step
 
     def draw(self, images: Images, generator: torch.Generator) -> Draws:
-        return (_uniform(len(images), (0, 1), generator) < self.p,)
+        """Chosen (N,), and the step's own draws."""
+        chosen = _uniform(len(images), (0, 1), generator) < self.p
+        return chosen, *self.step.draw(images, generator)
 
-    def apply(self, images: Images, chosen: torch.Tensor) -> Images:
-        return _where(chosen, self.operation, images)
+    def apply(self, images: Images, chosen: torch.Tensor, *draws: torch.Tensor) -> Images:
+        return _where(chosen, self.step.apply, images, *draws)
 
 
 def _where(chosen: torch.Tensor, operation: Callable[..., Images], images: Images, *draws: torch.Tensor) -> Images:
@@ -79,20 +94,15 @@ class Perspective:
     """RandomPerspective: corners move inwards by up to ``distortion`` of half a side."""
 
     distortion: float
-    p: float
     fill: tuple[int, ...]
 
     def draw(self, images: Images, generator: torch.Generator) -> Draws:
-        """Chosen (N,), and the corners' moves (N, 4, 2) in x and y: top left, top right, bottom right, bottom left."""
-        (height, width), n = images.shape[2:], len(images)
-        chosen = _uniform(n, (0, 1), generator) < self.p
+        """The corners' moves (N, 4, 2) in x and y: top left, top right, bottom right, bottom left."""
+        height, width = images.shape[2:]
         bounds = torch.tensor([int(self.distortion * (side // 2)) + 1 for side in (width, height)])
-        return chosen, _below(bounds.expand(n, 4, 2), generator)
+        return (_below(bounds.expand(len(images), 4, 2), generator),)
 
-    def apply(self, images: Images, chosen: torch.Tensor, moves: torch.Tensor) -> Images:
-        return _where(chosen, self._warp, images, moves)
-
-    def _warp(self, images: Images, moves: torch.Tensor) -> Images:
+    def apply(self, images: Images, moves: torch.Tensor) -> Images:
         start, end = self.corners(images, moves)
         return operations.perspective(images, _homographies(start, end), self.fill)
 
@@ -113,22 +123,6 @@ def _homographies(start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
     equations = torch.stack((for_x, for_y), dim=2).flatten(1, 2)
     solved = torch.linalg.lstsq(equations, target.reshape(-1, 8, 1), driver="gels").solution
     return solved[..., 0].float().double()
-
-
-# --- operations on every image ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """An operation without anything random."""
-
-    operation: Callable[[Images], Images]
-
-    def draw(self, images: Images, generator: torch.Generator) -> Draws:
-        return ()
-
-    def apply(self, images: Images) -> Images:
-        return self.operation(images)
 
 
 @dataclass(frozen=True)

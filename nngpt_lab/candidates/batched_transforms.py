@@ -3,16 +3,9 @@
 The authors apply a torchvision ``Compose`` to one PIL image at a time. :func:`batch_pipeline` recognises its operations
 and does the same to a batch: every image has draws of its own, from the same distributions, and the arithmetic is PIL's
 (:mod:`nngpt_lab.candidates.batched_operations`). Whatever it does not know goes through :func:`pil_pipeline`, the
-faithful path. Batched results on the CPU against torchvision's on PIL images, given the same draws
-(``tests/test_batched_operations.py``; Pillow 13, torchvision 0.24):
-
-=====================================  ===================================================================
-operation                              difference, in grey levels of 255
-=====================================  ===================================================================
-all but GaussianBlur, and Resize       none: equal bit by bit
-GaussianBlur                           at most 1, in 13 of a million values of CIFAR-10 (mean 0.00001)
-ToTensor, Normalize                    none; on a GPU, which divides by reciprocals, perhaps the last digit
-=====================================  ===================================================================
+faithful path. Given the same draws, batched results on a CPU equal torchvision's on PIL images bit by bit, except that
+GaussianBlur differs by one grey level in 13 of a million values of CIFAR-10 (``tests/candidates``; Pillow 13,
+torchvision 0.24). On a GPU, which divides by reciprocals, ToTensor and Normalize may differ in the last digit.
 
 Known, as torchvision.transforms (v1) has them: bilinear Resize, RandomResizedCrop and RandomPerspective; RandomRotation
 and RandomAffine without interpolation; the 15 other operations of
@@ -210,9 +203,9 @@ def _resize(size, interpolation, max_size, antialias) -> tuple[Step, ...]:
     _need(interpolation is InterpolationMode.BILINEAR and max_size is None)  # PIL is always antialiased
     if type(size) in (list, tuple) and len(size) == 2:
         height, width = _size(size)
-        return (Fixed(functools.partial(operations.resize, height=height, width=width)),)
+        return _fixed(operations.resize, height=height, width=width)
     (size,) = _sequence(size, 1) if type(size) in (list, tuple) else (size,)
-    return (Fixed(functools.partial(_resize_shorter, side=_whole(size, 1))),)
+    return _fixed(_resize_shorter, side=_whole(size, 1))
 
 
 def _resize_shorter(images: Images, side: int) -> Images:
@@ -225,22 +218,17 @@ def _resize_shorter(images: Images, side: int) -> Images:
 def _pad(padding, fill, padding_mode) -> tuple[Step, ...]:
     _need(type(padding_mode) is str and padding_mode in ("constant", "edge", "reflect", "symmetric"))
     colours = _fill(fill) if padding_mode == "constant" else ()
-    return (Fixed(functools.partial(operations.pad, borders=_borders(padding), mode=padding_mode, fill=colours)),)
+    return _fixed(operations.pad, borders=_borders(padding), mode=padding_mode, fill=colours)
 
 
-def _center_crop(size) -> tuple[Step, ...]:
-    height, width = _size(size)
-    return (Fixed(functools.partial(_crop_centre, height=height, width=width)),)
-
-
-def _crop_centre(images: Images, height: int, width: int) -> Images:
+def _crop_centre(images: Images, size: tuple[int, int]) -> Images:
     """The middle; black where the image is smaller."""
-    down, across = (max(wanted - had, 0) for wanted, had in zip((height, width), images.shape[2:], strict=True))
+    down, across = (max(wanted - had, 0) for wanted, had in zip(size, images.shape[2:], strict=True))
     if down or across:
         borders = (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2)
         images = operations.pad(images, borders, "constant", (0, 0, 0))
-    top, left = (round((had - wanted) / 2) for wanted, had in zip((height, width), images.shape[2:], strict=True))
-    return images[:, :, top : top + height, left : left + width]
+    top, left = (round((had - wanted) / 2) for wanted, had in zip(size, images.shape[2:], strict=True))
+    return images[:, :, top : top + size[0], left : left + size[1]]
 
 
 def _random_crop(size, padding, pad_if_needed, fill, padding_mode) -> tuple[Step, ...]:
@@ -272,7 +260,7 @@ def _affine(degrees, translate, scale, shear, interpolation, fill, center) -> tu
 
 def _perspective(p, interpolation, distortion_scale, fill) -> tuple[Step, ...]:
     _need(interpolation is InterpolationMode.BILINEAR)
-    return (steps.Perspective(_number(distortion_scale, 0, 0.9), _number(p), _fill(fill)),)
+    return (Sometimes(_number(p), steps.Perspective(_number(distortion_scale, 0, 0.9), _fill(fill))),)
 
 
 def _jitter(brightness, contrast, saturation, hue) -> tuple[Step, ...]:
@@ -288,44 +276,38 @@ def _blur(kernel_size, sigma) -> tuple[Step, ...]:
 
 def _grayscale(num_output_channels) -> tuple[Step, ...]:
     _whole(num_output_channels, 3, 3)
-    return (Fixed(operations.grayscale),)
+    return _fixed(operations.grayscale)
 
 
-def _posterize(bits, p) -> tuple[Step, ...]:
-    return _sometimes(p, functools.partial(operations.posterize, bits=_whole(bits, 1, 8)))
+def _sometimes(p: Any, operation: Callable[..., Images], **constants: Any) -> tuple[Step, ...]:
+    return (Sometimes(_number(p), *_fixed(operation, **constants)),)
 
 
-def _solarize(threshold, p) -> tuple[Step, ...]:
-    return _sometimes(p, functools.partial(operations.solarize, threshold=_number(threshold)))
-
-
-def _sharpness(sharpness_factor, p) -> tuple[Step, ...]:
-    return _sometimes(p, functools.partial(operations.sharpness, factor=_number(sharpness_factor)))
-
-
-def _sometimes(p: Any, operation: Callable[[Images], Images]) -> tuple[Step, ...]:
-    return (Sometimes(_number(p), operation),)
+def _fixed(operation: Callable[..., Images], **constants: Any) -> tuple[Step, ...]:
+    return (Fixed(functools.partial(operation, **constants)),)
 
 
 STEPS: dict[type, Callable[..., tuple[Step, ...]]] = {
-    transforms.CenterCrop: _center_crop,
+    transforms.CenterCrop: lambda size: _fixed(_crop_centre, size=_size(size)),
     transforms.ColorJitter: _jitter,
     transforms.GaussianBlur: _blur,
     transforms.Grayscale: _grayscale,
     transforms.Pad: _pad,
-    transforms.RandomAdjustSharpness: _sharpness,
+    transforms.RandomAdjustSharpness: lambda sharpness_factor, p: _sometimes(
+        p, operations.sharpness, factor=_number(sharpness_factor)
+    ),
     transforms.RandomAffine: _affine,
     transforms.RandomAutocontrast: lambda p: _sometimes(p, operations.autocontrast),
     transforms.RandomCrop: _random_crop,
     transforms.RandomEqualize: lambda p: _sometimes(p, operations.equalize),
     transforms.RandomGrayscale: lambda p: _sometimes(p, operations.grayscale),
-    transforms.RandomHorizontalFlip: lambda p: _sometimes(p, functools.partial(torch.flip, dims=(3,))),
+    transforms.RandomHorizontalFlip: lambda p: _sometimes(p, torch.flip, dims=(3,)),
     transforms.RandomInvert: lambda p: _sometimes(p, torch.bitwise_not),
     transforms.RandomPerspective: _perspective,
-    transforms.RandomPosterize: _posterize,
+    transforms.RandomPosterize: lambda bits, p: _sometimes(p, operations.posterize, bits=_whole(bits, 1, 8)),
     transforms.RandomResizedCrop: _resized_crop,
     transforms.RandomRotation: _rotation,
-    transforms.RandomSolarize: _solarize,
-    transforms.RandomVerticalFlip: lambda p: _sometimes(p, functools.partial(torch.flip, dims=(2,))),
+    transforms.RandomSolarize: lambda threshold, p: _sometimes(p, operations.solarize, threshold=_number(threshold)),
+    transforms.RandomVerticalFlip: lambda p: _sometimes(p, torch.flip, dims=(2,)),
     transforms.Resize: _resize,
 }
