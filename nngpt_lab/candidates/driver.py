@@ -1,4 +1,4 @@
-"""What every pool is made of: factories make evaluators, a crew owns those of one node, a pool hands out jobs.
+"""What every pool is made of: a crew owns the evaluators of one node, a pool hands out jobs.
 
 :mod:`nngpt_lab.candidates.pool` is what callers use; ``pool_ray`` puts the same driver on a cluster.
 """
@@ -9,13 +9,14 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 
 from nngpt_lab.candidates.outcome import Candidate, Outcome
+from nngpt_lab.candidates.proxy import Evaluator, Proxy
 from nngpt_lab.ground.errors import LabError, UsageError
 from nngpt_lab.sandbox.parcels import parcel
 
@@ -23,45 +24,11 @@ Job = tuple[Candidate, int]  # a candidate and the seed to evaluate it with
 TICK_SECONDS = 0.2  # how soon an interrupt is noticed
 
 
-class Evaluator(Protocol):
-    """What evaluates one candidate at a time; used from one thread at a time, except for ``stop``."""
-
-    def evaluate(self, candidate: Candidate, seed: int) -> Outcome:
-        """An outcome, whatever the candidate does; an exception says that the lab failed, and ends the run."""
-
-    def stop(self) -> None:
-        """From another thread: make a running ``evaluate`` return soon, with whatever. Otherwise without effect."""
-
-    def close(self) -> None:
-        """Free what it holds."""
-
-
-class EvaluatorFactory(Protocol):
-    """How a node makes its evaluators. Pickled, it leaves its arrays behind: they travel once per node.
-
-    One that needs a CUDA device says so by an attribute ``gpu``.
-    """
-
-    @property
-    def protocol_hash(self) -> str:
-        """What the outcomes are filed under."""
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What that hash stands for."""
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What all evaluators of a node share."""
-
-    def open(self, shared: int) -> Evaluator:
-        """An evaluator; ``shared`` is the descriptor of a parcel of the arrays, and remains the caller's."""
-
-
 class Crew:
     """The evaluators of one node: made when first needed, kept between jobs, over one copy of the arrays."""
 
-    def __init__(self, factory: EvaluatorFactory, arrays: dict[str, np.ndarray]):
-        self._factory, self._shared = factory, parcel(None, arrays)
+    def __init__(self, proxy: Proxy, arrays: dict[str, np.ndarray]):
+        self._proxy, self._shared = proxy, parcel(None, arrays)
         self._free: list[Evaluator] = []
         self._busy: list[Evaluator] = []
         self._stopping = False
@@ -74,7 +41,7 @@ class Crew:
             if self._stopping:
                 return None
             evaluator = self._free.pop() if self._free else None
-        evaluator = evaluator or self._factory.open(self._shared)
+        evaluator = evaluator or self._proxy.open(self._shared)
         with self._lock:
             self._busy.append(evaluator)
         outcome = None
@@ -117,7 +84,7 @@ class Crew:
 
 
 class Host(Protocol):
-    """One node as a pool sees it."""
+    """One node as a pool sees it; ``stop``, ``resume`` and ``close`` as for :class:`Crew`."""
 
     def submit(self, job: Job) -> Future:
         """Begin an evaluation: a future of an Outcome, or of None if it was stopped."""
@@ -125,26 +92,22 @@ class Host(Protocol):
     def failure(self, error: BaseException) -> BaseException | None:
         """The error behind what a future raised; None if the node is lost, and the job must be given to another."""
 
-    def stop(self) -> None:
-        """As :meth:`Crew.stop`."""
-
-    def resume(self) -> None:
-        """As :meth:`Crew.resume`."""
-
-    def close(self) -> None:
-        """As :meth:`Crew.close`."""
+    def stop(self) -> None: ...
+    def resume(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Pool:
     """What all engines share: jobs go out as there is room, results come as they complete. A context manager.
 
-    Args:
-        hosts: the nodes.
-        workers: evaluations at a time on each of them.
+    An engine fills ``_hosts``, its nodes; ``workers`` is the number of evaluations at a time on each of them.
     """
 
-    def __init__(self, hosts: Sequence[Host], workers: int):
-        self._hosts, self._workers = list(hosts), workers
+    def __init__(self, workers: int):
+        if workers < 1:
+            raise UsageError(f"{workers} workers evaluate nothing", "use at least one; as many as a node has cores")
+        self._hosts: list[Host] = []
+        self._workers = workers
         self._running: dict[Future, tuple[Job, Host]] = {}
         self._interrupted = False
 

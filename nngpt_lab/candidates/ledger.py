@@ -1,14 +1,8 @@
 """Every candidate and its outcome, once, durable: one SQLite file that only grows.
 
-    with Ledger("results/demo/architecture_design/ledger.sqlite") as ledger:
-        ledger.add_protocol(proxy.protocol_hash, proxy.record)
-        ledger.add_sample("cycle-00", 0, candidate, Status.OK, "")
-        ledger.add_outcome(candidate, outcome)
-
 Tables: ``protocols``, ``codes`` (each text once), ``samples`` (every text a model wrote, per run and position, with its
 static status) and ``evaluations`` (one per code hash, protocol hash and seed: the first wins, so a score is never
-computed twice). Views, for plain SQL: ``validity``, ``sample_statuses``, ``sample_outcomes``, ``scores``, ``best``,
-``statuses``, ``times``; what their columns mean stands beside them in ``ledger.sql``.
+computed twice). What these and the views for plain SQL hold stands in ``ledger.sql``.
 
 * Durable: a method that returned has its row on the disk, and ``kill -9`` at any instant leaves whole rows or none
   (write-ahead log, ``synchronous=FULL``). While a ledger is open its log is part of it: copy it with
@@ -28,6 +22,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -78,12 +73,11 @@ class Ledger:
         with self._told():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-        try:
-            with self._told():
+            try:
                 self._prepare()
-        except BaseException:
-            self._connection.close()
-            raise
+            except BaseException:
+                self._connection.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +119,7 @@ class Ledger:
         """
         if inspection_status not in STATIC:
             raise UsageError(f"{inspection_status} is no status of an inspection", f"one of {', '.join(STATIC)}")
-        sample = candidate.as_dict() | {"run": run, "position": position, "source": source}
+        sample = asdict(candidate) | {"run": run, "position": position, "source": source}
         sample |= {"code_hash": candidate.code_hash, "status": inspection_status.value}
         sample = {name: _storable(value) for name, value in sample.items()}
         code = sample.pop("code")
@@ -144,7 +138,7 @@ class Ledger:
     def add_outcome(self, candidate: Candidate, outcome: Outcome) -> bool:
         """File an evaluation; its protocol must be there. False if there is one already for its code, protocol and
         seed, which then stays as it is."""
-        values = outcome.as_dict() | {"code_hash": candidate.code_hash, "kind": candidate.kind.value}
+        values = asdict(outcome) | {"code_hash": candidate.code_hash, "kind": candidate.kind.value}
         # What a child reports is its own word: JSON has no infinity and SQL no integer above 64 bits
         values["seconds"] = {name: time for name, time in outcome.seconds.items() if math.isfinite(time)}
         if outcome.parameters is not None and not 0 <= outcome.parameters < 2**63:
@@ -169,7 +163,8 @@ class Ledger:
         if filed is None:
             return None
         values = {name: filed[name] for name in Outcome.__dataclass_fields__}
-        return Outcome.from_dict(values | {name: json.loads(values[name]) for name in ("seconds", "isolation")})
+        values |= {"status": Status(values["status"]), "seconds": json.loads(values["seconds"])}
+        return Outcome(**values | {"isolation": tuple(json.loads(values["isolation"]))})
 
     def known(self, protocol_hash: str) -> set[tuple[str, int]]:
         """Code hash and seed of every evaluation under a protocol."""

@@ -1,14 +1,9 @@
-"""What is evaluated and what came of it. A failure has a type; it is never a score of 0.0.
-
-Both are frozen and serialise to plain dictionaries (``as_dict`` / ``from_dict``), so that they pass between processes
-as JSON and lie in the ledger as rows. Pickle is never used for anything a candidate could have touched.
-"""
+"""What is evaluated and what came of it. A failure has a type; it is never a score of 0.0."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
 
 from nngpt_lab.corpora.code import code_hash
 from nngpt_lab.sandbox.status import Status
@@ -46,15 +41,6 @@ class Candidate:
         """SHA-256 of the code: with protocol and seed, the ledger's key."""
         return code_hash(self.code)
 
-    def as_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self) | {"kind": self.kind.value}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of :meth:`as_dict`; raises TypeError or ValueError on anything else."""
-        return cls(**(values | {"kind": Kind(values["kind"])}))
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -91,13 +77,3 @@ class Outcome:
             )
         if self.score is not None and not 0 <= self.score <= 1:
             raise ValueError(f"a score is an accuracy in [0, 1], not {self.score}")
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self) | {"status": self.status.value, "isolation": list(self.isolation)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of :meth:`as_dict`; raises TypeError or ValueError on anything else."""
-        plain = {"status": Status(values["status"]), "isolation": tuple(values.get("isolation", ()))}
-        return cls(**(values | plain))

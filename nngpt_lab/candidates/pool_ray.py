@@ -13,9 +13,9 @@ import os
 from concurrent.futures import Future
 from typing import Any
 
-from nngpt_lab.candidates.driver import Crew, EvaluatorFactory, Host, Job, Pool
-from nngpt_lab.candidates.outcome import Candidate, Outcome
-from nngpt_lab.ground.errors import LabError, UsageError
+from nngpt_lab.candidates.driver import Crew, Host, Job, Pool
+from nngpt_lab.candidates.proxy import Proxy
+from nngpt_lab.ground.errors import LabError
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ class RayPool(Pool):
     """Workers on all nodes of a Ray cluster, or on this machine when Ray starts one here.
 
     Args:
-        factory: how evaluators are made; each node receives its arrays once.
-        workers: evaluations at a time on each node, or on each GPU if the factory needs one.
+        proxy: how evaluators are made; each node receives its arrays once.
+        workers: evaluations at a time on each node, or on each GPU if the proxy needs one.
         address: of a running cluster (``auto`` finds it); None takes the Ray that this process is connected to, or the
             one that RAY_ADDRESS names, or starts one on this machine.
 
@@ -36,16 +36,18 @@ class RayPool(Pool):
         LabError: Ray is not installed, there is no such cluster, or no node of it can be used.
     """
 
-    def __init__(self, factory: EvaluatorFactory, workers: int = 2, address: str | None = None):
-        if workers < 1:
-            raise UsageError(f"{workers} workers evaluate nothing", "use at least one; as many as a node has cores")
+    def __init__(self, proxy: Proxy, workers: int = 2, address: str | None = None):
+        super().__init__(workers)
         ray = import_ray()
         self._started = not ray.is_initialized()
         if self._started:
-            _connect(address)
-        super().__init__([], workers)
+            try:  # without dashboard and without other nodes' logs in ours
+                ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                place, cure = f"at {address!r}" if address else "on this machine", "`ray status` says what runs; "
+                raise LabError(f"no Ray cluster {place}: {error}", cure + "`ray start` starts one") from error
         try:
-            self._hosts = _hosts(factory, workers)
+            self._hosts = _hosts(ray, proxy, workers)
         except BaseException:
             self.close()
             raise
@@ -62,18 +64,15 @@ class RayPool(Pool):
 class RayHost:
     """One actor as a pool sees it."""
 
-    def __init__(self, actor: Any):
-        self._actor = actor
+    def __init__(self, ray: Any, actor: Any):
+        self._ray, self._actor = ray, actor
 
     def submit(self, job: Job) -> Future:
         evaluate = self._actor.evaluate.options(concurrency_group="work")  # beside it runs only what stops it
-        answer = evaluate.remote(job[0].as_dict(), job[1]).future()
-        outcome: Future = Future()
-        answer.add_done_callback(lambda done: _pass_on(done, outcome))
-        return outcome
+        return evaluate.remote(*job).future()
 
     def failure(self, error: BaseException) -> BaseException | None:
-        exceptions = import_ray().exceptions
+        exceptions = self._ray.exceptions
         if isinstance(error, exceptions.RayTaskError):  # raised over there; what was raised is inside
             return error.cause if isinstance(error.cause, BaseException) else error
         if isinstance(error, exceptions.RayError):
@@ -85,28 +84,13 @@ class RayHost:
         self._actor.stop.remote()
 
     def resume(self) -> None:
-        ray = import_ray()
-        with contextlib.suppress(ray.exceptions.RayError):  # a node that died meanwhile is noticed by its first job
-            ray.get(self._actor.resume.remote())
+        with contextlib.suppress(self._ray.exceptions.RayError):  # a node that died meanwhile: its first job tells
+            self._ray.get(self._actor.resume.remote())
 
     def close(self) -> None:
-        ray = import_ray()
-        try:
-            ray.get(self._actor.close.remote(), timeout=CLOSE_SECONDS)
-        except ray.exceptions.RayError:  # a dead node needs no closing
-            log.debug("an actor could not be closed", exc_info=True)
-        ray.kill(self._actor)
-
-
-class RemoteCrew(Crew):
-    """What runs in an actor: a crew that is spoken to in plain values."""
-
-    def ready(self) -> None:
-        """Returns when the actor is up."""
-
-    def evaluate(self, candidate: dict[str, Any], seed: int) -> dict[str, Any] | None:
-        outcome = super().evaluate(Candidate.from_dict(candidate), seed)
-        return outcome and outcome.as_dict()
+        with contextlib.suppress(self._ray.exceptions.RayError):  # a dead node needs no closing
+            self._ray.get(self._actor.close.remote(), timeout=CLOSE_SECONDS)
+        self._ray.kill(self._actor)
 
 
 def import_ray() -> Any:
@@ -120,43 +104,29 @@ def import_ray() -> Any:
     return ray
 
 
-def _connect(address: str | None) -> None:
-    """Join the cluster, or start Ray here; without dashboard and without other nodes' logs in ours."""
-    try:
-        import_ray().init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"at {address!r}" if address else "on this machine"
-        raise LabError(
-            f"no Ray cluster {where}: {error}", "`ray status` says what runs; `ray start` starts one"
-        ) from error
-
-
-def _hosts(factory: EvaluatorFactory, workers: int) -> list[Host]:
-    """One actor on every node that can be used: on every GPU, if the factory needs one."""
-    ray = import_ray()
-    gpu = bool(getattr(factory, "gpu", False))
-    crew = ray.remote(concurrency_groups={"work": workers})(RemoteCrew)
-    arrays = ray.put(factory.arrays())  # from here each node fetches it once
+def _hosts(ray: Any, proxy: Proxy, workers: int) -> list[Host]:
+    """One actor on every node that can be used: on every GPU, if the proxy needs one."""
+    crew = ray.remote(concurrency_groups={"work": workers})(Crew)
+    arrays = ray.put(proxy.arrays())  # from here each node fetches it once
     actors = []
     for node in sorted(ray.nodes(), key=lambda node: node["NodeID"]):
         cores, gpus = (int(node["Resources"].get(name, 0)) for name in ("CPU", "GPU"))
         if not node["Alive"] or cores < 1:  # a head that only coordinates has no cores to give
             continue
         place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        slots = gpus if gpu else 1
+        slots = gpus if proxy.gpu else 1
         for _ in range(slots):
-            wanted = {"num_cpus": max(1, min(workers, cores // slots)), "num_gpus": int(gpu)}
-            actors.append(crew.options(**wanted, scheduling_strategy=place).remote(factory, arrays))
-    return [RayHost(actor) for actor in _ready(actors)]
+            wanted = {"num_cpus": max(1, min(workers, cores // slots)), "num_gpus": int(proxy.gpu)}
+            actors.append(crew.options(**wanted, scheduling_strategy=place).remote(proxy, arrays))
+    return [RayHost(ray, actor) for actor in _ready(ray, actors)]
 
 
-def _ready(actors: list[Any]) -> list[Any]:
+def _ready(ray: Any, actors: list[Any]) -> list[Any]:
     """Those that came up in time."""
-    ray = import_ray()
-    refs = [actor.ready.remote() for actor in actors]
+    refs = [actor.__ray_ready__.remote() for actor in actors]
     if refs:
         ray.wait(refs, num_returns=len(refs), timeout=START_SECONDS)
-    ready, reason = [], "none has a core, or the GPU that the factory needs"
+    ready, reason = [], "none has a core, or the GPU that the proxy needs"
     for actor, ref in zip(actors, refs, strict=True):
         try:
             ray.get(ref, timeout=0)
@@ -168,12 +138,3 @@ def _ready(actors: list[Any]) -> list[Any]:
     if not ready:
         raise LabError(f"no node of the Ray cluster can be used: {reason}", "see `ray status`, or use engine 'local'")
     return ready
-
-
-def _pass_on(answer: Future, outcome: Future) -> None:
-    """Ray's future as one of an Outcome."""
-    try:
-        values = answer.result()
-        outcome.set_result(values and Outcome.from_dict(values))
-    except BaseException as error:  # whatever it is, the driver must learn of it, and a callback cannot raise
-        outcome.set_exception(error)

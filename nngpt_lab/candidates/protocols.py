@@ -16,7 +16,7 @@ from typing import Any, Self
 from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
-from nngpt_lab.ground.names import named
+from nngpt_lab.ground.names import Named
 from nngpt_lab.ground.seeds import SCHEME
 
 PARTS = ("holdout", "test")
@@ -83,7 +83,6 @@ class Protocol:
                 f"protocol {self.name!r} pins the network {self.network!r} for candidates that are {self.kind.value}s",
                 "pin a network if and only if augmentations are scored",
             )
-
         if self.kind == Kind.AUGMENTATION and (self.side, self.flip, self.augment_predictions) != (None, False, True):
             raise UsageError(
                 f"protocol {self.name!r} prepares images in a way of its own, beside the augmentation's",
@@ -195,14 +194,12 @@ _DIGITS_AUGMENTATION_LOOP = replace(
     holdout_fraction=0.3,
     network="pooled",
 )
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        _PAPER_A, _PAPER_B, _PAPER_B_CODE, _DIGITS, _DIGITS_AUGMENTATION, _DIGITS_LOOP, _DIGITS_AUGMENTATION_LOOP,
-    )
-}  # fmt: skip
+PROTOCOLS = Named(
+    "protocol",
+    *(_PAPER_A, _PAPER_B, _PAPER_B_CODE, _DIGITS, _DIGITS_AUGMENTATION, _DIGITS_LOOP, _DIGITS_AUGMENTATION_LOOP),
+)
 
 
 def get_protocol(name: str) -> Protocol:
     """The protocol of that name; a UsageError that names the nearest one if there is none."""
-    return named("protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]

@@ -1,7 +1,6 @@
 """The one-epoch proxy, parent side: from a candidate's code to a score that can be trusted.
 
-    proxy = prepare("digits")
-    with proxy.evaluator() as evaluator:
+    with prepare("digits").evaluator() as evaluator:
         outcome = evaluator.evaluate(candidate, seed=0)
 
 The child (:mod:`nngpt_lab.candidates.training`) trains for one epoch and returns predictions; they are scored here,
@@ -42,10 +41,8 @@ class Proxy:
     Pickled (for Ray) it leaves the images behind; they travel once per node.
 
     Attributes:
-        protocol: the protocol.
         protocol_hash: what its scores are filed under; covers protocol, data and pinned network.
         record: what that hash covers, for the ledger.
-        classes: number of classes.
         norm: mean and standard deviation per channel.
         network: code of the pinned network; empty for architectures.
         labels: int64 (N,), of the images to predict. They stay on this side.
@@ -122,10 +119,13 @@ def prepare(protocol: str | Protocol, *, device: str = "cpu", threads: int = 1, 
 
 
 class Evaluator:
-    """Evaluates one candidate at a time, each in a confined process of its own; a context manager."""
+    """Evaluates one candidate at a time, each in a confined process of its own; a context manager.
+
+    ``stop``, from another thread, ends the evaluation that runs now; what it returns then means nothing.
+    """
 
     def __init__(self, proxy: Proxy, shared: int | dict[str, np.ndarray]):
-        self.proxy, self.protocol_hash = proxy, proxy.protocol_hash
+        self.proxy = proxy
         self._device = _device_name(proxy.device, proxy.threads)
         limits = Limits(
             wall_seconds=proxy.protocol.wall_seconds,
@@ -134,8 +134,8 @@ class Evaluator:
         )
         sklearn: Any = find_spec("sklearn")
         answers = Path(sklearn.submodule_search_locations[0], "datasets", "data")  # the digits' labels
-        options: dict[str, Any] = {"threads": proxy.threads, "gpu": proxy.gpu, "hidden": [answers]}
-        self.sandbox = Sandbox(limits, TASK, shared=shared, **options)
+        self.sandbox = Sandbox(limits, TASK, shared=shared, threads=proxy.threads, gpu=proxy.gpu, hidden=[answers])
+        self.stop, self.close = self.sandbox.stop, self.sandbox.close
 
     def __enter__(self) -> Self:
         self.sandbox.start()
@@ -143,14 +143,6 @@ class Evaluator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def stop(self) -> None:
-        """From another thread: end the evaluation that runs now; what it returns then means nothing."""
-        self.sandbox.stop()
-
-    def close(self) -> None:
-        """End the child processes."""
-        self.sandbox.close()
 
     def evaluate(self, candidate: Candidate, seed: int) -> Outcome:
         """Check, train for one epoch, predict, score.
@@ -165,7 +157,7 @@ class Evaluator:
         proxy, seed = self.proxy, int(seed)
         if seed < 0:
             raise UsageError(f"a seed is a whole number from 0 on, not {seed}", "choose another")
-        base = Outcome(Status.NO_CODE, seed=seed, protocol_hash=self.protocol_hash, device=self._device)
+        base = Outcome(Status.NO_CODE, seed=seed, protocol_hash=proxy.protocol_hash, device=self._device)
         if candidate.kind != proxy.protocol.kind:
             raise UsageError(
                 f"an {candidate.kind.value} cannot be evaluated under protocol {proxy.protocol.name!r}",
@@ -175,8 +167,8 @@ class Evaluator:
         if inspection.status != Status.OK:
             return replace(base, status=inspection.status, message=inspection.message)
         payload = {"code": candidate.code, "network": proxy.network, "norm": proxy.norm, "classes": proxy.classes}
-        payload |= {"protocol": proxy.protocol.as_dict(), "seed": seed, "device": proxy.device}
-        payload |= {"gpu_fraction": proxy.gpu_fraction}
+        payload |= {"protocol": proxy.protocol.as_dict(), "seed": seed}
+        payload |= {"device": proxy.device, "gpu_fraction": proxy.gpu_fraction}
         expect = {"logits": ("float32", (len(proxy.labels), proxy.classes))}
         return self._judge(base, self.sandbox.run("train_and_predict", payload, expect=expect))
 

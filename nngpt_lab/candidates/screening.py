@@ -52,29 +52,22 @@ def screen(
 
     Args:
         text: the model's own words.
-        kind: what it was asked for.
         index: what was seen before (corpus, run, batch); what is new is added, so the next text is compared with it.
             None: novelty is not asked.
         name: what the code is called in the index.
-        prompt_hash, sampling_seed: where it came from.
 
     Returns:
         The candidate and its static status; never raises on any text.
     """
     extracted = extract(text, kind)
     candidate = Candidate(text, extracted.code, kind, prompt_hash, sampling_seed)
-    if extracted.source == Source.NONE:
-        return Screened(candidate, Status.NO_CODE, "there is no code in the answer", extracted.source)
-    inspection = contract.check(extracted.code, kind)
-    if inspection.status != Status.OK:
-        return Screened(candidate, inspection.status, inspection.message, extracted.source)
-    if index is None:
-        return Screened(candidate, Status.OK, "", extracted.source)
-    match = index.check_and_add(name, extracted.code)
-    if match.duplicate:
-        message = f"Jaccard {match.jaccard:.2f} with {match.nearest}"
-        return Screened(candidate, Status.DUPLICATE, message, extracted.source, match)
-    return Screened(candidate, Status.OK, "", extracted.source, match)
+    inspection, match = contract.check(extracted.code, kind), None
+    status, message = inspection.status, inspection.message if extracted.code else "there is no code in the answer"
+    if status == Status.OK and index is not None:
+        match = index.check_and_add(name, extracted.code)
+        if match.duplicate:
+            status, message = Status.DUPLICATE, f"Jaccard {match.jaccard:.2f} with {match.nearest}"
+    return Screened(candidate, status, message, extracted.source, match)
 
 
 def example(name: str) -> str:

@@ -2,8 +2,7 @@
 
 This is the trusted task that :mod:`nngpt_lab.sandbox.parent` runs in a confined process of its own. It sees the
 training labels and the images to predict, never the labels to score against. It follows the authors' evaluator
-(nn-dataset 2.1.2, ``ab/nn/util/Train.py``) step by step, except that the images lie in memory as bytes and each batch
-is made from them by a few tensor operations, where the authors send image after image through PIL and a DataLoader.
+(nn-dataset 2.1.2, ``ab/nn/util/Train.py``) step by step, but makes whole batches from images that lie in memory.
 
 Candidates use torch's, numpy's and Python's global random state, so it is seeded; the process is theirs alone.
 """
@@ -58,7 +57,7 @@ def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarra
         parameters, steps, path (how images were prepared) and seconds by stage; ``logits`` float32 (N, classes).
 
     Raises:
-        Failure: with the status that fits; anything else is judged by ``worker.status_of``.
+        Failure: with the status that fits; anything else is judged by ``child.status_of``.
     """
     protocol = Protocol.from_dict(payload["protocol"])
     device = torch.device(payload["device"])
@@ -139,8 +138,7 @@ def preparations(
 
 
 def fixed(norm, side: int | None, generator: torch.Generator | None) -> Prepare:
-    """Resize to ``side`` as PIL does it, flip at random if there is a generator, scale to [0, 1], normalise; all per
-    image."""
+    """Resize to ``side`` as PIL does, flip each image at random if there is a generator, scale to [0, 1], normalise."""
     mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in norm)
 
     def prepare(images: Images) -> torch.Tensor:
@@ -170,8 +168,7 @@ def execute(code: str, file: str) -> types.ModuleType:
 def build(
     source: tuple[str, str], protocol: Protocol, in_shape: tuple, classes: int, device: torch.device, seed: int
 ) -> Any:
-    """The ``Net`` of a code and its file's name, ready to learn; its size is checked before its weights are made, if it
-    allows that."""
+    """The ``Net`` of a code and its file's name, ready to learn. Its size is checked before its weights are made."""
     module = execute(*source)
     prm = hyperparameters(module.supported_hyperparameters(), protocol)
     if protocol.max_parameters is not None:

@@ -42,7 +42,7 @@ def evaluator():
 
 def score(evaluator, code: str, seed: int = 0):
     outcome = evaluator.evaluate(candidate(code, Kind.AUGMENTATION), seed)
-    assert outcome.seed == seed and outcome.protocol_hash == evaluator.protocol_hash
+    assert outcome.seed == seed and outcome.protocol_hash == evaluator.proxy.protocol_hash
     return outcome
 
 

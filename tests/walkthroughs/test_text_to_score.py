@@ -38,7 +38,7 @@ def test_the_good_text_reaches_a_score(evaluator):
     assert list(table.index) == ["extract", "contract", "novelty", "sandbox", "one epoch", "score", "ledger"]
     assert table["verdict"].drop("score").tolist() == ["fence", "holds", "new", "nothing forbidden", "done", "ok"]
     assert 0 <= float(table.loc["score", "verdict"]) <= 1
-    assert evaluator.protocol_hash[:10] in table.loc["ledger", "what it found"]
+    assert evaluator.proxy.protocol_hash[:10] in table.loc["ledger", "what it found"]
 
 
 def test_the_subtle_failure_passes_the_static_stations_and_gets_no_score(evaluator):
