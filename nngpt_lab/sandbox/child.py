@@ -8,8 +8,6 @@ task's own PID namespace: it mounts the private disk, watches the task and tells
 the kernel kills whatever the task has left behind. The *task* confines itself, calls one trusted function, which is the
 one that executes the candidate's code, and dies. Where namespaces are refused the same processes do the same work with
 process groups and adopted orphans instead; ``isolation`` in every report says which.
-
-The task holds four descriptors: no input, the output pipe twice, and the pipe for its one answer.
 """
 
 from __future__ import annotations
@@ -102,7 +100,7 @@ class Zygote:
         for folder in config["hidden"] if config["namespaces"] else ():
             confine.private_disk(folder, 1)  # an empty one on top
         config["landlock"], config["seccomp"] = confine.landlock_abi(), confine.seccomp_works()
-        config["readable"] += readable_places()
+        config["readable"] = readable_places()
         gc.collect()
         gc.freeze()  # a collection in a task would touch, and so copy, every page with an object on it
         threads = len(confine._listing("/proc/self/task")) or 1
@@ -190,7 +188,7 @@ def supervise(config: dict[str, Any], descriptors: list[int], shared: dict[str, 
     try:
         confine.die_with_parent()
         os.setsid()
-        request, arrays = open_parcel(descriptors.pop())
+        request, _ = open_parcel(descriptors.pop())
         limits = request["limits"]
         if config["namespaces"]:
             confine.private_disk(config["folder"], limits["file_mib"])
@@ -202,7 +200,7 @@ def supervise(config: dict[str, Any], descriptors: list[int], shared: dict[str, 
         if task == 0:
             try:
                 begin(config, limits, descriptors, testimony)
-                answer(request, shared | arrays)
+                answer(request, shared)
             finally:
                 os._exit(70)
         for descriptor in descriptors:

@@ -241,15 +241,13 @@ def tasks_of(uid: int) -> int:
     return total
 
 
-def drop_root() -> bool:
-    """Make nobody the *real* user of a root process; True if that was done. The kernel counts processes by real user
-    and counts none for root, so without this RLIMIT_NPROC would limit nothing; the effective user stays, so that an
-    interpreter below /root can still be read (man 2 setresuid). The way back is closed by :func:`filter_syscalls`."""
-    if os.geteuid() != 0:
-        return False
-    with contextlib.suppress(OSError):  # a container whose root may not, or which knows no nobody
-        os.setresuid(NOBODY, 0, 0)
-    return os.getuid() == NOBODY
+def drop_root() -> None:
+    """Make nobody the *real* user of a root process. The kernel counts processes by real user and counts none for root,
+    so without this RLIMIT_NPROC would limit nothing; the effective user stays, so that an interpreter below /root can
+    still be read (man 2 setresuid). The way back is closed by :func:`filter_syscalls`."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):  # a container whose root may not, or which knows no nobody
+            os.setresuid(NOBODY, 0, 0)
 
 
 def drop_capabilities() -> None:

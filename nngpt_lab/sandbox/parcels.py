@@ -1,7 +1,7 @@
 """What passes between the sandbox's two sides: JSON and the bytes of arrays in one piece of memory, never pickle.
 
-Our own parcels are read by :func:`unpack`. What a confined task answers is read by :func:`read_answer`, which believes
-nothing: it may be garbage, forged or endless.
+Our own parcels are read by :func:`open_parcel`. What a confined task answers is read by :func:`read_answer`, which
+believes nothing: it may be garbage, forged or endless.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from nngpt_lab.sandbox.status import Status
-
-if TYPE_CHECKING:
-    import numpy as np
 
 MAGIC = b"nngptlab"
 HEADER = struct.Struct("<8sI")  # magic, length of the JSON that follows
@@ -39,8 +38,6 @@ class Report:
         value: the JSON value it returned; None for every failure.
         arrays: exactly the expected ones, or none.
         seconds: wall clock, from sending the task to the end of its last process.
-        message: one line on what failed.
-        traceback: the last lines of the task's own.
         isolation: what confined it, sorted.
         killed: whether the parent ended it.
         output: the last of what it printed.
@@ -59,8 +56,6 @@ class Report:
 
 def pack(value: Any, arrays: Mapping[str, Any]) -> list[bytes | memoryview]:
     """A JSON value and arrays as chunks of bytes: magic, length, JSON, then the arrays' own bytes, aligned."""
-    import numpy as np
-
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     if any(array.dtype.hasobject for array in plain.values()):
         raise TypeError("an array of Python objects cannot be sent")
@@ -89,10 +84,11 @@ def parcel(value: Any, arrays: Mapping[str, Any]) -> int:
     return descriptor
 
 
-def unpack(block: Any) -> tuple[Any, dict[str, Any]]:
-    """The inverse of :func:`pack`, for parcels that our own side made; the arrays are views of ``block``."""
-    import numpy as np
-
+def open_parcel(descriptor: int) -> tuple[Any, dict[str, np.ndarray]]:
+    """Value and arrays of a parcel that our own side made; closes the descriptor. The arrays are views of memory that
+    is mapped read-only and stays mapped, also over fork."""
+    block = memoryview(mmap.mmap(descriptor, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ))
+    os.close(descriptor)
     magic, length = HEADER.unpack_from(block)
     if magic != MAGIC:
         raise ValueError("not a parcel")
@@ -106,18 +102,9 @@ def unpack(block: Any) -> tuple[Any, dict[str, Any]]:
     return value, arrays
 
 
-def open_parcel(descriptor: int) -> tuple[Any, dict[str, Any]]:
-    """Map a parcel read-only, without copying it, and close the descriptor; the mapping stays, also over fork."""
-    block = mmap.mmap(descriptor, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-    os.close(descriptor)
-    return unpack(memoryview(block))
-
-
 def read_answer(text: bytes, expect: Expected) -> Report:
     """An answer checked against what is expected; ValueError and its like for what is no answer at all. Types and
     shapes are compared as text and numbers: nothing that the child wrote is ever turned into a dtype or an object."""
-    import numpy as np
-
     magic, length = HEADER.unpack_from(text) if len(text) >= HEADER.size else (b"", 0)
     place = HEADER.size + length
     if magic != MAGIC or length > JSON_BYTES or place > len(text):
@@ -150,6 +137,4 @@ def printable(text: str) -> str:
 
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of an array."""
-    import numpy as np
-
     return np.dtype(dtype).itemsize * math.prod(shape)

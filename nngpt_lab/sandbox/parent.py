@@ -1,9 +1,9 @@
 """The parent side of the sandbox: give it a trusted function's name, get back plain data, whatever the candidate did.
 
-    with Sandbox(Limits(wall_seconds=60), setup="nngpt_lab.candidates.proxy", shared={"train": images}) as sandbox:
+    with Sandbox(Limits(wall_seconds=60), setup="nngpt_lab.candidates.training", shared={"train": images}) as sandbox:
         report = sandbox.run("train_and_predict", {"code": text}, expect={"logits": ("float32", (300, 10))})
 
-``setup`` is a module of ours; its function gets ``(payload, arrays)``, executes the candidate's code in a confined
+``setup`` is a module of ours; its function gets ``(payload, shared)``, executes the candidate's code in a confined
 process of its own and returns ``(value, arrays)``. What to rely on:
 
 * Labels to score against are never passed, so nothing in the child can find them; score the returned predictions here.
@@ -13,9 +13,9 @@ process of its own and returns ``(value, arrays)``. What to rely on:
 * Nothing is unpickled, and a broken answer is a status, never an exception. SandboxError means that *we* failed.
 
 What is not covered: side channels (time, caches), bugs of the kernel, names and sizes of files (``stat`` works on all
-paths), and on a GPU its memory and its driver (see ``gpu``). Worker processes of a DataLoader do not work inside. No
-control group is used, as few users may make one. Where a layer is lacking, ``Sandbox.isolation`` does not name it, and
-``require`` refuses to go on without; outside Linux that is all but limits, process group, environment, descriptors.
+paths), and on a GPU its memory and its driver (see ``gpu``). Worker processes of a DataLoader do not work inside. Where
+a layer is lacking, ``Sandbox.isolation`` does not name it, and ``require`` refuses to go on without; outside Linux that
+is all but limits, process group, environment, descriptors.
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ class Sandbox:
         shared: arrays that every task sees, sent once, read-only; or a parcel of them (``parcels.parcel``), which
             several sandboxes then hold in common.
         threads: torch's, in a task.
-        readable: more files or folders that a task may read.
         hidden: folders that a task finds empty, where there are namespaces: answers that lie among the packages.
         require: layers (names as in ``isolation``) without which nothing is run.
         namespaces: False does without, as if the machine refused them.
@@ -106,7 +105,6 @@ class Sandbox:
         *,
         shared: Mapping[str, np.ndarray] | int | None = None,
         threads: int = 1,
-        readable: Sequence[str | Path] = (),
         hidden: Sequence[str | Path] = (),
         require: Sequence[str] = (),
         namespaces: bool = True,
@@ -119,8 +117,7 @@ class Sandbox:
         self._setup = [setup] if isinstance(setup, str) else list(setup)
         self._require, self._fresh = tuple(require), fresh
         self._options = {"threads": threads, "namespaces": namespaces, "gpu": gpu, "setup": self._setup}
-        for name, places in (("readable", readable), ("hidden", hidden)):
-            self._options[name] = [str(Path(path).resolve()) for path in places]
+        self._options["hidden"] = [str(Path(path).resolve()) for path in hidden]
         self._shared = os.dup(shared) if isinstance(shared, int) else parcel(None, shared or {})
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
@@ -191,7 +188,6 @@ class Sandbox:
         self,
         task: str,
         payload: Any,
-        arrays: Mapping[str, np.ndarray] | None = None,
         expect: Expected | None = None,
         limits: Limits | None = None,
     ) -> Report:
@@ -199,8 +195,7 @@ class Sandbox:
 
         Args:
             task: its name in the setup module, or ``module:function`` with any of the setup modules.
-            payload: JSON values: the candidate's code, seeds, sizes.
-            arrays: more arrays for this task alone. Never labels to score against.
+            payload: JSON values: the candidate's code, seeds, sizes. Never labels to score against.
             expect: what must come back, as name -> (dtype, shape); any other array, type or shape is Status.SHAPE, a
                 value that is not finite Status.NON_FINITE.
             limits: other than the sandbox's own.
@@ -212,8 +207,7 @@ class Sandbox:
         with self._lock:
             self.start()
             used = limits or self.limits
-            request = {"task": f"{module}:{name}", "payload": payload, "limits": asdict(used)}
-            sent = parcel(request, arrays or {})
+            sent = parcel({"task": f"{module}:{name}", "payload": payload, "limits": asdict(used)}, {})
             try:
                 report = _Run(self, used, expect or {}).run(sent)
             except BaseException:  # an interrupt, for example: the zygote may still be at work
