@@ -13,8 +13,7 @@ ast_nameless   white space, comments, docstrings, layout, the author's names    
 structure      + order, wiring, and sizes within the same power of two            nn-dup, structural stage, changed
 =============  =================================================================  ==================================
 
-Every form is total: where a source does not parse, its raw tokens stand in and ``Canonical.fell_back`` says so. No form
-runs the source. Time is linear in the length of the source: a few milliseconds for a LEMUR network.
+Where a source does not parse, its raw tokens stand in and ``Canonical.fell_back`` says so. No form runs the source.
 """
 
 from __future__ import annotations
@@ -48,18 +47,15 @@ class Canonical:
 class Form:
     """One way to look at source text. ``extract`` may raise what ``UNREADABLE`` lists."""
 
-    name: str
     extract: Callable[[str], list[str]]
 
     def canonical(self, code: str) -> Canonical:
-        """The tokens and whether they are a fallback, for any text."""
         try:
             return Canonical(self.extract(code), False)
         except UNREADABLE:
             return Canonical(raw_tokens(code), True)
 
     def tokens(self, code: str) -> list[str]:
-        """The tokens alone; empty for text without any."""
         return self.canonical(code).tokens
 
 
@@ -113,9 +109,7 @@ def nn_dup(code: str) -> list[str]:
     Names of keywords, known layers, declared classes and functions stay, and so do names with an upper-case letter
     after the first character; other names become ``ID``, numbers ``NUM``, strings ``STR``.
 
-    Equal to the tokens of nn-dup 2.2.4 for 957 of 960 LEMUR sources tried. In the others nn-dup slips: it cuts out a
-    region that does not tokenise (and has no tokens), or does not parse (and forgets what it declares), or keeps a
-    string statement after a blank line.
+    Equal to the tokens of nn-dup 2.2.4 for 957 of 960 LEMUR sources tried; in the others nn-dup slips.
     """
     region, declared = _model_region(code, _nodes(code))
     lexemes = [lexeme for lexeme in LEXEME.findall(region) if lexeme[0] != "#"]
@@ -208,10 +202,8 @@ def structure(code: str) -> list[str]:
     A call gives one token with its library name (``Conv2d``) and one per argument (``Conv2d.out_channels=2^6``, sizes
     rounded to the nearest power of two); a call of the source's own classes and functions gives ``own`` and
     ``own=2^6``. The n-th occurrence of a token ends in ``#n``, so that with shingles of length 1 the Jaccard index of
-    two sets is the one of the two bags. Loops are not unrolled.
-
-    After nn-dup's structural stage (papers.md, B.3), which counts every call by the name that the author gave it and
-    only some keyword arguments, and is therefore not rename-proof.
+    two sets is the one of the two bags. Loops are not unrolled. After nn-dup's structural stage (papers.md, B.3), which
+    counts every call by the name that the author gave it.
     """
     seen: Counter[str] = Counter()
     tokens = []
@@ -266,5 +258,5 @@ def _bucket(value: ast.expr) -> str:
     return f"2^{round(math.log2(number))}" if number > 0 else "0"
 
 
-FORMS = {form.__name__: Form(form.__name__, form) for form in (raw_tokens, nn_dup, ast_nameless, structure)}
+FORMS = {form.__name__: Form(form) for form in (raw_tokens, nn_dup, ast_nameless, structure)}
 """The forms by name."""

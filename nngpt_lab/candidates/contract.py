@@ -8,8 +8,8 @@ names are free:
 * augmentation: ``transform(norm)``, whose result is applied to each image.
 
 A rule is broken only where such a call is sure to fail or to do nothing. What the text does not tell (a base class from
-a library, a decorator) is left to the sandbox, with one exception: ``Net`` and the functions must be written in the
-file itself, as paper B asks; ``from elsewhere import Net`` is no design that could be compared.
+a library, a decorator) is left to the sandbox; only ``Net`` and the functions must be written in the file itself, as
+paper B asks.
 
 Only ``ast.parse`` is used. ``compile`` would also find a ``return`` outside of a function, but it writes out every
 ``finally`` twice, so that nested ones are a memory bomb in the parent; the sandbox meets that SyntaxError.
@@ -60,14 +60,7 @@ class Inspection:
 
 
 def check(code: str, kind: Kind) -> Inspection:
-    """Hold code against the contract of its kind.
-
-    Args:
-        code: Python source from anywhere; it is never executed.
-        kind: which contract.
-
-    Returns:
-        ``ok`` without violations, or why not. Never raises.
+    """Hold code, which is never executed, against the contract of its kind: ``ok``, or why not. Never raises.
 
     >>> check("def transform():\\n    return 1", Kind.AUGMENTATION).message
     'line 1: transform() is called with 1 argument, but takes at most 0: define it as transform(norm)'

@@ -10,10 +10,9 @@ one stretch. Of several the one is taken that
    (``extract_str`` in nn-gpt 1.0.6, ``ab/gpt/util/Util.py``).
 
 If none defines what is asked for, the same order picks a stretch that looks like Python, so that the model can be told
-what is missing. Thoughts (``<think>``) are left out first: an answer that ends in thought has no code. Nothing is
-repaired: stretches are never joined, indentation stays, nothing is completed, so that validity is counted on what the
-model wrote. A mark within the code (a fence in a docstring) ends it, as in Markdown. The time is linear in the answer's
-length; possessive quantifiers (``*+``) see to it that no expression scans a megabyte of spaces twice.
+what is missing. Thoughts (``<think>``) are left out first. Nothing is repaired: stretches are never joined, indentation
+stays, nothing is completed. A mark within the code (a fence in a docstring) ends it, as in Markdown. The time is linear
+in the answer's length; possessive quantifiers (``*+``) see to it that no expression scans a megabyte of spaces twice.
 """
 
 from __future__ import annotations
@@ -106,14 +105,9 @@ class _Stretch(NamedTuple):
 
 
 def extract(text: str, kind: Kind) -> Extraction:
-    """Find the code of one kind in a model's answer.
+    """Find the code of one kind in a model's answer; an empty string with source ``none`` if there is none.
 
-    Args:
-        text: any text at all.
-        kind: what the code should be; decides between several blocks.
-
-    Returns:
-        The code as written, or an empty string with source ``none``. Never raises.
+    Never raises.
 
     >>> extract("Sure:\\n```python\\ndef transform(norm):\\n    return norm\\n```", Kind.AUGMENTATION)
     Extraction(code='def transform(norm):\\n    return norm', source=<Source.FENCE: 'fence'>, wrapped=True)
@@ -185,8 +179,7 @@ def _stretches(text: str) -> Iterator[_Stretch]:
 def _without_breaks(inner: str, ends: bool) -> str:
     """Leave out the line break after an opening mark and, only if there was one, the one before the mark that ends it.
 
-    So ``<tr>code</tr>`` and the same with both marks on lines of their own give back the same code, final newline and
-    all.
+    So marks on lines of their own and marks beside the code give back the same code.
     """
     if first := _BREAK.match(inner):
         inner = inner[first.end() :]

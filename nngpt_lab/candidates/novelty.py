@@ -14,14 +14,11 @@ upper 32 bits and equals ``datasketch.MinHash(scheme="affine32")`` bit for bit (
 
 **Retrieval.** Bands as ``datasketch.MinHashLSH`` chooses them. A pair of similarity J is retrieved with probability
 1 - (1 - J^r)^b, and what is not retrieved counts as new. With the published 0.85 and 256 permutations (b 13, r 19) that
-is 0.85 at J = 0.90 and 0.998 at 0.95; ``CAREFUL`` retrieves at 0.75 (b 21, r 12): 0.999 at J = 0.90. Measured on LEMUR
-in nn_dup form (10,482 sources, 2,053 distinct sets, 15,352 pairs of these with J >= 0.90): ``PAPER_B`` misses 2.2 % of
-the pairs, and all near-duplicates of 6 of the 980 sets that have any (other seeds: up to 9.9 % of the pairs);
-``CAREFUL`` misses none. Beyond two standard errors the estimate decides: it misjudged 13 of the 64,409 pairs with
-J > 0.80.
+is 0.85 at J = 0.90 and 0.998 at 0.95; ``CAREFUL`` retrieves at 0.75 (b 21, r 12): 0.999 at J = 0.90. Of LEMUR's 15,352
+pairs with J >= 0.90 in nn_dup form ``PAPER_B`` misses 2.2 % (other seeds: up to 9.9 %), ``CAREFUL`` none. Beyond two
+standard errors the estimate decides: it misjudged 13 of the 64,409 pairs with J > 0.80.
 
-**Cost.** LEMUR in nn_dup form: 14 s on two cores, 24 s on one, of which 20 s for the form. A query of it takes 0.6 ms
-(median) to 2 ms (99th percentile), and 1.9 ms more for its form; more with over 1,000 neighbours near the threshold.
+**Cost.** LEMUR in nn_dup form: 24 s on one core, of which 20 s for the form; a query of it takes 2 to 4 ms.
 """
 
 from __future__ import annotations
@@ -107,7 +104,6 @@ class Match:
         estimated: the MinHash estimate of the same pair.
         exact: whether ``jaccard`` was counted on the sets (near the threshold, and for equal sets).
         duplicate: ``jaccard`` reaches the threshold.
-        fell_back: the query does not parse, so its raw tokens were compared.
     """
 
     nearest: str | None
@@ -115,7 +111,6 @@ class Match:
     estimated: float
     exact: bool
     duplicate: bool
-    fell_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +119,6 @@ class Sketch:
 
     shingles: np.ndarray
     signature: np.ndarray
-    fell_back: bool
 
     @property
     def digest(self) -> bytes:
@@ -169,19 +163,17 @@ def shingles_of(hashes: np.ndarray, length: int) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def permutations(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The maps h -> a h + b mod 2^32 that datasketch 2 draws (scheme affine32): a odd, b, each (count,) uint32."""
-    generator = np.random.RandomState(seed)  # what datasketch draws from; its stream is frozen for good
-    a = generator.randint(0, 1 << 31, count, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
-    return a, generator.randint(0, 1 << 32, count, dtype=np.uint32)
+    """datasketch's maps h -> a h + b mod 2^32 (scheme affine32): a odd, b, each (count,) uint32."""
+    a, b = MinHash(num_perm=count, seed=seed, scheme="affine32").permutations
+    return a, b
 
 
 def minhash(shingles: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """MinHash signature (count,) uint32 of a set of 64-bit hashes; all ones for the empty set. O(n count).
+    """MinHash signature (count,) uint32 of a set of 64-bit hashes; all ones for the empty set.
 
     The MurmurHash3 finaliser goes first, then each permutation keeps its smallest value: the arithmetic of
-    ``datasketch.MinHash(num_perm=count, seed=seed, scheme="affine32")`` on the hashes' upper 32 bits. In NumPy from
-    the hashes on, because datasketch hashes member by member: 0.13 against 0.61 ms for a LEMUR network, 5 s in 24 for
-    all of them.
+    ``datasketch.MinHash(num_perm=count, seed=seed, scheme="affine32")`` on the hashes' upper 32 bits, which hashes
+    member by member and takes five times as long.
     """
     a, b = permutations(count, seed)
     h = (shingles >> np.uint64(32)).astype(np.uint32)
@@ -197,7 +189,7 @@ def minhash(shingles: np.ndarray, count: int, seed: int) -> np.ndarray:
 def sketch(form: canonical.Canonical, settings: NoveltySettings) -> Sketch:
     """Shingles and signature of a source in canonical form."""
     shingles = shingle_hashes(form.tokens, settings.shingle)
-    return Sketch(shingles, minhash(shingles, settings.permutations, settings.seed), form.fell_back)
+    return Sketch(shingles, minhash(shingles, settings.permutations, settings.seed))
 
 
 @no_collection()
@@ -209,7 +201,7 @@ def sketch_code(code: str, settings: NoveltySettings) -> Sketch:
 def jaccard(query: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
     """Exact Jaccard index of one set with each of m others (arrays of distinct values), as (m,); 1 for two empty ones.
 
-    One hash table for all: 8 ms for 1,600 sets of 600, a quarter of what ``np.intersect1d`` takes for them in turn.
+    One hash table for all: a quarter of the time that ``np.intersect1d`` takes for them in turn.
     """
     ends = np.cumsum([0, *map(len, others)])
     hits = np.append(0, np.cumsum(pd.Series(np.concatenate(others)).isin(query)))
@@ -220,7 +212,7 @@ def jaccard(query: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def bands(threshold: float, count: int) -> tuple[int, int]:
-    """How many bands of how many rows ``datasketch.MinHashLSH`` would use for this threshold."""
+    """How many bands of how many rows ``datasketch.MinHashLSH`` uses for this threshold."""
     lsh = MinHashLSH(threshold=threshold, num_perm=count)
     return lsh.b, lsh.r
 
@@ -228,8 +220,7 @@ def bands(threshold: float, count: int) -> tuple[int, int]:
 class NoveltyIndex:
     """Sources seen so far. Equal sets of shingles share a row, named after the first that came.
 
-    ``datasketch.MinHashLSH`` finds the rows that share a band; it is built again on loading, so nothing is pickled. A
-    dictionary of our own found the same rows 0.1 ms faster, of the 2 ms and more that a source takes in all.
+    ``datasketch.MinHashLSH`` finds the rows that share a band; it is built again on loading, so nothing is pickled.
     """
 
     def __init__(self, settings: NoveltySettings = PAPER_B):
@@ -274,12 +265,12 @@ class NoveltyIndex:
         return match
 
     def match(self, query: Sketch) -> Match:
-        """As :meth:`query`, for a sketch made with the same settings. O(permutations) for each row retrieved."""
+        """As :meth:`query`, for a sketch made with the same settings."""
         if (row := self._by_digest.get(query.digest)) is not None:
-            return Match(self._names[row], 1.0, 1.0, True, True, query.fell_back)
+            return Match(self._names[row], 1.0, 1.0, exact=True, duplicate=True)
         rows = sorted(self._lsh.query(_as_minhash(query.signature)))  # in order of insertion
         if not rows:
-            return Match(None, 0.0, 0.0, False, False, query.fell_back)
+            return Match(None, 0.0, 0.0, exact=False, duplicate=False)
         signatures = np.array([self._sketches[row].signature for row in rows])
         estimates = (signatures == query.signature).mean(axis=1)
         threshold, margin = self.settings.jaccard_threshold, self.settings.margin
@@ -290,7 +281,7 @@ class NoveltyIndex:
             counted = jaccard(query.shingles, [self._sketches[rows[i]].shingles for i in near])
             best, value, exact = int(near[np.argmax(counted)]), float(counted.max()), True
         name = self._names[rows[best]]
-        return Match(name, value, float(estimates[best]), exact, value >= threshold, query.fell_back)
+        return Match(name, value, float(estimates[best]), exact, value >= threshold)
 
     def _check_names(self, names: Sequence[str]) -> None:
         if taken := [name for name, count in Counter(names).items() if count > 1 or name in self._rows]:
@@ -310,7 +301,6 @@ class NoveltyIndex:
             "signatures": np.array([sketched.signature for sketched in self._sketches], "<u4"),
             "shingles": np.concatenate([np.zeros(0, "<u8"), *(sketched.shingles for sketched in self._sketches)]),
             "ends": np.cumsum([len(sketched.shingles) for sketched in self._sketches], dtype="<i8"),
-            "fell_back": np.array([sketched.fell_back for sketched in self._sketches], np.uint8),
         }
         header = _made_with(self.settings) | {"names": list(self._rows), "rows": list(self._rows.values())}
         text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
@@ -340,14 +330,11 @@ class NoveltyIndex:
             if header.get(key) != wanted:
                 made = f"the novelty index {path} was made with {key} {header.get(key)}, not {wanted}"
                 raise DataError(made, "load it with what it was made with, or build and save it again")
-        return cls(settings)._fill(header, arrays)
-
-    def _fill(self, header: dict, arrays: dict[str, np.ndarray]) -> Self:
-        sets = np.split(arrays["shingles"], arrays["ends"][:-1]) if len(arrays["ends"]) else []
-        sketches = list(map(Sketch, sets, arrays["signatures"], arrays["fell_back"].astype(bool).tolist()))
+        index = cls(settings)
+        sets = np.split(arrays["shingles"], arrays["ends"][:-1])
         for name, row in zip(header["names"], header["rows"], strict=True):
-            self._add(name, sketches[row])
-        return self
+            index._add(name, Sketch(sets[row], arrays["signatures"][row]))
+        return index
 
 
 def _as_minhash(signature: np.ndarray) -> MinHash:

@@ -224,10 +224,10 @@ def test_short_and_empty_sources():
     assert not index.query("x + 1").duplicate and not index.query("x = 1; y = 2").duplicate
 
 
-def test_a_fallback_is_reported():
+def test_what_does_not_parse_is_compared_by_its_raw_tokens():
     index = NoveltyIndex()
     index.add_many(["broken"], ["def f(:"])
-    assert index.query("def f( :") == novelty.Match("broken", 1.0, 1.0, True, True, fell_back=True)
+    assert index.query("def f( :") == novelty.Match("broken", 1.0, 1.0, True, True)
 
 
 def test_names_are_unique():
