@@ -16,7 +16,6 @@ from nngpt_lab.candidates import pool
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.outcome import Candidate
 from nngpt_lab.candidates.proxy import Proxy
-from nngpt_lab.corpora import architectures
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
@@ -50,15 +49,6 @@ def evaluated(codes: pd.Series, proxy: Proxy, ledger: Ledger, workers: int, seed
     columns = ["status", "score", "parameters", "message", "seconds"]
     rows = [(o.status.value, o.score, o.parameters, o.message, o.seconds.get("total", np.nan)) for o in outcomes]
     return pd.DataFrame(rows, columns=columns, index=codes.index).astype({"score": float, "parameters": "Int64"})
-
-
-def recorded_accuracy(records: pd.DataFrame) -> pd.Series:
-    """CIFAR-10 accuracy after epoch 1 that the authors recorded, by architecture: one run each, of the smallest id.
-
-    Runs differ in learning rate, batch, image size and augmentation, so this is a rank to compare with, no target.
-    """
-    runs = architectures.one_run_per_epoch(architectures.classification(records))
-    return runs.loc["cifar-10", 1].dropna().rename("recorded")
 
 
 def status_table(frame: pd.DataFrame) -> pd.DataFrame:
