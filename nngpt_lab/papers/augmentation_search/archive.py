@@ -32,8 +32,8 @@ def start_archive(lab: Lab, seed: int) -> pd.DataFrame:
     candidates = [Candidate("", code, Kind.AUGMENTATION) for code in drawn["code"]]
     outcomes = pool.evaluate(candidates, lab.proxy, lab.ledger, seeds=(seed,), pool=lab.pool, progress=lab.progress)
     drawn = drawn[["name", "code", "code_hash", "operations", "score"]].rename(columns={"score": "recorded"})
-    scores = [np.nan if outcome.score is None else outcome.score for outcome in outcomes]
-    return drawn.assign(status=[outcome.status.value for outcome in outcomes], score=np.array(scores, float))
+    scores = np.array([outcome.score for outcome in outcomes], float)  # None becomes nan
+    return drawn.assign(status=[outcome.status.value for outcome in outcomes], score=scores)
 
 
 def stratified(functions: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:

@@ -26,10 +26,10 @@ def transform(norm):
 Draw = Callable[[np.random.Generator], object]
 
 
-def generate(rng: np.random.Generator, n_operations: int | None = None) -> str:
-    """The code of one function; with one to three operations, equally likely, unless ``n_operations`` says how many."""
-    count = int(rng.integers(1, MOST + 1)) if n_operations is None else n_operations
-    return function(*(_call(name, rng) for name in rng.choice(OPERATIONS, count, replace=False).tolist()))
+def generate(rng: np.random.Generator) -> str:
+    """The code of one function; with one to three operations, equally likely."""
+    used = rng.choice(OPERATIONS, rng.integers(1, MOST + 1), replace=False)
+    return function(*(_call(name, rng) for name in used.tolist()))
 
 
 def function(*calls: str) -> str:

@@ -22,15 +22,13 @@ import pandas as pd
 
 from nngpt_lab.candidates.screening import Screened
 from nngpt_lab.ground.seeds import derive, generator
-from nngpt_lab.llm.lora import Example
-from nngpt_lab.llm.prompts import encode_pair, prompt
+from nngpt_lab.llm.prompts import prompt
 from nngpt_lab.papers.augmentation_search.archive import joining, start_archive, threshold
 from nngpt_lab.papers.augmentation_search.checks import judge, new_ones
 from nngpt_lab.papers.augmentation_search.design import KEY, Arm, Design
 from nngpt_lab.papers.augmentation_search.generator import generate
 from nngpt_lab.papers.augmentation_search.lab import Lab
-from nngpt_lab.papers.augmentation_search.pairs import draw_pairs
-from nngpt_lab.papers.augmentation_search.rationales import answer
+from nngpt_lab.papers.augmentation_search.pairs import draw_pairs, pair_examples
 from nngpt_lab.study.lab import ArmRun, summary
 from nngpt_lab.study.proposals import file_text, score, write
 from nngpt_lab.study.run_state import RunState
@@ -60,7 +58,8 @@ def run(lab: Lab, arm: Arm, seed: int) -> pd.DataFrame:
                 pairs = draw_pairs(archive, generator(KEY, "pairs", seed, epoch), shuffled=arm.choice == "shuffled")
             with state.timed("tuning"):
                 if arm.tuned and epoch < design.epochs:
-                    examples = [example(lab, pair) for pair in pairs.head(design.pairs_per_epoch).itertuples()]
+                    pairs = pairs.head(design.pairs_per_epoch)
+                    examples = pair_examples(lab.coder.tokenizer, pairs, design.pair_prompt, design.style)
                     state.tune(epoch, examples, derive(KEY, "tuning", seed, epoch))
             if arm.proposer == "generator":
                 rows["tokens"] = 0
@@ -90,24 +89,12 @@ def questions(design: Design, archive: pd.DataFrame, rng: np.random.Generator) -
     for first in rng.choice(len(archive), design.samples, replace=design.samples > len(archive)):
         second = rng.choice(np.delete(np.arange(len(archive)), first))
         shown, added = (archive.iloc[row] for row in (first, second))
-        fields = {"transform_code": shown["code"], "accuracy": _written(shown["score"])}
-        fields |= {"addon_transform_code": added["code"], "addon_accuracy": _written(added["score"])}
+        fields = {"transform_code": shown["code"], "accuracy": f"{shown['score']:.2f}"}
+        fields |= {"addon_transform_code": added["code"], "addon_accuracy": f"{added['score']:.2f}"}
         asked.append(form.messages(**{name: value for name, value in fields.items() if name in form.fields}))
     return asked
-
-
-def example(lab: Lab, pair) -> Example:
-    """A training text: the worse function asks, the better one answers in the design's style."""
-    asked = prompt(lab.design.pair_prompt).messages(transform_code=pair.worse_code, accuracy=_written(pair.worse_score))
-    references = [(pair.worse_code, pair.worse_score)]
-    ids, length = encode_pair(lab.coder.tokenizer, asked, answer(lab.design.style, references, pair.better_code))
-    return Example(tuple(ids), length)
 
 
 def epoch_name(lab: Lab, arm: Arm, seed: int, epoch: int) -> str:
     """What the texts of one LLM epoch are filed under in the ledger."""
     return f"{ArmRun(arm, seed).name(lab)} epoch {epoch:03d}"
-
-
-def _written(accuracy: float) -> str:
-    return f"{accuracy:.2f}"

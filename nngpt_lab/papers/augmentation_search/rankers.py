@@ -15,7 +15,6 @@ What is known of a function before it is run is its code; operations and paramet
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,17 +28,21 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsRegressor
 
 from nngpt_lab.corpora.augmentations import TAIL
+from nngpt_lab.corpora.code import tidy
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.seeds import derive, generator
 from nngpt_lab.llm import adapters, lora, models, sampling
 from nngpt_lab.llm.likelihood import log_likelihoods, without_common_end
 from nngpt_lab.llm.prompts import encode, encode_pair
-from nngpt_lab.papers.augmentation_search.pairs import draw_pairs, get_style, pair_examples
+from nngpt_lab.papers.augmentation_search.pairs import draw_pairs, pair_examples, question
+from nngpt_lab.papers.augmentation_search.rationales import answer
+from nngpt_lab.papers.augmentation_search.scores import parameter_values
 
 ALPHAS = np.logspace(-3, 3, 13)
 NEIGHBOURS = (1, 3, 5, 10, 20)
 TOKEN = r"[A-Za-z_]\w*|\d+(?:\.\d+)?"
 SLOTS, NOTHING = 3, "none"  # operations in a function, at most; a slot that stays empty
+FORM = "transform_nano_train"  # the prompt that the model is tuned and asked with
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,6 @@ class LanguageModel:
 
     Attributes:
         coder, device: for ``models.load``.
-        style: how functions become texts (``augmentation_pairs.STYLES``).
         pairs: better/worse pairs drawn from the start set.
         recipe: LoRA. Targets, rank and alpha are the paper's; the rest was chosen on a seed that no replay has, for
             many steps at little computation.
@@ -56,7 +58,6 @@ class LanguageModel:
 
     coder: str = "nano-coder"
     device: str = "cpu"
-    style: str = "nano"
     pairs: int = 200
     recipe: lora.Recipe = lora.Recipe(  # noqa: RUF009 (frozen)
         lr=3e-3, epochs=2, batch=2, accumulate=1, warmup=0.1, targets=("q_proj", "k_proj", "v_proj", "o_proj")
@@ -114,17 +115,13 @@ def features(functions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _leaves(operations, parameters: str) -> dict[str, float]:
-    """``{"Pad": 1, "Pad.padding": 3, "Pad.fill.0": 17, "Pad.padding_mode=edge": 1}``."""
-    values: dict[str, float] = {}
-    for operation, given in zip(operations, json.loads(parameters), strict=True):
-        values[operation] = 1.0
-        for name, value in given.items():
-            if isinstance(value, str):
-                values[f"{operation}.{name}={value}"] = 1.0
-            elif isinstance(value, list):
-                values |= {f"{operation}.{name}.{i}": float(part) for i, part in enumerate(value)}
-            else:
-                values[f"{operation}.{name}"] = float(value)
+    """``{"Pad": 1, "Pad.padding": 3, "Pad.fill[0]": 17, "Pad.padding_mode=edge": 1}``."""
+    values = dict.fromkeys(operations, 1.0)
+    for operation, name, value in parameter_values(operations, parameters):
+        if isinstance(value, str):
+            values[f"{operation}.{name}={value}"] = 1.0
+        else:
+            values[f"{operation}.{name}"] = float(value)
     return values
 
 
@@ -232,11 +229,13 @@ class _Space:
 
 
 class Writer:
-    """A loaded model, and what it has read as tokens so far."""
+    """A loaded model, and what it has read as tokens so far.
+
+    Code is laid out as ``ast.unparse`` does it, which is all that the nano coder ever saw.
+    """
 
     def __init__(self, llm: LanguageModel):
-        self._llm, self._style = llm, get_style(llm.style)
-        self._coder = models.load(llm.coder, llm.device)
+        self._llm, self._coder = llm, models.load(llm.coder, llm.device)
         self._answers: dict[str, tuple[int, ...]] = {}
 
     def likelihoods(self, task: Task, kind: str) -> np.ndarray:
@@ -250,7 +249,8 @@ class Writer:
             return log_likelihoods(self._coder, texts)
         rng = generator("paper A", "replay pairs", task.seed)
         pairs = draw_pairs(task.known, rng, self._llm.pairs, shuffled=kind == "shuffled")
-        examples = pair_examples(self._coder.tokenizer, pairs, self._llm.style)
+        pairs = pairs.assign(**{name: pairs[name].map(tidy) for name in ("worse_code", "better_code")})
+        examples = pair_examples(self._coder.tokenizer, pairs, FORM, "direct")
         seed = derive("paper A", "replay tuning", task.seed)
         tuned = adapters.add_adapter(self._coder, self._llm.recipe, seed)
         try:
@@ -263,15 +263,15 @@ class Writer:
     def _texts(self, task: Task) -> list[Sequence[int]]:
         known = task.known.dropna(subset="score").sort_values("score")
         middle = known.iloc[(len(known) - 1) // 2]
-        asked = self._style.question(middle["code"], middle["score"])
-        question = tuple(encode(self._coder.tokenizer, asked))
-        texts = [question + self._answer(asked, code) for code in task.functions["code"]]
+        asked = question(FORM, tidy(middle["code"]), middle["score"])
+        prompt = tuple(encode(self._coder.tokenizer, asked))
+        texts = [prompt + self._answer(asked, code) for code in task.functions["code"]]
         return without_common_end(texts, self._until_tail_begins(texts))
 
     def _answer(self, asked: list[dict[str, str]], code: str) -> tuple[int, ...]:
         """Tokens of an answer; they do not depend on what was asked."""
         if code not in self._answers:
-            ids, length = encode_pair(self._coder.tokenizer, asked, self._style.answer(code))
+            ids, length = encode_pair(self._coder.tokenizer, asked, answer("direct", [], tidy(code)))
             self._answers[code] = tuple(ids[length:])
         return self._answers[code]
 
@@ -282,11 +282,7 @@ class Writer:
         return next((count for count, text in enumerate(spelt) if f"{TAIL[0]}(" in text), 0)
 
 
-@functools.lru_cache(maxsize=1)
-def writer(llm: LanguageModel) -> Writer:
-    """The writer of this process: a model is loaded once."""
-    return Writer(llm)
-
+writer = functools.lru_cache(maxsize=1)(Writer)  # of this process: a model is loaded once
 
 RANKERS: dict[str, Callable[[Task, LanguageModel], np.ndarray]] = {
     "ridge": lambda task, _: ridge(task),

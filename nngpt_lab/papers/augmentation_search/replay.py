@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from nngpt_lab.corpora.augmentations import OPERATIONS
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.files import replacing
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import named
 from nngpt_lab.ground.seeds import SCHEME, generator
@@ -84,11 +85,6 @@ class Replay:
         if min(sizes) < 1 or min(*self.start_sizes, self.ordering_start) < 10:
             raise UsageError("a replay's sizes are too small", "seeds count from 1, start sets from 10 functions")
 
-    @property
-    def rankers(self) -> tuple[str, ...]:
-        """Rankers that the methods need."""
-        return tuple(sorted({ranker for name in self.methods for ranker in METHODS[name]}))
-
 
 _FULL = LanguageModel()
 REPLAYS = {
@@ -108,9 +104,7 @@ def get_replay(name: str) -> Replay:
 # ------------------------------------------------------------------------------------------------------------- search
 
 
-def search(
-    settings: Replay, functions: pd.DataFrame, folder: Path, workers: int = 1, progress: bool = True
-) -> list[replay_tables.Run]:
+def search(settings: Replay, functions: pd.DataFrame, folder: Path, workers: int = 1) -> list[replay_tables.Run]:
     """Every method's search with every seed and start set, or what an earlier call left of them.
 
     Args:
@@ -118,7 +112,6 @@ def search(
         functions: as ``augmentations.load().brute_force``; a code scored again stands with its first score.
         folder: holds one file per universe, start set and ranker. Delete it to begin again.
         workers: processes, each of one thread: the numbers do not depend on how many there are.
-        progress: show a bar.
 
     Returns:
         Runs in the order of start sizes, seeds and methods.
@@ -134,7 +127,7 @@ def search(
     keys = [(n0, seed) for n0 in settings.start_sizes for seed in range(settings.seeds)]
     tasks = [_task(table, size, n0, seed, settings.tpe_evaluations) for n0, seed in keys]
     stems = [f"start-{n0:04d}-seed-{seed:03d}" for n0, seed in keys]
-    ranked = _rank_all(tasks, stems, settings, kept, workers, progress, "replay")
+    ranked = _rank_all(tasks, stems, settings, kept, workers, "replay")
     return [
         _run(method, n0, seed, task, scores)
         for (n0, seed), task, scores in zip(keys, tasks, ranked, strict=True)
@@ -169,13 +162,7 @@ PARAMETERS = "only parameters differ"
 
 
 def ordering(
-    settings: Replay,
-    functions: pd.DataFrame,
-    folder: Path,
-    rng: np.random.Generator,
-    resamples: int,
-    workers: int = 1,
-    progress: bool = True,
+    settings: Replay, functions: pd.DataFrame, folder: Path, rng: np.random.Generator, resamples: int, workers: int = 1
 ) -> pd.DataFrame:
     """How well each method orders pairs of functions whose sets of operations it never learnt from.
 
@@ -195,7 +182,7 @@ def ordering(
     plain = [_ordering_task(table, settings, seed) for seed in range(settings.ordering_seeds)]
     masks = [_masked(task) for task in plain]
     stems = [f"{name}-seed-{seed:03d}" for name in ("plain", "masked") for seed in range(settings.ordering_seeds)]
-    ranked = _rank_all([*plain, *masks], stems, settings, kept, workers, progress, "ordering")
+    ranked = _rank_all([*plain, *masks], stems, settings, kept, workers, "ordering")
     rows = []
     for seed, task in enumerate(plain):
         n0, tests = len(task.start), (len(task.functions) - len(task.start)) // 2
@@ -239,22 +226,17 @@ def _masked(task: Task) -> Task:
 def _folder(folder: Path, settings: Replay, table: pd.DataFrame, *decided_by) -> Path:
     """A folder named after all that decides a ranker's numbers, besides what its files are named after."""
     codes = sha256_json([table["code_hash"].tolist(), table["score"].astype(str).tolist()])
-    llm = vars(settings.llm) | {"recipe": vars(settings.llm.recipe)}
+    llm = vars(settings.llm) | {"recipe": vars(settings.llm.recipe), "style": "nano"}  # a name that folders had, too
     return Path(folder) / sha256_json([codes, llm, SCHEME, *decided_by])[:12]
 
 
 def _rank_all(
-    tasks: Sequence[Task],
-    stems: Sequence[str],
-    settings: Replay,
-    folder: Path,
-    workers: int,
-    progress: bool,
-    name: str,
+    tasks: Sequence[Task], stems: Sequence[str], settings: Replay, folder: Path, workers: int, title: str
 ) -> list[dict[str, np.ndarray]]:
     """Each task's numbers by ranker. Files that are there are read; the others are made, and written at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [{ranker: folder / f"{stem}-{ranker}.npz" for ranker in settings.rankers} for stem in stems]
+    rankers = sorted({ranker for method in settings.methods for ranker in METHODS[method]})
+    paths = [{ranker: folder / f"{stem}-{ranker}.npz" for ranker in rankers} for stem in stems]
     missing = [
         (task, ranker, path)
         for task, files in zip(tasks, paths, strict=True)
@@ -263,7 +245,7 @@ def _rank_all(
     ]
     jobs = (delayed(_rank)(task, ranker, settings.llm, path) for task, ranker, path in missing)
     done = Parallel(n_jobs=workers, batch_size=1, return_as="generator_unordered")(jobs)
-    for _ in tqdm(done, name, len(missing), unit=" rankings", disable=None if progress else True, leave=False):
+    for _ in tqdm(done, title, len(missing), unit=" rankings", disable=None, leave=False):
         pass
     return [{ranker: np.load(path)["scores"] for ranker, path in files.items()} for files in paths]
 
@@ -273,8 +255,6 @@ def _rank(task: Task, ranker: str, llm: LanguageModel, path: Path) -> None:
     with one_thread():  # so that a number does not depend on the machine's cores
         scores = RANKERS[ranker](task, llm)
     seconds = time.process_time() - began  # of work, whatever else the machine does
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    with replacing(path) as file:
         np.savez_compressed(file, scores=scores, seconds=seconds)
-    part.replace(path)
     log.info("%s: %.1f s", path.stem, seconds)

@@ -26,23 +26,22 @@ LOOKS = {
     "Parzen estimator": {"color": COLOURS[9], "marker": "P", "linestyle": (0, (5, 1, 1, 1))},
     RANDOM: {"color": "black", "marker": "x", "linestyle": (0, (1, 2)), "linewidth": 1.8},
 }
-MAIN = tuple(LOOKS)
 """The methods of the figure with curves: more would hide one another. Tables hold all."""
 BANDED = ("LLM, tuned", "ridge regression", RANDOM)
 OTHER_METHOD = {"color": MUTED, "marker": "p", "linestyle": "--"}
 
 
-def best_so_far(bands: pd.DataFrame, methods: Sequence[str] = MAIN) -> Figure:
+def best_so_far(bands: pd.DataFrame) -> Figure:
     """Best score so far against the number of evaluations, a panel per size of the start set.
 
-    ``bands``: method, n0, evaluated, best_so_far(_low, _high) (``replay.bands``). Before the start set is used up all
-    methods are one; the dotted upright line marks its end. Bands are drawn for :data:`BANDED` alone.
+    ``bands``: as ``replay_tables.bands`` returns them, drawn for :data:`BANDED` alone. Before the start set is used up
+    all methods are alike; the dotted upright line marks its end.
     """
-    shown = bands[bands["method"].isin(methods) & ((bands["evaluated"] >= bands["n0"]) | (bands["method"] == RANDOM))]
+    shown = bands[bands["method"].isin(LOOKS) & ((bands["evaluated"] >= bands["n0"]) | (bands["method"] == RANDOM))]
     sizes = sorted(bands["n0"].unique())
     titles = [f"{n0} functions to learn from" for n0 in sizes]
     figure, axes = panels(titles, width=max(6, 4 * len(sizes)), height=4.4)
-    looks = {method: {"linewidth": 1.5, **LOOKS.get(method, OTHER_METHOD), "marker": ""} for method in methods
+    looks = {method: {"linewidth": 1.5, **look, "marker": ""} for method, look in LOOKS.items()
              if method in set(shown["method"])}  # fmt: skip
     for ax, n0 in zip(axes, sizes, strict=True):
         part = shown[shown["n0"] == n0]
@@ -59,13 +58,13 @@ def best_so_far(bands: pd.DataFrame, methods: Sequence[str] = MAIN) -> Figure:
     return figure
 
 
-def evaluations_needed(summary: pd.DataFrame, n0: int, targets: Sequence[str] | None = None) -> Figure:
+def evaluations_needed(summary: pd.DataFrame, n0: int) -> Figure:
     """Mean number of evaluations until each target is reached, a panel per target; an arrow where it is a lower limit.
 
-    ``summary``: method, n0, target, seeds, reached, evaluations(_low, _high), random (``replay.summary``).
+    ``summary``: as ``replay_tables.summary`` returns it.
     """
     part = summary[summary["n0"] == n0]
-    targets, names = list(targets or dict.fromkeys(part["target"])), list(dict.fromkeys(part["method"]))
+    targets, names = list(dict.fromkeys(part["target"])), list(dict.fromkeys(part["method"]))
     figure, axes = panels(targets, width=3 + 2.3 * len(targets), height=1.6 + 0.32 * len(names))
     for ax, target in zip(axes, targets, strict=True):
         rows = part[part["target"] == target]
@@ -86,7 +85,7 @@ def evaluations_needed(summary: pd.DataFrame, n0: int, targets: Sequence[str] | 
 def ordering_accuracy(summary: pd.DataFrame) -> Figure:
     """Share of pairs ordered as their recorded scores, a panel per test, between coin toss and what noise allows.
 
-    ``summary``: test, method, accuracy(_low, _high), rerun, oracle (``replay.ordering_summary``).
+    ``summary``: as ``replay_tables.ordering_summary`` returns it.
     """
     tests, names = list(dict.fromkeys(summary["test"])), list(dict.fromkeys(summary["method"]))
     figure, axes = panels(tests, width=3 + 2.4 * len(tests), height=1.9 + 0.32 * len(names), sharex=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,14 +36,14 @@ class Run:
 
     Attributes:
         method, n0, seed: who searched, with how many functions to learn from, in which draw.
-        found: scores in the order of evaluation, start set first; nan where a function failed. It may end early.
+        scores: in the order of evaluation, start set first; nan where a function failed. It may end early.
         universe: scores of all functions there were; nan where one failed.
     """
 
     method: str
     n0: int
     seed: int
-    found: np.ndarray
+    scores: np.ndarray
     universe: np.ndarray
 
     @property
@@ -60,37 +61,32 @@ def curves(runs: Sequence[Run]) -> pd.DataFrame:
     Columns: method, n0, seed, evaluated, best_so_far, quantile. Random order is exact: the expectation over all orders
     of that seed's universe, in which a draw that failed holds :data:`CHANCE`.
     """
-    tables = [_curve(run) for run in runs]
-    universes = {(run.n0, run.seed): run.universe for run in runs}
-    tables += [_random_curve(universe, *key) for key, universe in sorted(universes.items())]
+    tables = []
+    for run in runs:
+        points = _points(run, len(run.scores))
+        best = np.maximum.accumulate(np.nan_to_num(run.scores, nan=CHANCE))[points - 1]
+        tables.append(_curve(run.method, run, points, best, _below(run, best)))
+    for _, run in sorted({(run.n0, run.seed): run for run in runs}.items()):
+        points, scores = _points(run, run.size), np.sort(np.nan_to_num(run.universe, nan=CHANCE))
+        weights, below = [intervals.best_of_n_weights(run.size, int(n)) for n in points], _below(run, scores)
+        tables.append(_curve(RANDOM, run, points, [w @ scores for w in weights], [w @ below for w in weights]))
     return pd.concat(tables, ignore_index=True)
 
 
-def _curve(run: Run) -> pd.DataFrame:
-    best = np.maximum.accumulate(np.nan_to_num(run.found, nan=CHANCE))
-    points = _points(run.size, run.n0)
-    points = np.append(points[points < len(best)], len(best))
-    below = np.searchsorted(np.sort(np.nan_to_num(run.universe, nan=CHANCE)), best[points - 1], side="left")
-    return _rows(run.method, run.n0, run.seed, points, best[points - 1], below / run.size)
+def _points(run: Run, last: int) -> np.ndarray:
+    """Numbers of evaluations, up to the last, at which a curve is read: dense where the search leaves its start set."""
+    points = np.r_[np.geomspace(1, run.size, POINTS).round(), np.arange(run.n0, run.n0 + 10), last]
+    return np.unique(points[(points >= 1) & (points <= last)]).astype(int)
 
 
-def _random_curve(universe: np.ndarray, n0: int, seed: int) -> pd.DataFrame:
-    scores = np.sort(np.nan_to_num(universe, nan=CHANCE))
-    points = _points(len(scores), n0)
-    below = np.searchsorted(scores, scores, side="left") / len(scores)
-    weights = [intervals.best_of_n_weights(len(scores), int(n)) for n in points]
-    return _rows(RANDOM, n0, seed, points, [w @ scores for w in weights], [w @ below for w in weights])
+def _below(run: Run, scores: np.ndarray) -> np.ndarray:
+    """The share of the universe below each score."""
+    return np.searchsorted(np.sort(np.nan_to_num(run.universe, nan=CHANCE)), scores) / run.size
 
 
-def _points(size: int, n0: int) -> np.ndarray:
-    """Numbers of evaluations at which curves are read: few, and dense where the search leaves its start set."""
-    spaced = np.geomspace(1, size, POINTS).round()
-    return np.unique(np.r_[spaced, np.arange(n0, n0 + 10)].clip(1, size)).astype(int)
-
-
-def _rows(method: str, n0: int, seed: int, evaluated, best, quantile) -> pd.DataFrame:
+def _curve(method: str, run: Run, evaluated: np.ndarray, best, quantile) -> pd.DataFrame:
     values = {"evaluated": evaluated, "best_so_far": best, "quantile": quantile}
-    return pd.DataFrame({"method": method, "n0": n0, "seed": seed, **values})
+    return pd.DataFrame({"method": method, "n0": run.n0, "seed": run.seed, **values})
 
 
 def bands(curve: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
@@ -103,7 +99,7 @@ def bands(curve: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.D
         band: dict[str, object] = {"method": method, "n0": n0}
         for measure in ("best_so_far", "quantile"):
             values = group.pivot(index="seed", columns="evaluated", values=measure).dropna(axis=1)
-            draws = _resampled_sums(values.to_numpy(), rng, resamples) / len(values)
+            draws = intervals.resample_counts(rng, len(values), resamples) @ values.to_numpy() / len(values)
             low, high = np.quantile(draws, [0.025, 0.975], axis=0)
             band |= {"evaluated": values.columns.to_numpy(), "seeds": len(values), measure: values.mean().to_numpy()}
             band |= {f"{measure}_low": low, f"{measure}_high": high}
@@ -111,46 +107,30 @@ def bands(curve: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.D
     return pd.concat(tables, ignore_index=True)
 
 
-def _resampled_sums(values: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
-    """Sums over the rows of ``values`` (seeds, columns) drawn with replacement, shape (resamples, columns)."""
-    k = len(values)
-    return intervals.resample_counts(rng, k, resamples) @ values
-
-
 # ------------------------------------------------------------------------------------------------- evaluations needed
 
 
-def needed(runs: Sequence[Run], quantiles: Sequence[float] = QUANTILES, scores: Sequence[float] = ()) -> pd.DataFrame:
+def needed(runs: Sequence[Run], quantiles: Sequence[float] = QUANTILES) -> pd.DataFrame:
     """How many evaluations each run took to first reach each target.
 
-    Targets are the scores that a share of 1 - quantile of the run's universe reaches (quantile 1: its best one), and
-    ``scores``. A score that no function of the universe reaches is left out for that seed.
+    Targets are the scores that a share of 1 - quantile of the run's universe reaches (quantile 1: its best one).
 
-    Columns: method, n0, seed, target (``top 1%``, ``best``, ``score 0.6``), score, evaluations, reached, random
-    (expected draws of random search, exact), universe. A run that ended before the target has ``reached`` False and the
-    number of its evaluations, which is a lower limit.
+    Columns: method, n0, seed, target (``top 1%``, ``best``), score, evaluations, reached, random (expected draws of
+    random search, exact), universe. A run that ended before the target has ``reached`` False and the number of its
+    evaluations, which is a lower limit.
     """
     rows = []
     for run in runs:
         ranked = np.sort(run.universe[~np.isnan(run.universe)])[::-1]
-        wanted = {_label(q): ranked[max(1, round((1 - q) * run.size)) - 1] for q in quantiles}
-        wanted |= {f"score {score:g}": score for score in scores if ranked[0] >= score}
-        for target, score in wanted.items():
-            hits = np.flatnonzero(run.found >= score)  # nan is not: a failure reaches nothing
-            rows.append(
-                {
-                    **{"method": run.method, "n0": run.n0, "seed": run.seed, "target": target, "score": score},
-                    "evaluations": int(hits[0]) + 1 if len(hits) else len(run.found),
-                    "reached": bool(len(hits)),
-                    "random": intervals.expected_draws(run.size, int((ranked >= score).sum())),
-                    "universe": run.size,
-                }
-            )
+        for quantile in quantiles:
+            target = "best" if quantile >= 1 else f"top {100 * (1 - quantile):.3g}%"
+            score = ranked[max(1, round((1 - quantile) * run.size)) - 1]
+            hits = np.flatnonzero(run.scores >= score)  # nan is not: a failure reaches nothing
+            row = {"method": run.method, "n0": run.n0, "seed": run.seed, "target": target, "score": score}
+            row |= {"evaluations": int(hits[0]) + 1 if len(hits) else len(run.scores), "reached": bool(len(hits))}
+            random = intervals.expected_draws(run.size, int((ranked >= score).sum()))
+            rows.append(row | {"random": random, "universe": run.size})
     return pd.DataFrame(rows)
-
-
-def _label(quantile: float) -> str:
-    return "best" if quantile >= 1 else f"top {100 * (1 - quantile):.3g}%"
 
 
 def summary(table: pd.DataFrame, rng: np.random.Generator, resamples: int, yardstick: str = "") -> pd.DataFrame:
@@ -164,13 +144,14 @@ def summary(table: pd.DataFrame, rng: np.random.Generator, resamples: int, yards
     Where ``reached`` is below ``seeds`` the runs that ended early count with the evaluations they had, so evaluations
     are a lower and times fewer an upper limit.
     """
-    table = table.assign(yardstick=_of_yardstick(table, yardstick))
-    rows = []
+    same = ["n0", "seed", "target"]
+    others = table[table["method"] == yardstick].set_index(same)["evaluations"].rename("yardstick")
+    table, rows = table.join(others, on=same), []
     for key, group in table.groupby(["method", "n0", "target"], sort=False):
         values = group[["evaluations", "random", "universe", "yardstick"]].to_numpy(float)
         row = dict(zip(("method", "n0", "target"), key, strict=True))
         row |= {"score": group["score"].mean(), "seeds": len(group), "reached": int(group["reached"].sum())}
-        sums, draws = values.sum(0), _resampled_sums(values, rng, resamples)
+        sums, draws = values.sum(0), intervals.resample_counts(rng, len(values), resamples) @ values
         mean = intervals.percentile_interval(draws[:, 0] / len(values))
         row |= Estimate(sums[0] / len(values), *mean, len(values)).columns("evaluations")
         row |= {"median": np.median(values[:, 0]), "random": values[:, 1].mean()}
@@ -179,13 +160,6 @@ def summary(table: pd.DataFrame, rng: np.random.Generator, resamples: int, yards
             row |= Estimate(sums[column] / sums[0], *interval, len(values)).columns(name)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _of_yardstick(table: pd.DataFrame, method: str) -> pd.Series:
-    """The evaluations that ``method`` needed, beside each row with the same start, seed and target."""
-    same = ["n0", "seed", "target"]
-    its = table[table["method"] == method].set_index(same)["evaluations"]
-    return pd.Series(its.reindex(pd.MultiIndex.from_frame(table[same])).to_numpy(float), index=table.index)
 
 
 def sentence(saved: pd.DataFrame, methods: Sequence[str], target: str = "top 0.1%") -> str:
@@ -216,33 +190,30 @@ def choices(runs: Sequence[Run], count: int = 10) -> pd.DataFrame:
     """
     rows = []
     for run in runs:
-        scores = run.found[run.n0 : run.n0 + count]
-        rows.append(_choice(run.method, run, scores, scores.size) | {"best_score": pd.Series(scores).max()})
+        scores = pd.Series(run.scores[run.n0 : run.n0 + count])
+        rows.append(_choice(run.method, run, scores, len(scores)) | {"best_score": scores.max()})
     for run in {(run.n0, run.seed): run for run in runs}.values():
-        rows.append(_choice(RANDOM, run, run.universe, count) | {"best_score": np.nan})
+        rows.append(_choice(RANDOM, run, pd.Series(run.universe), count) | {"best_score": np.nan})
     return pd.DataFrame(rows)
 
 
-def _choice(method: str, run: Run, scores: np.ndarray, chosen: int) -> dict:
-    limit = np.nanquantile(run.universe, 0.9)
-    values = {"failed": np.isnan(scores).mean() * chosen, "mean_score": pd.Series(scores).mean()}
-    values["top_tenth"] = float((scores >= limit).mean())
-    return {"method": method, "n0": run.n0, "seed": run.seed, "chosen": chosen} | values
+def _choice(method: str, run: Run, scores: pd.Series, chosen: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"method": method, "n0": run.n0, "seed": run.seed, "chosen": chosen}
+    row |= {"failed": scores.isna().mean() * chosen, "mean_score": scores.mean()}
+    return row | {"top_tenth": (scores >= np.nanquantile(run.universe, 0.9)).mean()}
 
 
-def choices_summary(
-    table: pd.DataFrame, control: str, measures: Sequence[str] = ("mean_score", "top_tenth")
-) -> pd.DataFrame:
+def choices_summary(table: pd.DataFrame, control: str) -> pd.DataFrame:
     """Means over seeds of :func:`choices` with t intervals, and each method's paired difference from ``control``.
 
-    Columns: method, n0, seeds, and for each measure its mean(_low, _high) and difference(_low, _high), named
-    ``<measure>`` and ``<measure>_over_control``.
+    Columns: method, n0, seeds; mean_score and top_tenth, and each with ``_over_control`` behind its name, with ``_low``
+    and ``_high``.
     """
     rows = []
     for (method, n0), group in table.groupby(["method", "n0"], sort=False):
         row = {"method": method, "n0": n0, "seeds": len(group)}
         other = table[(table["method"] == control) & (table["n0"] == n0)].set_index("seed")
-        for measure in measures:
+        for measure in ("mean_score", "top_tenth"):
             values = group.set_index("seed")[measure]
             row |= _t_interval(values.to_numpy()).columns(measure)
             paired = (values - other[measure]).dropna().to_numpy()
@@ -280,13 +251,12 @@ def ordering(
         most any method can reach); both from normal noise and the spread of these very pairs.
     """
     first, second = np.triu_indices(len(scores), 1)
+    asked = scores[first] != scores[second]
     if sequences is not None:
-        _, code = np.unique(np.asarray(sequences, dtype=str), return_inverse=True)
-        together = code[first] == code[second]
-        first, second = first[together], second[together]
+        sequences = np.asarray(sequences, dtype=str)
+        asked &= sequences[first] == sequences[second]
+    first, second = first[asked], second[asked]
     gap, guess = scores[first] - scores[second], predicted[first] - predicted[second]
-    asked = gap != 0
-    first, second, gap, guess = first[asked], second[asked], gap[asked], guess[asked]
     row: dict[str, float] = {"functions": len(np.union1d(first, second)), "pairs": len(gap)}
     alike = (np.sign(gap) * np.sign(guess) + 1) / 2
     row |= _over_sets(alike, first, second, sets, rng, resamples).columns("accuracy")
@@ -314,7 +284,7 @@ def _over_sets(alike, first, second, sets, rng: np.random.Generator, resamples: 
     """
     if not len(alike):
         return Estimate(np.nan, np.nan, np.nan, 0)
-    _, code = np.unique(np.asarray([str(one) for one in sets]), return_inverse=True)
+    _, code = np.unique(np.asarray(sets, dtype=str), return_inverse=True)
     k = int(code.max()) + 1
     cell = code[first] * k + code[second]
     cells, where = np.unique(cell, return_inverse=True)
@@ -338,19 +308,18 @@ def ordering_summary(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (test, method), group in table.groupby(["test", "method"], sort=False):
-        found = _t_interval(group["accuracy"].dropna().to_numpy())
+        accuracy = _t_interval(group["accuracy"].dropna().to_numpy())
         if len(group) == 1:
-            found = Estimate(*group[["accuracy", "accuracy_low", "accuracy_high"]].iloc[0], 1)
+            accuracy = Estimate(*group[["accuracy", "accuracy_low", "accuracy_high"]].iloc[0], 1)
         means = group[["functions", "pairs", "rerun", "oracle"]].mean()
         row = {"test": test, "method": method, "seeds": len(group), **means[["functions", "pairs"]]}
-        row |= found.columns("accuracy") | dict(means[["rerun", "oracle"]])
+        row |= accuracy.columns("accuracy") | dict(means[["rerun", "oracle"]])
         ceiling = means["oracle"] - 0.5
-        rows.append(row | {"of_ceiling": (found.value - 0.5) / ceiling if ceiling > 0 else np.nan})
+        rows.append(row | {"of_ceiling": (accuracy.value - 0.5) / ceiling if ceiling > 0 else np.nan})
     return pd.DataFrame(rows)
 
 
 def _t_interval(values: np.ndarray, lowest: float = 0.0) -> Estimate:
     """Mean with a t interval, kept within the range of a share or accuracy; of differences with ``lowest`` -1."""
-    found = intervals.t_interval(values)
-    low, high = np.clip([found.low, found.high], lowest, 1)
-    return Estimate(found.value, float(low), float(high), found.n)
+    mean = intervals.t_interval(values)
+    return Estimate(mean.value, *np.clip([mean.low, mean.high], lowest, 1).tolist(), mean.n)

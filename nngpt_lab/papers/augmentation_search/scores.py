@@ -7,6 +7,7 @@ CIFAR-10 accuracies in [0, 1].
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,19 @@ def scores_by_operations(functions: pd.DataFrame, rng: np.random.Generator, resa
         row |= mean.columns("mean") | {"sd": values.std(ddof=1), "median": np.median(values), "best": values.max()}
         rows.append(row | share.columns("share_40"))
     return pd.DataFrame(rows)
+
+
+def parameter_values(operations: Iterable[str], parameters: str) -> Iterator[tuple[str, str, Any]]:
+    """Operation, parameter and value, in order; the parts of a pair are parameters of their own (``scale[0]``).
+
+    ``parameters``: JSON, one object per operation.
+    """
+    for operation, given in zip(operations, json.loads(parameters), strict=True):
+        for name, value in given.items():
+            if isinstance(value, list):
+                yield from ((operation, f"{name}[{i}]", part) for i, part in enumerate(value))
+            else:
+                yield operation, name, value
 
 
 def operation_indicators(functions: pd.DataFrame) -> pd.DataFrame:
@@ -110,9 +124,6 @@ def replicates(functions: pd.DataFrame) -> list[np.ndarray]:
 def noise(functions: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Noise:
     """Within-code SD and reliability. Distinct codes enter the total variance once, by their first score."""
     groups = replicates(functions)
-    if not groups:
-        empty = Estimate(np.nan, np.nan, np.nan, 0)
-        return Noise(empty, empty, 0, 0)
     squares = np.array([[((g - g.mean()) ** 2).sum(), len(g) - 1] for g in groups])
     total = scored(functions).drop_duplicates("code_hash")["score"].var()
     within = intervals.bootstrap(squares, lambda s: np.sqrt(s[:, 0].sum() / s[:, 1].sum()), rng, resamples)
@@ -128,11 +139,10 @@ def replicate_noise(functions: pd.DataFrame, rng: np.random.Generator, resamples
     groups = [(str(k), group) for k, group in functions.groupby("n_operations")] + [("all", functions)]
     rows = []
     for name, group in groups:
-        found = noise(group, rng, resamples)
-        row = {"n_operations": name, "replicated_codes": found.codes, "scores": found.rows}
-        row |= found.within_sd.columns("within_sd")
-        row |= {"total_sd": scored(group).drop_duplicates("code_hash")["score"].std()}
-        rows.append(row | found.reliability.columns("reliability"))
+        spread, total = noise(group, rng, resamples), scored(group).drop_duplicates("code_hash")["score"].std()
+        row = {"n_operations": name, "replicated_codes": spread.codes, "scores": spread.rows}
+        row |= spread.within_sd.columns("within_sd") | {"total_sd": total}
+        rows.append(row | spread.reliability.columns("reliability"))
     return pd.DataFrame(rows)
 
 
@@ -152,7 +162,7 @@ def pair_flips(functions: pd.DataFrame, rng: np.random.Generator, resamples: int
     all pairs of codes; the interval resamples codes. Columns: gap_low, gap_high, pairs (per draw), observed(_low,
     _high), model (the whole corpus' noise and reliability, at the middle of the bin).
     """
-    groups, found = replicates(functions), noise(functions, rng, resamples=2)
+    groups, spread = replicates(functions), noise(functions, rng, resamples=2)
     draws, pairs = [], []
     for _ in range(resamples):
         chosen = np.unique(rng.integers(0, len(groups), len(groups)))  # a code twice would be paired with itself
@@ -160,18 +170,14 @@ def pair_flips(functions: pd.DataFrame, rng: np.random.Generator, resamples: int
         agreement = intervals.pair_agreement(first, again, FLIP_EDGES)
         draws.append(1 - agreement["still_better"])
         pairs.append(agreement["pairs"])
-    observed = [intervals.percentile_interval(column) for column in np.array(draws).T]
-    middle = (FLIP_EDGES[:-1] + FLIP_EDGES[1:]) / 2
-    return pd.DataFrame(
-        {
-            "gap_low": FLIP_EDGES[:-1],
-            "gap_high": FLIP_EDGES[1:],
-            "pairs": np.mean(pairs, axis=0).round(),
-            "observed": np.nanmean(draws, axis=0),
-            "observed_low": [low for low, _ in observed],
-            "observed_high": [high for _, high in observed],
-            "model": flip_probability(middle, found.within_sd.value, found.reliability.value),
-        }
+    low, high = np.transpose([intervals.percentile_interval(column) for column in np.array(draws).T])
+    table = pd.DataFrame({"gap_low": FLIP_EDGES[:-1], "gap_high": FLIP_EDGES[1:]})
+    return table.assign(
+        pairs=np.mean(pairs, axis=0).round(),
+        observed=np.nanmean(draws, axis=0),
+        observed_low=low,
+        observed_high=high,
+        model=flip_probability(table.mean(axis=1), spread.within_sd.value, spread.reliability.value),
     )
 
 
@@ -202,17 +208,11 @@ def best_of_n(functions: pd.DataFrame, rng: np.random.Generator, resamples: int)
     sizes = [n for n in BEST_OF if n <= size]
     weights = np.array([intervals.best_of_n_weights(size, n) for n in sizes])
     again = np.array([weights @ np.sort(rng.choice(scores, size)) for _ in range(resamples)])
-    cumulative = weights.cumsum(axis=1)
-    return pd.DataFrame(
-        {
-            "n": sizes,
-            "expected_best": weights @ scores,
-            "ci_low": np.quantile(again, 0.025, axis=0),
-            "ci_high": np.quantile(again, 0.975, axis=0),
-            "draw_low": scores[[np.searchsorted(c, 0.025) for c in cumulative]],
-            "draw_high": scores[[min(np.searchsorted(c, 0.975), size - 1) for c in cumulative]],
-        }
-    )
+    table = pd.DataFrame({"n": sizes, "expected_best": weights @ scores})
+    for end, level in (("low", 0.025), ("high", 0.975)):
+        drawn = [min(np.searchsorted(cumulative, level), size - 1) for cumulative in weights.cumsum(axis=1)]
+        table[f"ci_{end}"], table[f"draw_{end}"] = np.quantile(again, level, axis=0), scores[drawn]
+    return table[["n", "expected_best", "ci_low", "ci_high", "draw_low", "draw_high"]]
 
 
 def candidates_needed(functions: pd.DataFrame, within_sd: float) -> pd.DataFrame:
@@ -222,28 +222,16 @@ def candidates_needed(functions: pd.DataFrame, within_sd: float) -> pd.DataFrame
     """
     scores = functions["score"].fillna(CHANCE).to_numpy()
     best = scores.max()
-    targets = (
-        {"paper A's acceptance threshold": ACCEPTED}
-        | {f"quantile {q:g}": np.quantile(scores, q) for q in (0.5, 0.9, 0.99, 0.999)}
-        | {
-            "within two noise SD of the best": best - 2 * within_sd,
-            "within one noise SD of the best": best - within_sd,
-            "best of the corpus": best,
-        }
-    )
+    targets = {"paper A's acceptance threshold": ACCEPTED}
+    targets |= {f"quantile {q:g}": np.quantile(scores, q) for q in (0.5, 0.9, 0.99, 0.999)}
+    targets |= {f"within {n} noise SD of the best": best - k * within_sd for n, k in (("two", 2), ("one", 1))}
     rows = []
-    for target, score in targets.items():
+    for target, score in (targets | {"best of the corpus": best}).items():
         hits = int((scores >= score).sum())
-        rows.append(
-            {
-                "target": target,
-                "score": score,
-                "functions_at_or_above": hits,
-                "expected": intervals.expected_draws(len(scores), hits),
-                "median": intervals.draws_for(0.5, len(scores), hits),
-                "for_95_percent": intervals.draws_for(0.95, len(scores), hits),
-            }
-        )
+        row = {"target": target, "score": score, "functions_at_or_above": hits}
+        row |= {"expected": intervals.expected_draws(len(scores), hits)}
+        row |= {"median": intervals.draws_for(0.5, len(scores), hits)}
+        rows.append(row | {"for_95_percent": intervals.draws_for(0.95, len(scores), hits)})
     return pd.DataFrame(rows).sort_values("score", ignore_index=True)
 
 

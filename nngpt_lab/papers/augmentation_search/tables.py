@@ -11,7 +11,6 @@ with a score of its own, which duplicates do not get; a *third* is a third of th
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +20,7 @@ import pandas as pd
 
 from nngpt_lab.corpora.augmentations import OPERATIONS
 from nngpt_lab.ground.formatting import bracketed
+from nngpt_lab.papers.augmentation_search.scores import parameter_values
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
@@ -75,16 +75,14 @@ def search_curve(candidates: pd.DataFrame) -> pd.DataFrame:
 
     A curve ends where the first of its seeds has no more candidates, so that every point is a mean over the same runs.
     """
-    rows = []
-    ordered = _in_order(candidates)
+    tables, ordered = [], _in_order(candidates)
     for arm in arms(ordered):
-        part = ordered[ordered["arm"] == arm]
-        runs = [np.maximum.accumulate(run["score"].dropna().to_numpy()) for _, run in part.groupby("seed")]
-        shortest = min(map(len, runs))
-        curves = np.array([run[:shortest] for run in runs]).reshape(len(runs), shortest)
-        for k, column in enumerate(curves.T, start=1):
-            rows.append((arm, k, len(runs), column.mean(), column.min(), column.max()))
-    return pd.DataFrame(rows, columns=["arm", "evaluations", "seeds", "best", "lowest", "highest"])
+        scores = ordered[ordered["arm"] == arm].groupby("seed")["score"]
+        runs = [run.dropna().cummax().reset_index(drop=True) for _, run in scores]
+        best = pd.concat(runs, axis="columns", join="inner")
+        curve = pd.DataFrame({"arm": arm, "evaluations": best.index + 1, "seeds": len(runs)})
+        tables.append(curve.assign(best=best.mean(axis=1), lowest=best.min(axis=1), highest=best.max(axis=1)))
+    return pd.concat(tables, ignore_index=True)
 
 
 # --------------------------------------------------------------------------------------------------------- comparisons
@@ -111,14 +109,12 @@ def controls_table(candidates: pd.DataFrame) -> pd.DataFrame:
 
 def _marked(first: pd.DataFrame, second: pd.DataFrame) -> list[pd.DataFrame]:
     """Both with a column within_equal: evaluated before the run of the same seed that evaluates less has ended."""
-    counts = [table.groupby("seed")["score"].count() for table in (first, second)]
-    fewest = counts[0].combine(counts[1], min, fill_value=0)
-    return [table.assign(within_equal=_evaluated(table) <= table["seed"].map(fewest)) for table in (first, second)]
-
-
-def _evaluated(candidates: pd.DataFrame) -> pd.Series:
-    """How many candidates a run has trained, up to each."""
-    return candidates["score"].notna().groupby(candidates["seed"]).cumsum()
+    trained = [table["score"].notna().groupby(table["seed"]) for table in (first, second)]
+    fewest = trained[0].sum().combine(trained[1].sum(), min, fill_value=0)
+    return [
+        table.assign(within_equal=so_far.cumsum() <= table["seed"].map(fewest))
+        for table, so_far in zip((first, second), trained, strict=True)
+    ]
 
 
 def policy_table(policies: pd.DataFrame) -> pd.DataFrame:
@@ -200,36 +196,26 @@ def parameter_shift(candidates: pd.DataFrame) -> pd.DataFrame:
     mean and sd, each with ``_first`` and ``_last``; difference (last minus first) with ``_low`` and ``_high`` (Welch
     over uses, which does not cover the seed; not adjusted for their number).
     """
-    values = {(arm, part): _numbers(rows) for arm, part, rows in _thirds(candidates)}
+    numbers = [
+        (arm, part, operation, parameter, float(value))
+        for arm, part, written in _thirds(candidates)
+        for row in written.dropna(subset="operations").itertuples()
+        for operation, parameter, value in parameter_values(row.operations, row.parameters)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    table = pd.DataFrame(numbers, columns=["arm", "part", "operation", "parameter", "value"])
     rows = []
-    for arm in arms(candidates):
-        first, last = values[arm, FIRST], values[arm, LAST]
-        for operation, parameter in sorted(first.keys() | last.keys()):
-            pair = [np.array(part.get((operation, parameter), []), float) for part in (first, last)]
+    for arm, of_arm in table.groupby("arm", sort=False):
+        for (operation, parameter), uses in of_arm.groupby(["operation", "parameter"]):
+            first, last = (uses.loc[uses["part"] == part, "value"] for part in (FIRST, LAST))
             row: dict[str, Any] = {"arm": arm, "operation": operation, "parameter": parameter}
-            for name, used in zip(("first", "last"), pair, strict=True):
-                row |= {f"n_{name}": len(used), f"mean_{name}": used.mean() if len(used) else np.nan}
-                row[f"sd_{name}"] = used.std(ddof=1) if len(used) > 1 else np.nan
-            difference = Estimate(row["mean_last"] - row["mean_first"], np.nan, np.nan, 0)
-            if min(map(len, pair)) > 1 and min(map(np.ptp, pair)) > 0:
-                difference = intervals.difference_of_means(pair[1], pair[0])
+            for name, values in (("first", first), ("last", last)):
+                row |= {f"n_{name}": len(values), f"mean_{name}": values.mean(), f"sd_{name}": values.std()}
+            difference = Estimate(last.mean() - first.mean(), np.nan, np.nan, 0)
+            if min(first.nunique(), last.nunique()) > 1:
+                difference = intervals.difference_of_means(last, first)
             rows.append(row | difference.columns("difference"))
     return pd.DataFrame(rows)
-
-
-def _numbers(rows: pd.DataFrame) -> dict[tuple[str, str], list[float]]:
-    """Values of each numeric parameter, by operation and parameter."""
-    numbers: dict[tuple[str, str], list[float]] = {}
-    for row in rows.dropna(subset="operations").itertuples():
-        for operation, parameters in zip(row.operations, json.loads(row.parameters), strict=True):
-            for name, value in parameters.items():
-                values = {name: value}
-                if isinstance(value, list):
-                    values = {f"{name}[{i}]": part for i, part in enumerate(value)}
-                for key, number in values.items():
-                    if isinstance(number, int | float) and not isinstance(number, bool):
-                        numbers.setdefault((operation, key), []).append(float(number))
-    return numbers
 
 
 def novelty_table(candidates: pd.DataFrame) -> pd.DataFrame:

@@ -10,19 +10,9 @@ import pytest
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.llm import models
-from nngpt_lab.papers.augmentation_search.pairs import (
-    COLUMNS,
-    distinct,
-    draw_pairs,
-    get_style,
-    pair_examples,
-    rename_operations,
-    split,
-)
-from nngpt_lab.papers.augmentation_search.scores import Noise, flip_probability
-from nngpt_lab.statistics.intervals import exact
+from nngpt_lab.papers.augmentation_search.pairs import distinct, draw_pairs, pair_examples, rename_operations, split
+from nngpt_lab.papers.augmentation_search.rationales import answer
 
-NOISE = Noise(exact(0.01, 9), exact(0.8, 9), 9, 20)
 CODE = """import torch
 import torchvision.transforms as transforms
 
@@ -58,7 +48,6 @@ def test_each_function_asks_once_and_a_strictly_better_one_with_other_code_answe
         assert (pairs["better_score"] > pairs["worse_score"]).all()
         assert (pairs["better_code"] != pairs["worse_code"]).all()
         assert "failed" not in set(pairs["worse_code"]) | set(pairs["better_code"])
-        assert pairs["flip"].isna().all()
 
 
 def test_answers_are_uniform_among_the_better():
@@ -90,28 +79,12 @@ def test_count_takes_fewer_or_goes_round_again():
 @pytest.mark.parametrize("count", [None, 5])
 def test_nothing_to_draw_is_an_empty_table(count):
     pairs = draw_pairs(table([0.4, 0.4, np.nan]), rng(), count)
-    assert pairs.empty and tuple(pairs) == COLUMNS
+    assert pairs.empty and list(pairs) == ["worse_code", "worse_score", "better_code", "better_score"]
 
 
-def test_flips_are_those_of_the_gap_and_can_be_left_out():
-    functions = table(rng().normal(0.5, 0.02, 200))
-    pairs = draw_pairs(functions, rng(), noise=NOISE)
-    gap = pairs["better_score"] - pairs["worse_score"]
-    assert pairs["flip"].to_numpy() == pytest.approx(flip_probability(gap, 0.01, 0.8))
-    sure = draw_pairs(functions, rng(), noise=NOISE, most_flips=0.1)
-    assert sure["flip"].max() <= 0.1 < pairs["flip"].max()
-    weighted = draw_pairs(functions, rng(), noise=NOISE, weighted=True)
-    assert len(weighted) == len(pairs)
-    assert weighted["flip"].mean() < pairs["flip"].mean()
-
-
-IMPOSSIBLE = [{"most_flips": 0.1}, {"weighted": True}, {"noise": NOISE, "most_flips": 0.6}, {"count": 0}]
-
-
-@pytest.mark.parametrize("options", IMPOSSIBLE)
-def test_settings_that_cannot_be_are_refused(options):
+def test_no_pairs_at_all_cannot_be_asked_for():
     with pytest.raises(UsageError):
-        draw_pairs(table([0.1, 0.2]), rng(), **options)
+        draw_pairs(table([0.1, 0.2]), rng(), 0)
 
 
 def test_the_same_generator_draws_the_same():
@@ -178,26 +151,12 @@ def tokenizer():
     return models.load("nano-coder").tokenizer
 
 
-@pytest.mark.parametrize("style", ["nano", "direct"])
-def test_the_worse_asks_and_the_better_is_all_that_is_learnt(tokenizer, style):
-    functions = corpus(30)
-    pairs = draw_pairs(functions, rng(), 4)
-    for example, pair in zip(pair_examples(tokenizer, pairs, style), pairs.itertuples(), strict=True):
+@pytest.mark.parametrize("form", ["transform_nano_train", "transform_direct_train"])
+def test_the_worse_asks_and_the_better_is_all_that_is_learnt(tokenizer, form):
+    pairs = draw_pairs(corpus(30), rng(), 4)
+    for example, pair in zip(pair_examples(tokenizer, pairs, form, "direct"), pairs.itertuples(), strict=True):
         asked = tokenizer.decode(example.ids[: example.prompt_length])
         learnt = tokenizer.decode(example.ids[example.prompt_length :])
-        form = get_style(style)
-        assert learnt == f"{form.answer(pair.better_code)}<|end|>"
-        assert form.answer(pair.worse_code) in asked
-        assert (f"{pair.worse_score:.2f}" if style == "nano" else str(pair.worse_score)) in asked
+        assert learnt == f"{answer('direct', [], pair.better_code)}<|end|>"
+        assert answer("direct", [], pair.worse_code) in asked and f"{pair.worse_score:.2f}" in asked
         assert str(pair.better_score)[:6] not in asked + learnt
-
-
-def test_the_nano_coder_is_asked_in_the_layout_that_it_knows():
-    code = CODE.format("transforms.Pad(  # why not\n    padding=1)")
-    assert "# why not" not in get_style("nano").answer(code)
-    assert get_style("direct").answer(code) == f"<tr>{code}</tr>"
-
-
-def test_an_unknown_style_names_the_nearest():
-    with pytest.raises(UsageError, match="did you mean 'nano'"):
-        get_style("nona")

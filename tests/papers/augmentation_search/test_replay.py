@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nngpt_lab.corpora.augmentations import OPERATIONS, parse_pipeline
-from nngpt_lab.corpora.code import code_hash
+from nngpt_lab.corpora.code import code_hash, tidy
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.llm import likelihood, lora, models
 from nngpt_lab.llm.likelihood import log_likelihoods, without_common_end
@@ -134,10 +134,12 @@ def test_what_is_scored_ends_with_the_first_name_of_the_tail(tiny):
     it = task()
     writer = rankers.Writer(tiny)
     tokenizer = writer._coder.tokenizer
-    for text, operations in zip(writer._texts(it), it.functions["operations"], strict=True):
+    rows = it.functions[["code", "operations"]].itertuples(index=False)
+    for text, (code, operations) in zip(writer._texts(it), rows, strict=True):
         answer = tokenizer.decode(text).rpartition("<tr>")[2]
         assert answer.rstrip("(").endswith("transforms.Resize") and "ToTensor" not in answer
         assert all(f"transforms.{name}(" in answer for name in operations)
+        assert tidy(code).startswith(answer)  # in the layout that the nano coder knows
 
 
 # ------------------------------------------------------------------------------------------------------------ rankers
@@ -149,7 +151,7 @@ def test_features_say_what_the_code_says():
     assert (table.loc[table["Pad"] == 0, ["Pad.padding", "Pad.padding_mode=edge"]] == 0).all(axis=None)
     present = table.loc[table["Pad"] == 1]
     assert [present["Pad.padding"].min(), present["Pad.padding"].max()] == [-0.5, 0.5]
-    assert {"GaussianBlur.sigma.0", "GaussianBlur.sigma.1"} <= set(table)
+    assert {"GaussianBlur.sigma[0]", "GaussianBlur.sigma[1]"} <= set(table)
     assert (table["Grayscale.num_output_channels"] == 0).all()  # it never varies
     assert not table.isna().any(axis=None)
 
@@ -226,18 +228,18 @@ def small(tiny) -> Replay:
 
 def test_a_search_evaluates_its_start_set_and_then_everything_once(small, tmp_path):
     functions = corpus()
-    runs = search(small, functions, tmp_path, progress=False)
+    runs = search(small, functions, tmp_path)
     assert [(run.n0, run.seed) for run in runs[:: len(METHODS)]] == [(10, 0), (10, 1), (20, 0), (20, 1)]
     assert [run.method for run in runs[: len(METHODS)]] == list(METHODS)
     starts = {}
     for run in runs:
         assert run.size == 60
-        start = starts.setdefault(run.seed, run.found[:10])
-        assert np.array_equal(run.found[:10], start, equal_nan=True)  # smaller start sets begin larger ones
+        start = starts.setdefault(run.seed, run.scores[:10])
+        assert np.array_equal(run.scores[:10], start, equal_nan=True)  # smaller start sets begin larger ones
         if run.method == "Parzen estimator":
-            assert len(run.found) == run.n0 + 10
+            assert len(run.scores) == run.n0 + 10
         else:
-            assert np.array_equal(np.sort(run.found), np.sort(run.universe), equal_nan=True)
+            assert np.array_equal(np.sort(run.scores), np.sort(run.universe), equal_nan=True)
     assert not np.array_equal(starts[0], starts[1], equal_nan=True)
 
 
@@ -254,26 +256,26 @@ def test_an_interrupted_search_goes_on_and_repeats_nothing(small, tmp_path, monk
 
     monkeypatch.setitem(RANKERS, "tuned", breaks)
     with pytest.raises(KeyboardInterrupt):
-        search(settings, functions, tmp_path, progress=False)
+        search(settings, functions, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     assert len(before) > 2
     monkeypatch.setitem(RANKERS, "tuned", ranker)
-    resumed = search(settings, functions, tmp_path, progress=False)
+    resumed = search(settings, functions, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert not list(tmp_path.rglob("*.part"))
-    whole = search(settings, functions, tmp_path / "again", progress=False)
+    whole = search(settings, functions, tmp_path / "again")
     for one, other in zip(resumed, whole, strict=True):
-        assert np.array_equal(one.found, other.found, equal_nan=True)
+        assert np.array_equal(one.scores, other.scores, equal_nan=True)
 
 
 def test_other_scores_or_settings_are_not_read_from_the_same_files(small, tmp_path):
     settings = replace(small, methods=("ridge regression",), start_sizes=(10,), seeds=1)
     functions = corpus()
-    search(settings, functions, tmp_path, progress=False)
-    search(replace(settings, seeds=2), functions, tmp_path, progress=False)
+    search(settings, functions, tmp_path)
+    search(replace(settings, seeds=2), functions, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1  # more seeds go on
-    search(replace(settings, universe=50), functions, tmp_path, progress=False)
-    search(settings, functions.assign(score=functions["score"] / 2), tmp_path, progress=False)
+    search(replace(settings, universe=50), functions, tmp_path)
+    search(settings, functions.assign(score=functions["score"] / 2), tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -285,7 +287,7 @@ def test_a_methods_guess_is_the_difference_of_its_rankers():
 
 def test_settings_that_cannot_be_are_refused(small, tmp_path):
     with pytest.raises(UsageError, match="draw a larger universe"):
-        search(replace(small, universe=20), corpus(), tmp_path, progress=False)
+        search(replace(small, universe=20), corpus(), tmp_path)
     with pytest.raises(UsageError, match="did you mean 'ridge regression'"):
         replace(small, methods=("ridge regresion",))
     with pytest.raises(UsageError, match="too small"):
@@ -302,7 +304,7 @@ def test_ordering_tests_each_method_four_times_on_functions_it_never_learnt_from
     functions = corpus(240, noise=0.001)
     doubled = functions.assign(score=functions["score"] + 0.001)  # every code once more, so that there is noise
     settings = replace(small, methods=("ridge regression", TUNED, "Parzen estimator"))
-    table = ordering(settings, pd.concat([functions, doubled]), tmp_path, np.random.default_rng(0), 50, progress=False)
+    table = ordering(settings, pd.concat([functions, doubled]), tmp_path, np.random.default_rng(0), 50)
     assert table.groupby("method").size().to_dict() == {"ridge regression": 4, TUNED: 4}
     found = table.set_index(["test", "method"])["accuracy"]
     assert found["held-out operations", "ridge regression"] > 0.75

@@ -57,9 +57,8 @@ def test_each_run_has_a_best_so_far_of_its_own():
 
 
 def test_copies_of_what_runs_are_valid_in_the_pooled_rate():
-    table = live.pooled_epochs(
-        frame(row(score=0.5), row(position=1, status="duplicate", valid=True), row(position=2)), rng(), 50
-    )
+    copied = frame(row(score=0.5), row(position=1, status="duplicate", valid=True), row(position=2))
+    table = live.pooled_epochs(copied, rng(), 50)
     assert table["valid"][0] == pytest.approx(2 / 3) and table["trained"][0] == 1
     assert {"epoch", "mean_low", "best_highest", "unit"} <= set(table.columns) and "over_threshold" not in table
 
