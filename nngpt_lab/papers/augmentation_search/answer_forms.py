@@ -28,10 +28,10 @@ def form(text: str) -> str:
     >>> form("<tr>def transform(norm): ...</tr>"), form("Use a crop. <tr>def transform(norm): ...</tr>")
     ('tags alone', 'text, then tags')
     """
-    found = extract(text, Kind.AUGMENTATION)
-    if found.source == Source.NONE:
+    extracted = extract(text, Kind.AUGMENTATION)
+    if extracted.source == Source.NONE:
         return "nothing found"
-    if found.source == Source.TAG and not found.wrapped:
+    if extracted.source == Source.TAG and not extracted.wrapped:
         return "tags alone"
     single = text.count("<tr>") == text.count("</tr>") == 1 and "```" not in text
     return "text, then tags" if single and text.rstrip().endswith("</tr>") else "otherwise wrapped"
@@ -75,7 +75,7 @@ def found_by_authors(text: str) -> bool:
     before, end, _ = text.rpartition("</tr>")
     _, start, code = before.rpartition("<tr>")
     if not (start and end):
-        found = _DEF.search(text)
-        code = found[0] if found else ""
+        function = _DEF.search(text)
+        code = function[0] if function else ""
     code = "\n".join(line for line in code.strip().splitlines() if not line.startswith("```"))
     return bool(code) and code.strip() == extract(text, Kind.AUGMENTATION).code.strip()

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.ground.names import Named
+from nngpt_lab.ground.names import Named, named
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.recipe import Recipe
-from nngpt_lab.papers.augmentation_search.rationales import check_style
+from nngpt_lab.papers.augmentation_search.rationales import STYLES
 from nngpt_lab.study import design as study
 from nngpt_lab.study.design import Arm
 
@@ -46,7 +46,7 @@ class Design(study.LoopDesign):
     batch: int = 10
 
     def __post_init__(self):
-        check_style(self.style)
+        named("style", self.style, dict.fromkeys(STYLES))
         super().__post_init__()
         if self.pairs_per_epoch < 1 or self.start < 4:
             raise UsageError(f"design {self.name!r} is too small", "pairs_per_epoch counts from 1, start from 4")
@@ -89,16 +89,6 @@ PAPER = Design(
     four_bit=True,
 )
 
-PAPER_COT = replace(
-    PAPER,
-    name="paper-a-cot",
-    source="[C] as paper-a, with the structured prompts; the rationales of the training answers are a template of the "
-    "lab's, the authors' answers hold the code alone",
-    style="cot",
-    prompt="transform_cot",
-    pair_prompt="transform_cot_reasoned_train",
-)
-
 GPU = replace(
     PAPER,
     name="small-augment",
@@ -135,4 +125,4 @@ DEMO = Design(
 
 SMOKE = replace(DEMO, name="nano-augment-smoke", epochs=2, samples=4, start=6, pairs_per_epoch=4, batch=4)
 
-DESIGNS = Named("design", PAPER, PAPER_COT, GPU, DEMO, SMOKE)
+DESIGNS = Named("design", PAPER, GPU, DEMO, SMOKE)

@@ -23,7 +23,7 @@ from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.corpora import augmentations
 from nngpt_lab.corpora.code import tidy
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
-from nngpt_lab.ground.names import did_you_mean
+from nngpt_lab.ground.names import all_named
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.ground.settings import choose
 from nngpt_lab.llm import models
@@ -31,29 +31,17 @@ from nngpt_lab.llm.recipe import PROJECTIONS
 from nngpt_lab.papers.augmentation_search import loop
 from nngpt_lab.papers.augmentation_search.design import ARMS, DEMO, GPU, PAPER, SMOKE, Arm, Design
 from nngpt_lab.papers.augmentation_search.lab import Lab, open_lab
-from nngpt_lab.papers.augmentation_search.prompting_tables import STYLES, setting
-from nngpt_lab.papers.augmentation_search.rationales import answer
+from nngpt_lab.papers.augmentation_search.prompting_tables import setting
+from nngpt_lab.papers.augmentation_search.rationales import STYLES, answer
 from nngpt_lab.records.results import Results
 
 log = logging.getLogger(__name__)
 
-PROMPTS = {  # a design's prompt -> the same in each style, with so many references
-    "transform_nano": {
-        ("direct", 2): "transform_nano",
-        ("direct", 0): "transform_nano_zero",
-        ("cot", 2): "transform_nano_cot",
-        ("cot", 0): "transform_nano_cot_zero",
-    },
-    "transform_direct": {
-        ("direct", 2): "transform_direct",
-        ("direct", 0): "transform_direct_zero",
-        ("cot", 2): "transform_cot",
-        ("cot", 0): "transform_cot_zero",
-    },
-}
-PAIR_PROMPTS = {
-    "transform_nano_train": {"direct": "transform_nano_train", "cot": "transform_nano_cot_train"},
-    "transform_direct_train": {"direct": "transform_direct_train", "cot": "transform_cot_reasoned_train"},
+COT = {  # a direct prompt -> the same in chain of thought; with ``_zero`` behind its name it shows no references
+    "transform_nano": "transform_nano_cot",
+    "transform_nano_train": "transform_nano_cot_train",
+    "transform_direct": "transform_cot",
+    "transform_direct_train": "transform_cot_reasoned_train",
 }
 
 
@@ -85,21 +73,18 @@ NANO = _limited(DEMO, 192, recipe=RECIPE, pairs_per_epoch=24)
 SMALL = _limited(GPU, 256, protocol=DEMO.protocol, start=DEMO.start, threshold=DEMO.threshold, relative=True, batch=8)
 NANO_GPU = replace(NANO, protocol=GPU.protocol, start=60, pairs_per_epoch=60, batch=40)
 SMALL_GPU = replace(GPU, start=60, recipe=replace(GPU.recipe, epochs=RECIPE.epochs), batch=40)
+GPU_STUDIES = {
+    "nano-coder": Study(NANO_GPU, samples=40, epochs=6, seeds=3),
+    "SmolLM2-135M": Study(SMALL_GPU, samples=40, epochs=6, seeds=3),
+}
 STUDIES = {  # by profile and model
     "smoke": {"nano-coder": Study(_limited(SMOKE, 192, recipe=RECIPE), samples=4, epochs=2, seeds=1)},
     "demo": {
         "nano-coder": Study(NANO, samples=30, epochs=6, seeds=1),
         "SmolLM2-135M": Study(SMALL, samples=8, epochs=0, seeds=1),
     },
-    "gpu": {
-        "nano-coder": Study(NANO_GPU, samples=40, epochs=6, seeds=3),
-        "SmolLM2-135M": Study(SMALL_GPU, samples=40, epochs=6, seeds=3),
-    },
-    "paper": {
-        "nano-coder": Study(NANO_GPU, samples=40, epochs=6, seeds=3),
-        "SmolLM2-135M": Study(SMALL_GPU, samples=40, epochs=6, seeds=3),
-        PAPER.coder: Study(PAPER, samples=100, epochs=20, seeds=1),
-    },
+    "gpu": GPU_STUDIES,
+    "paper": {**GPU_STUDIES, PAPER.coder: Study(PAPER, samples=100, epochs=20, seeds=1)},
 }
 
 
@@ -114,19 +99,13 @@ def profile_studies(
     """A profile's studies.
 
     Args:
-        named: models, separated by commas; None: all of the profile's.
+        named: models, separated by commas, or ``all``; None: all, too.
         samples, epochs, seeds: instead of the studies' own; None keeps them. A model that is not tuned stays
             untuned.
 
     Raises:
         UsageError: a model that the profile has no study of, or a number that is negative or not whole.
     """
-    known = STUDIES[profile]
-    wanted = [name.strip() for name in (named or "").split(",") if name.strip()] or list(known)
-    for name in wanted:
-        if name not in known:
-            cure = f"{did_you_mean(name, known)}use some of {', '.join(known)}, or another profile"
-            raise UsageError(f"profile {profile!r} does not compare prompts with {name!r}", cure)
     return [
         replace(
             study,
@@ -134,14 +113,14 @@ def profile_studies(
             epochs=choose("epochs", epochs, study.epochs) if study.epochs else 0,
             seeds=choose("seeds", seeds, study.seeds),
         )
-        for study in (known[name] for name in dict.fromkeys(wanted))
+        for study in all_named(f"study in profile {profile!r} of", named or "all", STUDIES[profile])
     ]
 
 
 def styled(design: Design, style: str, shots: int = 2) -> Design:
-    """A direct design's form in another style, and with two references or none."""
-    asked, pairs = PROMPTS[design.prompt][style, shots], PAIR_PROMPTS[design.pair_prompt][style]
-    return replace(design, style=style, prompt=asked, pair_prompt=pairs)
+    """A direct design in a style, with two references or none."""
+    asked, pairs = (name if style == "direct" else COT[name] for name in (design.prompt, design.pair_prompt))
+    return replace(design, style=style, prompt=asked if shots else f"{asked}_zero", pair_prompt=pairs)
 
 
 def arms(study: Study) -> Iterator[tuple[str, int, bool, Design]]:
@@ -196,7 +175,7 @@ def run_studies(
 
 
 def run_study(
-    results: Results, study: Study, seeds: Sequence[int], workers: int = 2, coder: models.Coder | None = None
+    results: Results, study: Study, seeds: Sequence[int], workers: int, coder: models.Coder
 ) -> list[pd.DataFrame]:
     """The answers of one model, a table per arm and seed; columns as of :func:`run_studies`."""
     folder, device = results.folder / "loops", results.profile.device

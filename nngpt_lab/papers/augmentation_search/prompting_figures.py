@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from nngpt_lab.papers.augmentation_search.prompting_tables import SETTING, STYLES, TYPES, setting
-from nngpt_lab.statistics.plots import legend_below, name_rows, no_data, points, stack, whole_numbers
+from nngpt_lab.papers.augmentation_search.answer_forms import TYPES
+from nngpt_lab.papers.augmentation_search.prompting_tables import SETTING, setting
+from nngpt_lab.papers.augmentation_search.rationales import STYLES
+from nngpt_lab.statistics.plots import legend_below, name_rows, no_data, points, rows_of, stack, whole_numbers
 from nngpt_lab.statistics.style import COLOURS, OURS, new_figure
 
 LOOKS = {
@@ -132,8 +134,7 @@ def _settings(table: pd.DataFrame) -> dict[tuple, str]:
     return {key: f"{key[0]}, {setting(key[1], key[2])}" for key in order}
 
 
-def _places(table: pd.DataFrame, settings: dict[tuple, str]) -> pd.Series:
-    """The row of each setting."""
-    order = list(settings)
-    rows = table[SETTING].itertuples(index=False, name=None)
-    return pd.Series([order.index(key) for key in rows], index=table.index, dtype=float)
+def _places(table: pd.DataFrame, settings: dict[tuple, str]) -> np.ndarray:
+    """The row of each arm's setting."""
+    keys = table[SETTING].itertuples(index=False, name=None)
+    return rows_of([settings[key] for key in keys], list(settings.values()))

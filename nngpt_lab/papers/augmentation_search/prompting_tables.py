@@ -17,6 +17,7 @@ import pandas as pd
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.augmentation_search.answer_forms import TYPES, answer_type, form, found_by_authors, reasons
+from nngpt_lab.papers.augmentation_search.rationales import STYLES
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.claims import verdict
@@ -24,7 +25,6 @@ from nngpt_lab.statistics.intervals import Estimate
 from nngpt_lab.study.comparison import MCNEMAR, RESULT, Mean, Measure, PairedProportion, PairedRatio, Statistic, compare
 from nngpt_lab.study.samples import bootstrap_runs
 
-STYLES = ("direct", "cot")
 SETTING = ["model", "shots", "tuned"]  # within which the two styles are compared
 ARM = ["model", "shots", "tuned", "style"]
 SHARES = ["valid", "new", "authors", "reasoned"]

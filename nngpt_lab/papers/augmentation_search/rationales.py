@@ -13,16 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nngpt_lab.corpora.augmentations import parse_pipeline
-from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.ground.names import did_you_mean
+from nngpt_lab.ground.names import named
 
 STYLES = ("direct", "cot")
-
-
-def check_style(style: str) -> None:
-    """UsageError unless ``style`` is one of :data:`STYLES`."""
-    if style not in STYLES:
-        raise UsageError(f"there is no style {style!r}", f"{did_you_mean(style, STYLES)}use one of {', '.join(STYLES)}")
 
 
 def answer(style: str, references: Sequence[tuple[str, float]], code: str) -> str:
@@ -36,7 +29,7 @@ def answer(style: str, references: Sequence[tuple[str, float]], code: str) -> st
     Raises:
         UsageError: unknown style.
     """
-    check_style(style)
+    named("style", style, dict.fromkeys(STYLES))
     final = f"<tr>{code}</tr>"
     return final if style == "direct" else f"{rationale(references, code)}\n{final}"
 

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -19,17 +18,11 @@ from nngpt_lab.ground.errors import LabError, UsageError
 from nngpt_lab.llm.prompts import prompt
 from nngpt_lab.papers.augmentation_search import archive as archives
 from nngpt_lab.papers.augmentation_search import checks, loop
-from nngpt_lab.papers.augmentation_search.design import (
-    ARMS,
-    DEMO,
-    DESIGNS,
-    GPU,
-    PAPER,
-    PAPER_COT,
-    SMOKE,
-)
+from nngpt_lab.papers.augmentation_search.design import ARMS, DEMO, DESIGNS, GPU, PAPER, SMOKE
 from nngpt_lab.papers.augmentation_search.generator import function, generate
 from nngpt_lab.papers.augmentation_search.lab import open_lab
+from nngpt_lab.papers.augmentation_search.pairs import pair_examples
+from nngpt_lab.papers.augmentation_search.prompting import styled
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.study.design import get_arms
 from tests.helpers.killed import adapters, content, run_until, samples
@@ -196,7 +189,8 @@ def test_published_numbers():
     assert (recipe.batch, recipe.accumulate, recipe.warmup, recipe.max_grad_norm) == (1, 8, 0.05, 1.0)
     assert recipe.targets == ("q_proj", "k_proj", "v_proj", "o_proj") and recipe.layers == tuple(range(24))
     assert (recipe.optimizer, PAPER.four_bit, PAPER.pairs_per_epoch) == ("paged_adamw_8bit", True, 4096)
-    assert (PAPER_COT.style, PAPER_COT.prompt) == ("cot", "transform_cot") and not GPU.four_bit
+    cot = styled(PAPER, "cot")
+    assert (cot.style, cot.prompt) == ("cot", "transform_cot") and not GPU.four_bit
 
 
 def test_the_hash_covers_what_changes_a_run_and_no_more():
@@ -296,12 +290,12 @@ def test_pairs_teach_the_better_one_and_shuffled_ones_by_lot():
 def test_an_example_asks_with_the_worse_and_answers_with_the_better(undisturbed):
     from nngpt_lab.llm import models
 
-    coder = models.load("nano-coder")
-    pair = SimpleNamespace(worse_code=HALF, worse_score=0.514, better_code=function("RandomCrop(size=30)"))
+    tokenizer = models.load("nano-coder").tokenizer
+    better = function("RandomCrop(size=30)")
+    pair = pd.DataFrame({"worse_code": [HALF], "worse_score": 0.514, "better_code": better, "better_score": 0.6})
     for style, has_rationale in (("direct", False), ("cot", True)):
-        lab = SimpleNamespace(design=dataclasses.replace(DEMO, style=style), coder=coder)
-        made = loop.example(lab, pair)
-        asked, answered = (coder.tokenizer.decode(made.ids[part]) for part in
+        (made,) = pair_examples(tokenizer, pair, DEMO.pair_prompt, style)
+        asked, answered = (tokenizer.decode(made.ids[part]) for part in
                            (slice(made.prompt_length), slice(made.prompt_length, None)))  # fmt: skip
         assert "RandomInvert(p=0.5)" in asked and "(accuracy 0.51)" in asked and "RandomCrop" not in asked
         assert "RandomCrop(size=30)" in answered and ("Reference 1" in answered) == has_rationale
