@@ -10,17 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nngpt_lab.papers.augmentation_search.tables import BEST_START, FIRST, LAST, NO_POLICY, START
-from nngpt_lab.statistics.plots import (
-    legend_below,
-    lines,
-    name_rows,
-    no_data,
-    panels,
-    points,
-    reference_line,
-    rows_of,
-    whole_numbers,
-)
+from nngpt_lab.statistics import plots
 from nngpt_lab.statistics.style import MUTED, OTHER, OURS, PAPER, new_figure
 from nngpt_lab.study.looks import LOOKS, arm_looks
 
@@ -38,19 +28,18 @@ def epochs(pooled: pd.DataFrame, limit: float | None = None) -> Figure:
     best.sharey(mean)
     looks = arm_looks(pooled)
     bands = [arm for arm in looks if arm in BANDS or arm not in LOOKS]
-    ends = {"valid": ("valid_low", "valid_high"), "mean": ("mean_low", "mean_high"),
-            "best": ("best_lowest", "best_highest")}  # fmt: skip
     for ax, name in ((valid, "valid"), (mean, "mean"), (best, "best")):
-        lines(ax, pooled, "arm", "epoch", name, looks, bands, ends=ends[name], scale=100)
+        ends = ("best_lowest", "best_highest") if name == "best" else None
+        plots.lines(ax, pooled, "arm", "epoch", name, looks, bands, ends=ends, scale=100)
         ax.set(xlabel="LLM epoch", ylabel="accuracy after one epoch, %")
-        whole_numbers(ax.xaxis)
+        plots.whole_numbers(ax.xaxis)
     if limit is not None:
-        reference_line(mean, 100 * limit, "threshold", MUTED)
+        plots.reference_line(mean, 100 * limit, "threshold", MUTED)
     over = "seeds" if len(pooled) and (pooled["unit"] == "seeds").all() else "candidates"
     valid.set(ylabel="valid, % of the samples", ylim=(0, 102), title="Valid (band: Wilson)")
     mean.set(title=f"Mean (band: bootstrap over {over})")
     best.set(title="Best (band: lowest to highest seed)")
-    legend_below(figure)
+    plots.legend_below(figure)
     return figure
 
 
@@ -63,17 +52,17 @@ def search(curves: pd.DataFrame, start_best: float | None = None) -> Figure:
     """
     figure, ax = new_figure(width=8, height=4.2)
     looks = arm_looks(curves)
-    lines(ax, curves, "arm", "evaluations", "best", looks, bands=looks, ends=("lowest", "highest"), scale=100,
-          marker="", drawstyle="steps-post")  # fmt: skip
+    plots.lines(ax, curves, "arm", "evaluations", "best", looks, bands=looks, ends=("lowest", "highest"), scale=100,
+                marker="", drawstyle="steps-post")  # fmt: skip
     if start_best is not None:
-        reference_line(ax, 100 * start_best, "best of the start", MUTED)
+        plots.reference_line(ax, 100 * start_best, "best of the start", MUTED)
     if not len(curves):
-        no_data(ax, "nothing was trained")
+        plots.no_data(ax, "nothing was trained")
     seeds = int(curves["seeds"].max()) if len(curves) else 0
     title = "Best so far" + (f" (mean of {seeds} seeds; band: lowest to highest)" if seeds > 1 else " (one seed)")
     ax.set(xlabel="functions evaluated", ylabel="best accuracy so far, %", title=title)
-    whole_numbers(ax.xaxis)
-    legend_below(figure)
+    plots.whole_numbers(ax.xaxis)
+    plots.legend_below(figure)
     return figure
 
 
@@ -84,7 +73,7 @@ def policies(table: pd.DataFrame) -> Figure:
     """
     names, budgets = list(dict.fromkeys(table["policy"])), list(dict.fromkeys(table["epochs"]))
     titles = [f"{budget} epoch{'s' * (budget != 1)}" for budget in budgets]
-    figure, axes = panels(titles, width=10, height=1.6 + 0.34 * len(names))
+    figure, axes = plots.panels(titles, width=10, height=1.6 + 0.34 * len(names))
     for ax, budget in zip(axes, budgets, strict=False):
         part = table[table["epochs"] == budget]
         bounded = part[["mean_low", "mean_high"]].notna().all(axis=1)
@@ -92,13 +81,14 @@ def policies(table: pd.DataFrame) -> Figure:
                    for name in part["policy"]]  # fmt: skip
         looks = [{"color": colour, "markerfacecolor": colour if filled else "white"}
                  for colour, filled in zip(colours, bounded, strict=True)]  # fmt: skip
-        points(ax, rows_of(part["policy"], names), part, "mean", scale=100, horizontal=True, looks=looks, markersize=6)
+        rows = plots.rows_of(part["policy"], names)
+        plots.points(ax, rows, part, "mean", scale=100, horizontal=True, looks=looks, markersize=6)
         for bare in part.loc[part["policy"] == NO_POLICY, "mean"].dropna():
             ax.axvline(100 * bare, color=PAPER, linestyle="--", linewidth=1, zorder=1)
         ax.set_xlabel("accuracy on the test images, %")
-    name_rows(axes[0], names)
+    plots.name_rows(axes[0], names)
     if not names:
-        no_data(axes[0], "no policies were scored")
+        plots.no_data(axes[0], "no policies were scored")
     figure.suptitle("Policies and found functions (bars: t-interval over seeds; hollow: none)", fontsize=11)
     return figure
 
@@ -120,12 +110,12 @@ def operation_use(shift: pd.DataFrame, arm: str = "loop") -> Figure:
         (f"{arm}, {FIRST}", first, {"color": OURS, "marker": "o", "markersize": 6, "markerfacecolor": "white"}),
     ):
         ax.plot(100 * rows["share"].reindex(order), places, linestyle="none", label=_counted(label, rows), **style)
-    points(ax, places, last.reindex(order), "share", scale=100, horizontal=True, color=OURS, markersize=6,
-           label=_counted(f"{arm}, {LAST}", last))  # fmt: skip
+    plots.points(ax, places, last.reindex(order), "share", scale=100, horizontal=True, color=OURS, markersize=6,
+                 label=_counted(f"{arm}, {LAST}", last))  # fmt: skip
     ax.set_yticks(places, order)
     ax.set(xlabel="functions that use it, % (bar: Wilson interval of the last third)", xlim=(-1, None))
     ax.set_title("Operations, on top those that the best of the start favour most")
-    legend_below(figure)
+    plots.legend_below(figure)
     return figure
 
 

@@ -19,7 +19,6 @@ from nngpt_lab.papers.augmentation_search.lab import Lab, open_lab
 from nngpt_lab.records.results import Results
 
 FRESH = 1000  # seeds from here on score what was selected with smaller ones
-BEST = "best of {}"
 
 
 @dataclass(frozen=True)
@@ -31,15 +30,12 @@ class LiveRuns:
         start: the functions that each seed's runs start with, as :func:`start_archive` returns them, and seed.
         thresholds: by seed, the accuracy from which a function joined the archive.
         policies: as :func:`policy_scores` returns them; empty if no seeds were asked for.
-        codes: code by code hash, for every candidate.
     """
 
-    design: Design
     candidates: pd.DataFrame
     start: pd.DataFrame
     thresholds: dict[int, float]
     policies: pd.DataFrame
-    codes: dict[str, str]
 
 
 def run_arms(
@@ -65,7 +61,7 @@ def run_arms(
         codes = ledger.table("codes").set_index("hash")["code"].to_dict()
         best = best_functions(pd.concat([start.assign(arm="start"), candidates]), codes)
         policies = policy_scores(lab, best, policy_seeds, policy_epochs, workers)
-        return LiveRuns(design, candidates, start, limits, policies, codes)
+        return LiveRuns(candidates, start, limits, policies)
 
 
 # ------------------------------------------------------------------------------------------------------------- policies
@@ -76,7 +72,7 @@ def best_functions(candidates: pd.DataFrame, codes: Mapping[str, str]) -> dict[s
     best: dict[str, list[str]] = {}
     for arm, part in candidates.dropna(subset="score").groupby("arm", sort=False):
         rows = part.loc[part.groupby("seed")["score"].idxmax()]
-        best[BEST.format(arm)] = [codes[code] for code in rows["code_hash"]]
+        best[f"best of {arm}"] = [codes[code] for code in rows["code_hash"]]
     return best
 
 
