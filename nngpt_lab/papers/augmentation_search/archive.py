@@ -31,8 +31,8 @@ def start_archive(lab: Lab, seed: int) -> pd.DataFrame:
     drawn = stratified(scored, lab.design.start, generator(KEY, "start", seed))
     candidates = [Candidate("", code, Kind.AUGMENTATION) for code in drawn["code"]]
     outcomes = pool.evaluate(candidates, lab.proxy, lab.ledger, seeds=(seed,), pool=lab.pool, progress=lab.progress)
-    drawn = drawn[["name", "code", "code_hash", "operations", "score"]].rename(columns={"score": "recorded"})
     scores = np.array([outcome.score for outcome in outcomes], float)  # None becomes nan
+    drawn = drawn.rename(columns={"score": "recorded"})
     return drawn.assign(status=[outcome.status.value for outcome in outcomes], score=scores)
 
 

@@ -127,11 +127,9 @@ def _dots(arms: pd.DataFrame, name: str) -> tuple[Figure, Axes]:
 
 
 def _settings(table: pd.DataFrame) -> dict[tuple, str]:
-    """The settings with their names: models in order of appearance, each zero-shot, few-shot, tuned."""
-    models = list(dict.fromkeys(table["model"]))
+    """The settings with their names, in the table's order: model by model, each zero-shot, few-shot, tuned."""
     keys = table[SETTING].drop_duplicates().itertuples(index=False, name=None)
-    order = sorted(keys, key=lambda key: (models.index(key[0]), bool(key[2]), key[1]))
-    return {key: f"{key[0]}, {setting(key[1], key[2])}" for key in order}
+    return {(model, *how): f"{model}, {setting(*how)}" for model, *how in keys}
 
 
 def _places(table: pd.DataFrame, settings: dict[tuple, str]) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.papers.augmentation_search.answer_forms import TYPES, answer_type, form, found_by_authors, reasons
+from nngpt_lab.papers.augmentation_search.answer_forms import TYPES, answer_type, found_by_authors, reasons
 from nngpt_lab.papers.augmentation_search.rationales import STYLES
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
@@ -47,9 +47,9 @@ MEASURES: dict[str, Measure] = {
 
 
 def described(answers: pd.DataFrame) -> pd.DataFrame:
-    """The answers in the order of their arms and places, with columns form, reasoned (:func:`reasons`), type, new
-    (valid and no copy), authors (valid, and found by the authors' extraction too), within (valid, and written within
-    the budget), budget.
+    """The answers in the order of their arms and places, with columns reasoned (:func:`reasons`), type, new (valid and
+    no copy), authors (valid, and found by the authors' extraction too), within (valid, and written within the budget),
+    budget.
 
     The *budget* of a seed is the number of tokens that the style which writes less has written at its end; the other
     style is cut there, after its last answer that fits.
@@ -63,7 +63,6 @@ def described(answers: pd.DataFrame) -> pd.DataFrame:
     rows = answers.sort_values(
         keys, ignore_index=True, key=lambda column: column.map(order.get(column.name, lambda x: x))
     )
-    rows["form"] = [form(text) for text in rows["text"]]
     rows["reasoned"] = [reasons(text) for text in rows["text"]]
     facts = zip(rows["text"], rows["style"], rows["valid"], rows["tokens"], rows["limit"], strict=True)
     rows["type"] = [answer_type(*fact) for fact in facts]

@@ -138,9 +138,8 @@ def neighbours(task: Task) -> np.ndarray:
     How many neighbours, by five-fold cross-validation. Word weights come from all code, which is known beforehand.
     """
     rows, scores = task.labelled
-    table = TfidfVectorizer(token_pattern=TOKEN, ngram_range=(1, 2), lowercase=False).fit_transform(
-        task.functions["code"]
-    )
+    words = TfidfVectorizer(token_pattern=TOKEN, ngram_range=(1, 2), lowercase=False)
+    table = words.fit_transform(task.functions["code"])
     folds = min(5, len(rows))
     fewest = len(rows) - -(-len(rows) // folds)  # functions to learn from in the smallest fold
     grid = {"n_neighbors": [k for k in NEIGHBOURS if k <= fewest]}

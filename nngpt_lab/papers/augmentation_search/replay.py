@@ -187,6 +187,7 @@ def ordering(
     for seed, task in enumerate(plain):
         n0, tests = len(task.start), (len(task.functions) - len(task.start)) // 2
         tested = task.functions.iloc[n0 : n0 + tests]
+        scores = tested["score"].to_numpy()
         sets = tested["operations"].map(lambda used: "+".join(sorted(used)))
         sequences = tested["operations"].map("+".join)
         parts = {PLAIN: (seed, n0, None), PARAMETERS: (seed, n0, sequences), RENAMED: (seed, n0 + tests, None),
@@ -194,9 +195,7 @@ def ordering(
         for test, (of, begin, same) in parts.items():
             for method in settings.methods:
                 guess = guesses(method, ranked[of])[begin : begin + tests]
-                values = replay_tables.ordering(
-                    tested["score"].to_numpy(), guess, sets, within_sd, rng, resamples, same
-                )
+                values = replay_tables.ordering(scores, guess, sets, within_sd, rng, resamples, same)
                 rows.append({"test": test, "method": method, "seed": seed} | values)
     return pd.DataFrame(rows)
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from nngpt_lab.ground.formatting import bracketed
 from nngpt_lab.papers.augmentation_search.scores import CHANCE, flip_probability
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
@@ -151,13 +151,12 @@ def summary(table: pd.DataFrame, rng: np.random.Generator, resamples: int, yards
         values = group[["evaluations", "random", "universe", "yardstick"]].to_numpy(float)
         row = dict(zip(("method", "n0", "target"), key, strict=True))
         row |= {"score": group["score"].mean(), "seeds": len(group), "reached": int(group["reached"].sum())}
-        sums, draws = values.sum(0), intervals.resample_counts(rng, len(values), resamples) @ values
-        mean = intervals.percentile_interval(draws[:, 0] / len(values))
-        row |= Estimate(sums[0] / len(values), *mean, len(values)).columns("evaluations")
+        n, sums, draws = len(values), values.sum(0), intervals.resample_counts(rng, len(values), resamples) @ values
+        row |= Estimate(sums[0] / n, *intervals.percentile_interval(draws[:, 0] / n), n).columns("evaluations")
         row |= {"median": np.median(values[:, 0]), "random": values[:, 1].mean()}
         for column, name in ((1, "times_fewer"), (2, "times_fewer_than_all"), (3, "times_fewer_than_it")):
             interval = intervals.percentile_interval(draws[:, column] / draws[:, 0])
-            row |= Estimate(sums[column] / sums[0], *interval, len(values)).columns(name)
+            row |= Estimate(sums[column] / sums[0], *interval, n).columns(name)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -168,10 +167,8 @@ def sentence(saved: pd.DataFrame, methods: Sequence[str], target: str = "top 0.1
     ``saved`` is what :func:`summary` returns.
     """
     rows = saved[(saved["target"] == target) & (saved["n0"] == saved["n0"].min())].set_index("method")
-    said = [
-        f"{name} {row['times_fewer']:.1f} [{row['times_fewer_low']:.1f}, {row['times_fewer_high']:.1f}]"
-        for name, row in rows.loc[list(methods)].iterrows()
-    ]
+    factors = rows.loc[list(methods), ["times_fewer", "times_fewer_low", "times_fewer_high"]]
+    said = [f"{row[0]} {bracketed(*row[1:])}" for row in factors.itertuples()]
     first = rows.iloc[0]
     return (
         f"Replay on the corpus, {first['seeds']} seeds, {first['n0']} functions to learn from: times fewer evaluations "
@@ -185,22 +182,17 @@ def sentence(saved: pd.DataFrame, methods: Sequence[str], target: str = "top 0.1
 def choices(runs: Sequence[Run], count: int = 10) -> pd.DataFrame:
     """What each method evaluated first after its start set; paper A writes 10 candidates in an LLM epoch.
 
-    Columns: method, n0, seed, chosen (how many), failed, mean_score (of those that did not fail), best_score, top_tenth
-    (share of them among the best tenth of the universe). Random order is exact, but for its best_score.
+    Columns: method, n0, seed, mean_score (of those that did not fail), top_tenth (share of them among the best tenth of
+    the universe). Random order is exact.
     """
+    chosen = [(run.method, run, run.scores[run.n0 : run.n0 + count]) for run in runs]
+    chosen += [(RANDOM, run, run.universe) for run in {(run.n0, run.seed): run for run in runs}.values()]
     rows = []
-    for run in runs:
-        scores = pd.Series(run.scores[run.n0 : run.n0 + count])
-        rows.append(_choice(run.method, run, scores, len(scores)) | {"best_score": scores.max()})
-    for run in {(run.n0, run.seed): run for run in runs}.values():
-        rows.append(_choice(RANDOM, run, pd.Series(run.universe), count) | {"best_score": np.nan})
+    for method, run, scores in chosen:
+        good = pd.Series(scores >= np.nanquantile(run.universe, 0.9))
+        row = {"method": method, "n0": run.n0, "seed": run.seed, "mean_score": pd.Series(scores).mean()}
+        rows.append(row | {"top_tenth": good.mean()})
     return pd.DataFrame(rows)
-
-
-def _choice(method: str, run: Run, scores: pd.Series, chosen: int) -> dict[str, Any]:
-    row: dict[str, Any] = {"method": method, "n0": run.n0, "seed": run.seed, "chosen": chosen}
-    row |= {"failed": scores.isna().mean() * chosen, "mean_score": scores.mean()}
-    return row | {"top_tenth": (scores >= np.nanquantile(run.universe, 0.9)).mean()}
 
 
 def choices_summary(table: pd.DataFrame, control: str) -> pd.DataFrame:

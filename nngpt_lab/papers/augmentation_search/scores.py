@@ -258,11 +258,9 @@ def operation_use(groups: dict[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for operation in OPERATIONS:
         row: dict[str, Any] = {"operation": operation}
-        counts = {}
-        for name, group in groups.items():
-            counts[name] = sum(operation in used for used in group["operations"])
-            share = intervals.wilson(counts[name], len(group)).scaled(100)
-            row |= share.columns(name)
+        counts = {name: sum(operation in used for used in group["operations"]) for name, group in groups.items()}
+        for name, count in counts.items():
+            row |= intervals.wilson(count, len(groups[name])).scaled(100).columns(name)
         table = [[counts[g], len(groups[g]) - counts[g]] for g in ("llm", "corpus")]
         rows.append(row | {"p_value": stats.fisher_exact(table).pvalue})
     frame = pd.DataFrame(rows)
