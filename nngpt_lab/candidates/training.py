@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import os
 import random
 import re
 import sys
@@ -88,6 +89,12 @@ def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     check_parameters(parameters, protocol)
     value = {"parameters": parameters, "steps": steps, "path": path, "seconds": clock.seconds}
     return value, {"logits": logits.numpy()}
+
+
+def cuda_works(payload: Mapping[str, Any], shared: Mapping[str, np.ndarray]) -> tuple[str, dict]:
+    """The device's name, after something was computed on it."""
+    torch.ones(2, device=payload["device"]).sum().item()
+    return torch.cuda.get_device_name(payload["device"]), {}
 
 
 class Batches:
@@ -233,6 +240,7 @@ def prepare_torch(device: torch.device, gpu_fraction: float) -> None:
         torch.cuda.set_per_process_memory_fraction(gpu_fraction)
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # else one more kernel for each new tensor
         warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
 
 
@@ -294,5 +302,5 @@ def warm_up() -> None:
 
 
 # With a GPU a backward pass starts a thread for each device, and asking torch for one initialises CUDA; neither forks.
-if not Path("/dev/nvidiactl").exists():
+if not Path("/dev/nvidiactl").exists() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
     warm_up()

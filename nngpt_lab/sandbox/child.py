@@ -13,6 +13,7 @@ process groups and adopted orphans instead; ``isolation`` in every report says w
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import gc
 import importlib
@@ -38,8 +39,10 @@ HOME = os.environ.get("HOME") or "/"  # in a child its private folder, which has
 FOLDER = re.compile(r'File "[^"\n]*/([^/"\n]+)"')
 DENIED = {"EPERM", "EACCES", "EROFS", "ENOSPC", "EFBIG", "EDQUOT", "EMFILE", "EAGAIN"}
 NO_MEMORY = ("DefaultCPUAllocator", "annot allocate memory", "not enough memory", "CUDA out of memory", "bad_alloc")
+NO_MEMORY += ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # the driver's words; those of cuBLAS and cuDNN
 SYSTEM_FILES = ("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/dev/urandom", "/etc/ld.so.cache")
-GPU_FILES = ("/proc/driver/nvidia", "/proc/self", "/proc/devices", "/sys/bus/pci", "/sys/devices")
+GPU_FILES = ("/proc/driver/nvidia", "/proc/driver/nvidia-uvm", "/proc/self", "/proc/devices", "/proc/modules")
+GPU_FILES += ("/proc/sys/vm", "/sys/bus/pci", "/sys/devices", "/sys/module/nvidia")
 
 
 class Failure(Exception):
@@ -100,7 +103,7 @@ class Zygote:
         for folder in config["hidden"] if config["namespaces"] else ():
             confine.private_disk(folder, 1)  # an empty one on top
         config["landlock"], config["seccomp"] = confine.landlock_abi(), confine.seccomp_works()
-        config["readable"] = readable_places()
+        config["readable"] = readable_places() + (driver_places() if config["gpu"] else [])
         gc.collect()
         gc.freeze()  # a collection in a task would touch, and so copy, every page with an object on it
         threads = len(confine._listing("/proc/self/task")) or 1
@@ -179,6 +182,17 @@ def readable_places() -> list[str]:
     return sorted(places)
 
 
+def driver_places() -> list[str]:
+    """Folders of CUDA's driver library, which lies wherever its installer put it, beside others that it loads later.
+    It is loaded here and not started: a driver that runs does not outlive a fork."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return sorted({str(Path(line[line.index("/") :]).parent) for line in maps if "/libcuda.so" in line})
+
+
 # --- supervisor and task ------------------------------------------------------------------------------------------
 
 
@@ -192,6 +206,8 @@ def supervise(config: dict[str, Any], descriptors: list[int], shared: dict[str, 
         limits = request["limits"]
         if config["namespaces"]:
             confine.private_disk(config["folder"], limits["file_mib"])
+            if config["gpu"]:
+                confine.own_processes()
         else:
             empty(config["folder"])
             if confine.LINUX:
@@ -306,11 +322,12 @@ def lock_up(config: dict[str, Any]) -> None:
         devices = ["/dev/null", "/dev/zero"]
         if config["gpu"]:
             devices += [str(path) for path in Path("/dev").glob("nvidia*")]
+            devices += ["/proc/self/task"]  # where a thread is named
         readable = [*config["readable"], *(GPU_FILES if config["gpu"] else ())]
         confine.restrict_files(readable, [config["folder"]], devices)
     confine.hide_memory()
     if config["seccomp"]:
-        confine.filter_syscalls()
+        confine.filter_syscalls(cuda=config["gpu"])
 
 
 def answer(request: dict[str, Any], arrays: dict[str, Any]) -> NoReturn:

@@ -187,6 +187,16 @@ def private_disk(folder: str, mib: int) -> None:
     _check(_libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", flags, options.encode()))
 
 
+def own_processes() -> bool:
+    """A /proc of the caller's own PID namespace; False where it is refused, as in a container that masks parts of it.
+
+    In the /proc of an outer namespace a thread is not found under its own number and cannot be named; CUDA's driver (570
+    and later) does not start (error 304) when it cannot name its threads.
+    """
+    flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    return _libc.mount(b"proc", b"/proc", b"proc", flags, None) == 0
+
+
 def namespaces_work(folder: str) -> bool:
     """Whether all of the above is allowed here; tried in a child, because half of it cannot be undone."""
     if not LINUX:
@@ -276,7 +286,7 @@ def landlock_abi() -> int:
 
 def restrict_files(readable: Iterable[str], writable: Iterable[str], devices: Iterable[str] = ()) -> None:
     """Nothing on the disk but what is named: ``readable`` to read, ``writable`` folders to change, ``devices`` to open
-    both ways. Nothing may be executed. From ABI 4 no TCP, from ABI 6 no abstract sockets and no signals outside."""
+    both ways, and to truncate (a file of /proc is opened so). Nothing may be executed. From ABI 4 no TCP, from ABI 6 no abstract sockets and no signals outside."""
     abi = landlock_abi()
     handled = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
     network, scopes = (3 if abi >= 4 else 0), (3 if abi >= 6 else 0)
@@ -288,7 +298,7 @@ def restrict_files(readable: Iterable[str], writable: Iterable[str], devices: It
         for path in writable:
             _allow(ruleset, path, handled & ~(_EXECUTE | _MAKE_DEVICES | _IOCTL_DEV))
         for path in devices:
-            _allow(ruleset, path, handled & (_READ_FILE | _WRITE_FILE | _IOCTL_DEV | _READ_DIR))
+            _allow(ruleset, path, handled & (_READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV | _READ_DIR))
         _syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:
         os.close(ruleset)
@@ -336,6 +346,7 @@ vhangup 153 58  open_tree_attr 467 467
 setpriority 141 140  ioprio_set 251 30  sched_setscheduler 144 119  sched_setparam 142 118  sched_setattr 314 274
 sched_setaffinity 203 122  sync 162 81  syncfs 306 267  file_setattr 469 469
 """
+_FOR_CUDA = ("bind", "listen")  # its driver names a local socket that nobody connects to, and does not start without
 _NEWEST = 469  # file_setattr, Linux 6.17: what comes after it was not judged, and is absent as on an older kernel
 # Looked at more closely below: kill, tgkill, clone, clone3, prctl, prlimit64, ioctl, socketpair.
 _EXAMINED = {"x86_64": (62, 234, 56, 435, 157, 302, 16, 53), "aarch64": (129, 131, 220, 435, 167, 261, 29, 199)}
@@ -354,16 +365,17 @@ def seccomp_works() -> bool:
     return _libc.prctl(22, ctypes.c_ulong(2), None, None, None) < 0 and ctypes.get_errno() == errno.EFAULT
 
 
-def filter_syscalls() -> None:
-    """Refuse the system calls above from here on, in this process and all that it forks."""
-    program = b"".join(_filter(platform.machine(), os.getpid()))
+def filter_syscalls(cuda: bool = False) -> None:
+    """Refuse the system calls above from here on, in this process and all that it forks; with ``cuda`` all but those
+    that its driver cannot do without."""
+    program = b"".join(_filter(platform.machine(), os.getpid(), cuda))
     block = ctypes.create_string_buffer(program, len(program))
     handle = struct.pack("@HP", len(program) // 8, ctypes.addressof(block))  # struct sock_fprog
     _prctl(38, 1)
     _check(_libc.prctl(22, ctypes.c_ulong(2), handle, None, None))
 
 
-def _filter(machine: str, own: int) -> Iterator[bytes]:
+def _filter(machine: str, own: int, cuda: bool = False) -> Iterator[bytes]:
     """The filter as BPF instructions. In struct seccomp_data the call's number lies at 0, the architecture at 4, the
     low half of argument n at 16 + 8n (both machines are little-endian)."""
 
@@ -383,8 +395,11 @@ def _filter(machine: str, own: int) -> Iterator[bytes]:
         yield from (step(_AT_LEAST, 0x40000000, 0, 1), step(_RETURN, _REFUSE))
     yield from (step(_AT_LEAST, _NEWEST + 1, 0, 1), step(_RETURN, _ABSENT))
     words = _REFUSED.split()
-    for number in map(int, words[1 if machine == "x86_64" else 2 :: 3]):
-        if number >= 0:
+    for name, number in zip(words[::3], map(int, words[1 if machine == "x86_64" else 2 :: 3]), strict=True):
+        if cuda and name == "socket":  # AF_UNIX (1) and SOCK_SEQPACKET (5): the driver's own kind; connect stays refused
+            local = (step(_LOAD, 16), step(_EQUAL, 1, 1, 0), step(_RETURN, _REFUSE))
+            yield from when(number, *local, step(_LOAD, 24), step(_AND, 0xF), *only([5], 1)[1:])
+        elif number >= 0 and not (cuda and name in _FOR_CUDA):
             yield from when(number, step(_RETURN, _REFUSE))
     yield from when(kill, *only([own], 0))
     yield from when(tgkill, *only([own], 0))

@@ -150,7 +150,7 @@ class Sandbox:
         self._control = ours
         self._process = subprocess.Popen(
             [sys.executable, "-s", "-P", "-c", BOOT, json.dumps(config)],
-            env=_environment(self._folder),
+            env=_environment(self._folder, self._options["gpu"]),
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno(), self._shared],
@@ -375,13 +375,15 @@ class _Run:
         return Report(status, message=f"killed by {name}")
 
 
-def _environment(folder: str) -> dict[str, str]:
+def _environment(folder: str, gpu: bool = False) -> dict[str, str]:
     """All that the child sees of the environment; home, cache and temporary files are its private folder."""
     names = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "MPLCONFIGDIR", "NNGPT_LAB_CACHE")
     places = dict.fromkeys(names, folder)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     python = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    # cuBLAS repeats its sums only so; without a GPU nothing shall look for one, for a process that did cannot fork
+    kept |= {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
     fixed = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
     fixed |= {"USER": "nobody", "LOGNAME": "nobody"}  # torch.compile asks, and a namespace's user has no name
     return fixed | places | threads | python | kept
