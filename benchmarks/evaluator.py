@@ -39,8 +39,9 @@ import psutil
 from common import timed, write_result
 
 from nngpt_lab.candidates import training
+from nngpt_lab.candidates.driver import Pool
 from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
-from nngpt_lab.candidates.pool import LocalPool
+from nngpt_lab.candidates.pool import open_pool
 from nngpt_lab.candidates.protocols import Protocol, get_protocol
 from nngpt_lab.candidates.proxy import Proxy, prepare
 from nngpt_lab.corpora import architectures
@@ -159,7 +160,7 @@ def authors(python: Path, home: Path, proxy: Proxy) -> Iterator[tuple[dict[str, 
             yield about | {"ready": ready}, ask
 
 
-def evaluate(pool: LocalPool, networks: Sequence[Network], seed: int) -> list[Outcome]:
+def evaluate(pool: Pool, networks: Sequence[Network], seed: int) -> list[Outcome]:
     """The same through a pool."""
     jobs = [(network.candidate, seed) for network in networks]
     outcomes = {job[0].code: outcome for job, outcome in pool.map(jobs)}
@@ -195,10 +196,9 @@ def compare(group: str, networks: list[Network], protocol: Protocol, setting: Se
 
     A row's ``_wall`` and ``_cpu`` are its share of its block's.
     """
-    share = 1 / setting.workers if setting.device != "cpu" else 1.0
-    proxy = prepare(protocol, device=setting.device, gpu_fraction=share)
+    proxy = prepare(protocol, device=setting.device)
     rows: list[dict[str, Any]] = []
-    with authors(setting.python, setting.home, proxy) as (about, ask), LocalPool(proxy, setting.workers) as pool:
+    with authors(setting.python, setting.home, proxy) as (about, ask), open_pool(proxy, setting.workers) as pool:
         sides = {"theirs": ask, "ours": partial(evaluate, pool)}
         smallest = min(networks, key=lambda network: network.parameters)
         ask([smallest], seed=99)

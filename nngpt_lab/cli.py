@@ -164,14 +164,20 @@ def report(folder: str | None, profile: str) -> None:
 
 @cli.command(short_help="What this machine can do, and the cures.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--gpu-stand-in", is_flag=True, help="Only try whether CUDA's driver could start in the sandbox.")
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
+def doctor(ctx: click.Context, as_json: bool, gpu_stand_in: bool) -> None:
     """Say what this machine can do and which profiles that allows.
 
-    Beside each "no" stands its cure. Exits with 1 when not even the smoke profile can run.
+    Beside each "no" stands its cure. Exits with 1 when not even the smoke profile can run. With --gpu-stand-in, which
+    needs no GPU, exits with 1 when candidates could not be evaluated on one.
     """
     from nngpt_lab import doctor
 
+    if gpu_stand_in:
+        stand_in = doctor.cuda_stand_in()
+        click.echo(doctor.as_text([stand_in]))
+        ctx.exit(0 if stand_in.ok else 1)
     checks = doctor.examine()
     click.echo(doctor.as_json(checks) if as_json else doctor.as_text(checks))
     ctx.exit(0 if doctor.smoke_is_possible(checks) else 1)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import LabError, UsageError
@@ -220,6 +221,32 @@ def _isolation() -> Iterator[Check]:
     cure = "what the lines above lack; until then evaluate only code that you trust, or do it in a virtual machine"
     part = f"{len(held)} of {len(every)} layers; without {', '.join(missing)}"
     yield _judge("isolation", "sandbox", not missing, f"all {len(every)} layers", part, cure)
+    if sys.platform == "linux":
+        yield cuda_stand_in()
+    if manifest.cuda_devices():
+        yield _tried_on_gpu("CUDA in it", "nngpt_lab.candidates.training", "cuda_works", {"device": "cuda"})
+
+
+def cuda_stand_in() -> Check:
+    """Whether CUDA's driver could start where candidates run, tried without a GPU."""
+    from nngpt_lab.sandbox.child import driver_places
+
+    payload = {"folders": driver_places()}
+    return _tried_on_gpu("CUDA's driver", "nngpt_lab.sandbox.driver_stand_in", "start", payload)
+
+
+def _tried_on_gpu(name: str, module: str, task: str, payload: dict[str, Any]) -> Check:
+    """A trusted task run as a candidate on a GPU would be."""
+    from nngpt_lab.sandbox.parent import Sandbox
+
+    cure = "evaluate with device='cpu'; a container must allow a /proc of one's own (Docker: systempaths=unconfined)"
+    try:
+        with Sandbox(setup=module, gpu=True) as sandbox:
+            report = sandbox.run(task, payload)
+    except (LabError, OSError) as error:
+        return Check("isolation", name, False, f"the sandbox does not start: {error}", cure)
+    started = f"starts, after {report.seconds:.1f} s"
+    return _judge("isolation", name, report.status == "ok", started, f"does not start: {report.message[:200]}", cure)
 
 
 def _cgroup() -> str:

@@ -195,6 +195,13 @@ def test_report_of_a_profile_or_a_folder(published, tmp_path):
     assert published.reported == [tmp_path, paths.results_root() / "smoke"]
 
 
+@pytest.mark.parametrize("ok", [True, False])
+def test_doctor_can_try_the_gpu_s_stand_in_alone(ok, monkeypatch):
+    monkeypatch.setattr(doctor, "cuda_stand_in", lambda: doctor.Check("isolation", "CUDA's driver", ok, "was tried"))
+    result = lab("doctor", "--gpu-stand-in")
+    assert result.exit_code == 1 - ok and "CUDA's driver  was tried" in result.stdout
+
+
 def test_doctor_exits_with_1_only_when_nothing_can_run(monkeypatch):
     possible, impossible = (doctor.Check("profiles", "smoke", ok, "…") for ok in (True, False))
     monkeypatch.setattr(doctor, "examine", lambda: [possible])

@@ -15,6 +15,8 @@ from nngpt_lab.records import manifest
 from nngpt_lab.records.profiles import PROFILES
 from nngpt_lab.sandbox import parent
 from nngpt_lab.sandbox.child import layers
+from nngpt_lab.sandbox.parcels import Report
+from nngpt_lab.sandbox.status import Status
 
 
 @pytest.fixture
@@ -96,8 +98,10 @@ def test_text_is_aligned_and_json_says_the_same(cpu_only):
 
 
 def with_layers(monkeypatch, *layers: str) -> dict[str, doctor.Check]:
-    """What doctor says where a sandbox has these layers alone."""
-    monkeypatch.setattr(parent, "Sandbox", lambda: contextlib.nullcontext(SimpleNamespace(isolation=layers)))
+    """What doctor says where a sandbox has these layers alone, and CUDA's driver may not name its threads."""
+    refused = Report(Status.FORBIDDEN, message="name the main thread: ENOENT")
+    sandbox = SimpleNamespace(isolation=layers, run=lambda task, payload: refused)
+    monkeypatch.setattr(parent, "Sandbox", lambda **options: contextlib.nullcontext(sandbox))
     return by_name(list(doctor._isolation()))
 
 
@@ -116,6 +120,9 @@ def test_isolation_that_is_missing_has_cures(monkeypatch):
     for name in doctor.CURES:
         assert checks[name].ok is False
         assert checks[name].cure
+    assert (
+        checks["CUDA's driver"].value == "does not start: name the main thread: ENOENT" and checks["CUDA's driver"].cure
+    )
 
 
 def test_a_child_that_cannot_import_torch_means_no_device(monkeypatch):
@@ -139,3 +146,4 @@ def test_a_sandbox_that_does_not_start_is_reported(cpu_only, monkeypatch):
     monkeypatch.setattr(parent, "Sandbox", functools.partial(parent.Sandbox, require=["a moat"]))
     (stopped,) = doctor._isolation()
     assert stopped.ok is False and "a moat" in stopped.value and stopped.cure
+    assert doctor.cuda_stand_in().ok is False

@@ -12,8 +12,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 
+from joblib import cpu_count
 from tqdm import tqdm
 
 from nngpt_lab.candidates.driver import Crew, Job, Pool
@@ -22,6 +24,8 @@ from nngpt_lab.candidates.outcome import Candidate, Outcome
 from nngpt_lab.candidates.proxy import Proxy
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.sandbox.status import Status
+
+GPU_GIB = 4  # of a card, for one candidate: CUDA's own part takes half a GiB
 
 
 class LocalHost(Crew):
@@ -51,8 +55,27 @@ class LocalPool(Pool):
         self._hosts = [LocalHost(proxy, workers)]
 
 
-def open_pool(proxy: Proxy, workers: int = 2, engine: str = "local") -> Pool:
-    """A pool of the engine's kind: ``local``, or ``ray`` (extra ``cluster``), where ``workers`` counts per node."""
+def default_workers(device: str = "cpu") -> int:
+    """Candidates at a time on this machine: as many as it has cores. On a GPU half as many, since each keeps a core
+    busy with launching kernels and a language model may write beside them, and no more than its memory carries."""
+    cores = cpu_count()
+    if not device.startswith("cuda"):
+        return cores
+    import torch
+
+    memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+    return max(1, min(cores // 2, int(memory // GPU_GIB)))
+
+
+def open_pool(proxy: Proxy, workers: int | None = None, engine: str = "local") -> Pool:
+    """A pool of the engine's kind: ``local``, or ``ray`` (extra ``cluster``), where ``workers`` counts per node.
+
+    Without ``workers`` there are :func:`default_workers`. On a GPU each candidate may use an equal share of the memory,
+    and one more share is left to a language model.
+    """
+    workers = default_workers(proxy.device) if workers is None else workers
+    if proxy.gpu and workers > 0:
+        proxy = replace(proxy, gpu_fraction=1 / (workers + 1))
     if engine == "local":
         return LocalPool(proxy, workers)
     if engine == "ray":
@@ -68,7 +91,7 @@ def evaluate(
     ledger: Ledger,
     *,
     seeds: Sequence[int] = (0,),
-    workers: int = 2,
+    workers: int | None = None,
     pool: Pool | None = None,
     progress: bool = True,
 ) -> list[Outcome]:

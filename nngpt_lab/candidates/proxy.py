@@ -25,7 +25,7 @@ from nngpt_lab.corpora.code import code_hash
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.sandbox.parcels import Report
-from nngpt_lab.sandbox.parent import Limits, Sandbox
+from nngpt_lab.sandbox.parent import Limits, Sandbox, SandboxError
 from nngpt_lab.sandbox.status import Status
 
 TASK = "nngpt_lab.candidates.training"
@@ -48,7 +48,7 @@ class Proxy:
         labels: int64 (N,), of the images to predict. They stay on this side.
         images: ``train_images``, ``train_labels``, ``predict_images``: what a child sees; None after pickling.
         device, threads: of a child. The number of threads moves a score's last digits, so keep it within a study.
-        gpu_fraction: share of the device's memory for one child.
+        gpu_fraction: share of the device's memory for one child; a pool gives each of its children an equal one.
     """
 
     protocol: Protocol
@@ -86,14 +86,13 @@ class Proxy:
         return Evaluator(self, self.arrays())
 
 
-def prepare(protocol: str | Protocol, *, device: str = "cpu", threads: int = 1, gpu_fraction: float = 1.0) -> Proxy:
+def prepare(protocol: str | Protocol, *, device: str = "cpu", threads: int = 1) -> Proxy:
     """Load a protocol's images and pinned network.
 
     Args:
         protocol: a protocol, or the name of one.
         device: ``cpu`` or a CUDA device.
         threads: torch's, in each child.
-        gpu_fraction: share of the device's memory for one child; with n concurrent children at most 1 / n.
 
     Raises:
         UsageError: no such protocol or device. DataError: the images or the pinned network cannot be had.
@@ -115,7 +114,7 @@ def prepare(protocol: str | Protocol, *, device: str = "cpu", threads: int = 1, 
     protocol_hash, record = protocol.hash(content), protocol.meaning(content)
     sent = {"train_images": _enlarged(train), "train_labels": labels, "predict_images": _enlarged(predict_images)}
     meaning = (protocol, protocol_hash, record, data.classes, norm, network)
-    return Proxy(*meaning, predict_labels, sent, device, threads, gpu_fraction)
+    return Proxy(*meaning, predict_labels, sent, device, threads)
 
 
 class Evaluator:
@@ -136,6 +135,7 @@ class Evaluator:
         answers = Path(sklearn.submodule_search_locations[0], "datasets", "data")  # the digits' labels
         self.sandbox = Sandbox(limits, TASK, shared=shared, threads=proxy.threads, gpu=proxy.gpu, hidden=[answers])
         self.stop, self.close = self.sandbox.stop, self.sandbox.close
+        self._tried = not proxy.gpu
 
     def __enter__(self) -> Self:
         self.sandbox.start()
@@ -170,6 +170,11 @@ class Evaluator:
         payload |= {"protocol": proxy.protocol.as_dict(), "seed": seed}
         payload |= {"device": proxy.device, "gpu_fraction": proxy.gpu_fraction}
         expect = {"logits": ("float32", (len(proxy.labels), proxy.classes))}
+        if not self._tried:  # else every candidate would be blamed, for good, for a driver that does not start
+            tried = self.sandbox.run("cuda_works", {"device": proxy.device})
+            if tried.status != Status.OK:
+                raise SandboxError(f"CUDA does not start in the sandbox: {tried.message}", "see `nngpt-lab doctor`")
+            self._tried = True
         return self._judge(base, self.sandbox.run("train_and_predict", payload, expect=expect))
 
     def _judge(self, base: Outcome, report: Report) -> Outcome:

@@ -38,11 +38,15 @@ ANSWER = 3  # the descriptor a task answers on
 HOME = os.environ.get("HOME") or "/"  # in a child its private folder, which has another name each time
 FOLDER = re.compile(r'File "[^"\n]*/([^/"\n]+)"')
 DENIED = {"EPERM", "EACCES", "EROFS", "ENOSPC", "EFBIG", "EDQUOT", "EMFILE", "EAGAIN"}
-NO_MEMORY = ("DefaultCPUAllocator", "annot allocate memory", "not enough memory", "CUDA out of memory", "bad_alloc")
-NO_MEMORY += ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # the driver's words; those of cuBLAS and cuDNN
+NO_MEMORY = (
+    *("DefaultCPUAllocator", "annot allocate memory", "not enough memory", "bad_alloc"),
+    *("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED"),  # torch's, the driver's, cuBLAS' words
+)
 SYSTEM_FILES = ("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/dev/urandom", "/etc/ld.so.cache")
-GPU_FILES = ("/proc/driver/nvidia", "/proc/driver/nvidia-uvm", "/proc/self", "/proc/devices", "/proc/modules")
-GPU_FILES += ("/proc/sys/vm", "/sys/bus/pci", "/sys/devices", "/sys/module/nvidia")
+GPU_FILES = (
+    *("/proc/driver/nvidia", "/proc/driver/nvidia-uvm", "/proc/self", "/proc/devices", "/proc/modules", "/proc/sys/vm"),
+    *("/sys/bus/pci", "/sys/devices", "/sys/module/nvidia"),
+)
 
 
 class Failure(Exception):

@@ -190,8 +190,8 @@ def private_disk(folder: str, mib: int) -> None:
 def own_processes() -> bool:
     """A /proc of the caller's own PID namespace; False where it is refused, as in a container that masks parts of it.
 
-    In the /proc of an outer namespace a thread is not found under its own number and cannot be named; CUDA's driver (570
-    and later) does not start (error 304) when it cannot name its threads.
+    In the /proc of an outer namespace a thread is not found under its own number and cannot be named; CUDA's driver
+    (570 and later) does not start (error 304) when it cannot name its threads.
     """
     flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC)
     return _libc.mount(b"proc", b"/proc", b"proc", flags, None) == 0
@@ -286,7 +286,8 @@ def landlock_abi() -> int:
 
 def restrict_files(readable: Iterable[str], writable: Iterable[str], devices: Iterable[str] = ()) -> None:
     """Nothing on the disk but what is named: ``readable`` to read, ``writable`` folders to change, ``devices`` to open
-    both ways, and to truncate (a file of /proc is opened so). Nothing may be executed. From ABI 4 no TCP, from ABI 6 no abstract sockets and no signals outside."""
+    both ways and to truncate (so is a file of /proc opened). Nothing may be executed. From ABI 4 no TCP, from ABI 6 no
+    abstract sockets and no signals outside."""
     abi = landlock_abi()
     handled = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
     network, scopes = (3 if abi >= 4 else 0), (3 if abi >= 6 else 0)
@@ -396,7 +397,7 @@ def _filter(machine: str, own: int, cuda: bool = False) -> Iterator[bytes]:
     yield from (step(_AT_LEAST, _NEWEST + 1, 0, 1), step(_RETURN, _ABSENT))
     words = _REFUSED.split()
     for name, number in zip(words[::3], map(int, words[1 if machine == "x86_64" else 2 :: 3]), strict=True):
-        if cuda and name == "socket":  # AF_UNIX (1) and SOCK_SEQPACKET (5): the driver's own kind; connect stays refused
+        if cuda and name == "socket":  # AF_UNIX (1) and SOCK_SEQPACKET (5): the driver's own kind
             local = (step(_LOAD, 16), step(_EQUAL, 1, 1, 0), step(_RETURN, _REFUSE))
             yield from when(number, *local, step(_LOAD, 24), step(_AND, 0xF), *only([5], 1)[1:])
         elif number >= 0 and not (cuda and name in _FOR_CUDA):

@@ -1,7 +1,7 @@
-"""What CUDA's driver does while it starts, done without a GPU: run in the sandbox, it shows whether a driver would start.
+"""What CUDA's driver does while it starts, without a GPU: run in the sandbox, it shows whether one would start.
 
-Found on an H200 with driver 580: ``cuInit`` fails with error 304 ("OS call failed") unless every thread can be named and
-a local socket can be named; later the driver loads libraries from its own folder.
+Found on an H200 with driver 580: ``cuInit`` fails with error 304 ("OS call failed") unless every thread and a local
+socket can be named; later the driver loads libraries from its own folder.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nngpt_lab.sandbox.child import Failure
+from nngpt_lab.sandbox.status import Status
+
 READ = ("/proc/driver/nvidia", "/proc/driver/nvidia-uvm", "/proc/modules", "/proc/devices", "/sys/module/nvidia")
 
 
-def start(payload: Any, shared: Mapping[str, np.ndarray]) -> tuple[list[str], dict[str, np.ndarray]]:
-    """A task of the sandbox; what was refused, in words. What this machine does not have is not tried.
+def start(payload: Any, shared: Mapping[str, np.ndarray]) -> tuple[None, dict[str, np.ndarray]]:
+    """A task of the sandbox, which ends as ``forbidden`` if anything was refused. What is not here is not tried.
 
     ``payload``: the driver's ``folders``, as :func:`nngpt_lab.sandbox.child.driver_places` finds them.
     """
@@ -39,8 +43,15 @@ def start(payload: Any, shared: Mapping[str, np.ndarray]) -> tuple[list[str], di
     tried("name a local socket", name_socket)
     for place in (*READ, *payload.get("folders", ())):
         if Path(place).exists():
-            tried(f"read {place}", lambda place=place: os.listdir(place) if os.path.isdir(place) else open(place).close())
-    return refused, {}
+            tried(f"read {place}", partial(read, Path(place)))
+    if refused:
+        raise Failure(Status.FORBIDDEN, "; ".join(refused))
+    return None, {}
+
+
+def read(place: Path) -> None:
+    """A file, or the names in a folder."""
+    sorted(place.iterdir()) if place.is_dir() else place.read_bytes()
 
 
 def name_thread() -> None:
@@ -55,5 +66,3 @@ def name_socket() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as local:
         local.bind(b"\0cuda-uvmfd-stand-in-%d" % os.getpid())
         local.listen(1)
-
-

@@ -69,7 +69,7 @@ def open_bench(
     folder: Path,
     *,
     device: str = "cpu",
-    workers: int = 2,
+    workers: int | None = None,
     progress: bool = True,
     coder: Coder | None = None,
 ) -> Iterator[Bench[L]]:
@@ -80,7 +80,7 @@ def open_bench(
         ledger: where samples and outcomes are filed.
         folder: where adapters are kept.
         device: of the language model and of the candidates.
-        workers: candidates trained at a time.
+        workers: candidates trained at a time; None: as the machine carries (``pool.default_workers``).
         coder: a model that is loaded already, instead of the design's own.
 
     Raises:

@@ -10,19 +10,21 @@ import os
 import pickle
 import random
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from nngpt_lab.candidates import proxy, training
+from nngpt_lab.candidates import pool, proxy, training
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
 from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.ground import hashing
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.sandbox import confine, parcels
+from nngpt_lab.sandbox import confine, parcels, parent
+from nngpt_lab.sandbox.parent import SandboxError
 from nngpt_lab.sandbox.status import Status
 from tests.candidates import test_training
 
@@ -284,3 +286,36 @@ def test_bad_choices_are_refused_before_anything_starts(digits):
     with pytest.raises(UsageError, match="holdout"):
         proxy.prepare(replace(digits.protocol, holdout_fraction=0.0))
     assert get_protocol("digits") == digits.protocol
+
+
+# --- on a GPU -----------------------------------------------------------------------------------------------------
+
+
+def test_a_driver_that_does_not_start_is_no_candidates_fault(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(proxy, "_device_name", lambda device, threads: "a card whose driver does not start")
+    on_gpu = replace(digits, device="cuda")
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        with pytest.raises(SandboxError, match="CUDA does not start in the sandbox"):
+            pool.evaluate([candidate(network())], on_gpu, ledger, workers=1, progress=False)
+        assert ledger.table("evaluations").empty
+
+
+def test_every_child_of_a_pool_has_a_share_of_the_card(digits, monkeypatch):
+    monkeypatch.setattr(proxy, "_device_name", lambda device, threads: "a card")
+    with pool.open_pool(replace(digits, device="cuda"), workers=3) as opened:
+        assert opened._hosts[0]._proxy.gpu_fraction == 1 / 4
+
+
+@pytest.mark.parametrize(("cores", "gib", "on_gpu"), [(16, 141, 8), (16, 16, 4), (2, 80, 1), (1, 2, 1)])
+def test_workers_left_out_follow_cores_and_the_cards_memory(cores, gib, on_gpu, monkeypatch):
+    monkeypatch.setattr(pool, "cpu_count", lambda: cores)
+    card = SimpleNamespace(total_memory=gib << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert (pool.default_workers("cpu"), pool.default_workers("cuda:0")) == (cores, on_gpu)
+
+
+def test_only_a_child_on_a_gpu_sees_the_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    on_cpu, on_gpu = (parent._environment("/nowhere", gpu) for gpu in (False, True))
+    assert on_cpu["CUDA_VISIBLE_DEVICES"] == "" and "CUBLAS_WORKSPACE_CONFIG" not in on_cpu
+    assert (on_gpu["CUDA_VISIBLE_DEVICES"], on_gpu["CUBLAS_WORKSPACE_CONFIG"]) == ("3", ":4096:8")

@@ -33,6 +33,12 @@ ENDINGS = {
     "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)": (Status.CRASH, "SIGKILL"),
     "def f(n): return f(n + 1)\nf(0)": (Status.CRASH, "RecursionError"),
     "raise MemoryError": (Status.OUT_OF_MEMORY, "MemoryError"),
+    "raise RuntimeError('CUDA error: out of memory')": (Status.OUT_OF_MEMORY, "RuntimeError"),
+    "raise RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate')": (
+        Status.OUT_OF_MEMORY,
+        "RuntimeError",
+    ),
+    "raise RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED')": (Status.OUT_OF_MEMORY, "RuntimeError"),
     "1 +": (Status.SYNTAX, "SyntaxError"),
     "class E(Exception):\n  def __str__(self): raise SystemExit\nraise E": (Status.CRASH, "code 70"),
     "raise ValueError('\\x1b[2J' * 9999)": (Status.CRASH, "ValueError: ?[2J"),

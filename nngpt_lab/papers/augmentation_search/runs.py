@@ -91,7 +91,7 @@ def policy_scores(
     for count in epochs if seeds else ():
         own = get_protocol(lab.design.protocol).for_test()
         longer = replace(own, epochs=count, wall_seconds=count * own.wall_seconds)
-        same = {name: getattr(lab.proxy, name) for name in ("device", "threads", "gpu_fraction")}
+        same = {name: getattr(lab.proxy, name) for name in ("device", "threads")}
         recipe = proxy.prepare(longer, **same)
         with pool.open_pool(recipe, workers) as processes:
             for k in range(max([seeds, *map(len, best.values())])):
