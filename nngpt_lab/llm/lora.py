@@ -288,14 +288,21 @@ def _decoder_and_head(coder: Coder) -> tuple[torch.nn.Module, torch.nn.Module]:
     return model.base_model, model.get_output_embeddings()
 
 
+def check(recipe: Recipe, device: str) -> None:
+    """A UsageError where the recipe's optimizer cannot be had on the device: to be known before hours of work."""
+    if recipe.optimizer == "adamw":
+        return
+    if not device.startswith("cuda"):
+        raise UsageError(f"{recipe.optimizer} does not run on {device}", "Recipe(optimizer='adamw')")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(f"{recipe.optimizer} needs bitsandbytes", "pip install 'nngpt-lab[gpu]', or optimizer='adamw'")
+
+
 def _optimizer(coder: Coder, parameters: dict[str, torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    check(recipe, coder.device.type)
     settings = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters.values(), fused=True, **settings)
-    if coder.device.type != "cuda":
-        raise UsageError(f"{recipe.optimizer} does not run on {coder.device}", "Recipe(optimizer='adamw')")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UsageError(f"{recipe.optimizer} needs bitsandbytes", "pip install 'nngpt-lab[gpu]', or optimizer='adamw'")
     import bitsandbytes
 
     return bitsandbytes.optim.PagedAdamW8bit(parameters.values(), **settings)

@@ -15,7 +15,7 @@ from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.pool import Pool, open_pool
 from nngpt_lab.candidates.proxy import Proxy, prepare
 from nngpt_lab.ground.hashing import sha256_json
-from nngpt_lab.llm import models
+from nngpt_lab.llm import lora, models
 from nngpt_lab.llm.models import Coder, one_thread
 from nngpt_lab.sandbox.status import VALID
 from nngpt_lab.study.design import Arm, Design, LoopDesign
@@ -86,6 +86,7 @@ def open_bench(
     Raises:
         UsageError, DataError: model, device, memory or data are missing; before any work.
     """
+    lora.check(design.recipe, device)
     if coder is None:
         models.check(design.coder, device, four_bit=design.four_bit)  # before the corpus and the images are read
     proxy = prepare(design.protocol, device=device)

@@ -39,7 +39,7 @@ def stratified(table: pd.DataFrame, group: str, size: int, rng: np.random.Genera
     return chosen.drop(columns="turn").sort_values("name", ignore_index=True)
 
 
-def evaluated(codes: pd.Series, proxy: Proxy, ledger: Ledger, workers: int, seed: int = 0) -> pd.DataFrame:
+def evaluated(codes: pd.Series, proxy: Proxy, ledger: Ledger, workers: int | None, seed: int = 0) -> pd.DataFrame:
     """What came of each code: status, score, parameters, message, seconds; with the index of ``codes``.
 
     What the ledger holds is not computed again.

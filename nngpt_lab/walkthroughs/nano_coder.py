@@ -93,7 +93,7 @@ def _narrowed(code: str) -> dict:
     return {"code": text, "program": facts.nameless_hash} | sizes
 
 
-def check(corpus: pd.DataFrame, ledger: Ledger, workers: int = 2) -> pd.DataFrame:
+def check(corpus: pd.DataFrame, ledger: Ledger, workers: int | None = None) -> pd.DataFrame:
     """Instantiate and train each narrowed network for two steps. Columns status and parameters, like ``corpus``.
 
     What is too long has the status ``too long`` and is not run.
@@ -283,7 +283,7 @@ def answers(coder: Coder, count: int, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["contract", "tokens", "finished", "text"])
 
 
-def try_out(written: pd.DataFrame, ledger: Ledger, workers: int = 2) -> pd.DataFrame:
+def try_out(written: pd.DataFrame, ledger: Ledger, workers: int | None = None) -> pd.DataFrame:
     """Train each answer that keeps the contract for one epoch on digits.
 
     Returns:

@@ -58,6 +58,8 @@ def run_arms(
         Ledger(results.ledger_file) as ledger,
         open_lab(design, ledger, results.folder / "loops", device=results.profile.device, workers=workers) as lab,
     ):
+        for dataset, _ in TRANSFER[design.protocol] if lab.proxy.gpu else ():
+            images.load(dataset)  # what cannot be had is told now, not after the loop
         base = sample_base_model(lab)
         limits, tables = thresholds(design, base), []
         quotas: dict[int, Any] = {}

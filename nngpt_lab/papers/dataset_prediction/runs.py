@@ -18,7 +18,7 @@ from tqdm import tqdm
 from nngpt_lab.candidates.novelty import NoveltySettings
 from nngpt_lab.corpora.architectures import Lemur
 from nngpt_lab.ground.seeds import generator
-from nngpt_lab.llm import models
+from nngpt_lab.llm import lora, models
 from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.dataset_prediction import answers as paper_answers
 from nngpt_lab.papers.dataset_prediction import baselines as paper_baselines
@@ -67,7 +67,7 @@ def run_design(
 
     Args:
         results: its folder gets a folder ``datasets`` with one folder per run.
-        workers: processes of one thread each; 1 runs all in this one (on a GPU, say).
+        workers: processes of one thread each; 1 runs all in this one, and so does a GPU.
         coders: other models than the design's own, by name or folder.
 
     Raises:
@@ -75,6 +75,7 @@ def run_design(
     """
     coders, device = list(coders or design.coders), results.profile.device
     four_bit = design.four_bit and device.startswith("cuda")
+    lora.check(design.recipe, device)
     for coder in coders:
         models.check(coder, device, four_bit=four_bit)
     questions, code = prepare(design, lemur)
@@ -91,7 +92,8 @@ def run_design(
     common = (design, questions, code, results.folder / "datasets", device, four_bit)
     calls = [delayed(_run)(*common, *job) for job in jobs]
     calls += [delayed(_answer_baselines)(design, questions, code, place) for place in places]
-    made = Parallel(n_jobs=workers, return_as="generator")(calls)
+    # On a GPU every process would hold a model of its own
+    made = Parallel(n_jobs=1 if device.startswith("cuda") else workers, return_as="generator")(calls)
     tables = list(tqdm(made, "runs", total=len(calls), leave=False, disable=None))
     done, baselines = tables[: len(jobs)], tables[len(jobs) :]
     answers: list[pd.DataFrame] = []
