@@ -78,7 +78,7 @@ class Obedient:
 
 
 class Recipe:
-    protocol_hash, record = "obedient", {"name": "obedient"}
+    protocol_hash, record, device, gpu = "obedient", {"name": "obedient"}, "cpu", False
 
     def __init__(self):
         self.events = Events()

@@ -25,7 +25,7 @@ def execute(payload, arrays):
 class LightRecipe:
     """``log``: a file to which each evaluation that begins adds a line."""
 
-    protocol_hash, record, gpu = "light", {"name": "light"}, False
+    protocol_hash, record, device, gpu = "light", {"name": "light"}, "cpu", False
 
     def __init__(self, log: str = ""):
         self.log = log
