@@ -32,8 +32,8 @@ NOTES = (
     "CPU time per image of the whole pipeline with its fixed end (Resize to 64 px, ToTensor, Normalize), shortest of "
     "several repetitions; the two paths in turn, nothing loaded meanwhile. What an operation itself costs is its row "
     "less the row 'none'.",
-    "Both paths do the same to an image, given the same draws: `tests/candidates/test_batched_operations.py`. The published "
-    "functions are drawn at random among the 6,043, less the 18 that fail (a crop larger than its image).",
+    "Both paths do the same to an image, given the same draws: `tests/candidates/test_batched_operations.py`. The "
+    "published functions are drawn at random among the 6,043, less the 18 that fail (a crop larger than its image).",
 )
 
 
