@@ -58,8 +58,15 @@ class Forward:
 
         ``known``: arguments that not every architecture takes; those that this one lacks are left out.
         """
+        return self._read(ids, cache, known).logits
+
+    def states(self, ids: Tensor, cache: Cache, **known) -> Tensor:
+        """The same of a decoder without a head: its last hidden states, (rows, new, width)."""
+        return self._read(ids, cache, known).last_hidden_state
+
+    def _read(self, ids: Tensor, cache: Cache, known: dict[str, Any]) -> Any:
         known = {name: value for name, value in known.items() if name in self._takes} | {self._cache: cache}
-        return self.model(input_ids=ids, use_cache=True, **known).logits
+        return self.model(input_ids=ids.to(self.device), use_cache=True, **known)
 
 
 @dataclass

@@ -109,7 +109,7 @@ def tune(
         LabError: the loss is not finite; the adapter is then as after the last finite step.
     """
     parameters = _trainable(coder)
-    head = _decoder_and_head(coder)
+    head = decoder_and_head(coder)
     optimizer = _optimizer(coder, parameters, recipe)
     examples = fit(examples, recipe)
     steps = [step for epoch in range(recipe.epochs) for step in plan(examples, recipe, seed, epoch)]
@@ -168,7 +168,7 @@ def descend(
 
 def mean_loss(coder: Coder, examples: Sequence[Example], recipe: Recipe) -> float:
     """Mean loss per response token in nats, without dropout; with or without an adapter."""
-    head = _decoder_and_head(coder)
+    head = decoder_and_head(coder)
     examples = sorted(fit(examples, recipe), key=lambda example: len(example.ids))
     with torch.no_grad(), _autocast(coder.device, recipe):
         batches = _passes(_cut(examples, recipe.batch), recipe, coder.device)
@@ -280,7 +280,7 @@ def _trainable(coder: Coder) -> dict[str, torch.nn.Parameter]:
     return parameters
 
 
-def _decoder_and_head(coder: Coder) -> tuple[torch.nn.Module, torch.nn.Module]:
+def decoder_and_head(coder: Coder) -> tuple[torch.nn.Module, torch.nn.Module]:
     """What makes hidden states of tokens, and what makes logits of hidden states."""
     model = coder.model.get_base_model() if isinstance(coder.model, PeftModel) else coder.model
     if rescaled := [name for name in RESCALED if getattr(model.config, name, None)]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.llm import sampling
-from nngpt_lab.llm.likelihood import log_likelihoods
+from nngpt_lab.llm.likelihood import by_group
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import encode_pair, prompt
@@ -140,13 +140,10 @@ def log_odds(coder: Coder, asked: Sequence[Asked], batch: int) -> np.ndarray:
 
     Questions about the same code are read together, so that it is read once for all orders and names.
     """
-    odds: dict[tuple, float] = {}
-    different = sorted({(question.context, question.texts) for question in asked})
-    for _, group in groupby(different, key=lambda pair: pair[0]):
-        pairs = [texts for _, texts in group]
-        for start in range(0, len(pairs), batch):
-            rows = pairs[start : start + batch]
-            # What differs between two prompts counts as well, but is the same for both answers to either
-            both = log_likelihoods(coder, [text for row in rows for text in row]).reshape(-1, 2)
-            odds |= dict(zip(rows, (both[:, 0] - both[:, 1]).tolist(), strict=True))
+    different = sorted({(question.context, question.texts, question.prompt_length) for question in asked})
+    contexts = [list(group) for _, group in groupby(different, key=lambda question: question[0])]
+    groups = [[text for _, texts, _ in group for text in texts] for group in contexts]
+    starts = [[length for *_, length in group for _ in range(2)] for group in contexts]
+    both = np.concatenate(by_group(coder, groups, starts, rows=2 * batch)).reshape(-1, 2)
+    odds = {texts: first - second for (_, texts, _), (first, second) in zip(different, both, strict=True)}
     return np.array([odds[question.texts] for question in asked])

@@ -12,8 +12,7 @@ import torch
 from nngpt_lab.corpora.augmentations import OPERATIONS, parse_pipeline
 from nngpt_lab.corpora.code import code_hash, tidy
 from nngpt_lab.ground.errors import UsageError
-from nngpt_lab.llm import likelihood, lora, models
-from nngpt_lab.llm.likelihood import log_likelihoods, without_common_end
+from nngpt_lab.llm import lora, models
 from nngpt_lab.papers.augmentation_search import rankers, replay
 from nngpt_lab.papers.augmentation_search.rankers import RANKERS, LanguageModel, Task, features, ridge, tpe
 from nngpt_lab.papers.augmentation_search.replay import METHODS, TUNED, Replay, get_replay, guesses, ordering, search
@@ -78,56 +77,6 @@ def tiny(tmp_path_factory) -> LanguageModel:
         LlamaForCausalLM(config).save_pretrained(folder)
     recipe = lora.Recipe(rank=2, alpha=2, lr=0.3, epochs=2, batch=4, accumulate=1, warmup=0, targets=("q_proj",))
     return LanguageModel(str(folder), pairs=8, recipe=recipe)
-
-
-# --------------------------------------------------------------------------------------------------------- likelihood
-
-
-@pytest.fixture(scope="module")
-def coder(tiny):
-    return models.load(tiny.coder)
-
-
-def texts(count: int = 9) -> list[tuple[int, ...]]:
-    rng = np.random.default_rng(0)
-    return [(5, 6, 7, 8, *rng.integers(10, 2000, 1 + i % 5).tolist()) for i in range(count)]
-
-
-def one_by_one(coder, given, shared: int) -> list[float]:
-    found = []
-    for text in given:
-        with torch.no_grad():
-            logits = coder.model(torch.tensor([text])).logits[0].log_softmax(-1)
-        found.append(sum(float(logits[i - 1, text[i]]) for i in range(shared, len(text))))
-    return found
-
-
-@pytest.mark.parametrize("room", [4, 9, 2048])
-def test_likelihoods_are_those_of_each_text_read_alone(coder, monkeypatch, room):
-    monkeypatch.setattr(likelihood, "CPU_TOKENS", room)
-    given = texts()
-    assert log_likelihoods(coder, given) == pytest.approx(one_by_one(coder, given, 4), abs=1e-4)
-    assert log_likelihoods(coder, given[::-1])[::-1] == pytest.approx(log_likelihoods(coder, given), abs=1e-4)
-
-
-def test_texts_that_share_one_token_only_or_contain_one_another(coder):
-    given = [(5, 9), (5, 10, 11), (5, 9, 12)]
-    assert log_likelihoods(coder, given) == pytest.approx(one_by_one(coder, given, 1), abs=1e-4)
-    alone = [(5, 9, 12)]
-    assert log_likelihoods(coder, alone) == pytest.approx(one_by_one(coder, alone, 2), abs=1e-4)
-    assert len(log_likelihoods(coder, [])) == 0
-
-
-def test_texts_without_a_common_beginning_are_refused(coder):
-    with pytest.raises(UsageError, match="do not begin with the same"):
-        log_likelihoods(coder, [(5, 6), (7, 6)])
-
-
-def test_the_common_end_goes_except_for_its_first_tokens():
-    given = [(1, 2, 7, 8, 9), (1, 7, 8, 9)]
-    assert without_common_end(given) == [(1, 2), (1,)]
-    assert without_common_end(given, 2) == [(1, 2, 7, 8), (1, 7, 8)]
-    assert without_common_end(given, 9) == given
 
 
 def test_what_is_scored_ends_with_the_first_name_of_the_tail(tiny):
