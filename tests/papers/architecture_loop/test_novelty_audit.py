@@ -119,7 +119,7 @@ def test_near_pairs_are_all_pairs_by_brute_force(floor):
 
 
 def test_retrieved_is_what_the_index_retrieves():
-    codes = mutants(60)
+    codes = mutants(30)
     pairs = novelty_audit.near_pairs(codes, WORDS, [0.6], seeds=[7], floor=0.5, jobs=1)
     assert pairs["seed"].value_counts().to_dict() == {1: len(pairs) / 2, 7: len(pairs) / 2}
     for threshold, seed in ((0.85, 1), (0.6, 1), (0.85, 7)):

@@ -228,7 +228,7 @@ def run_all(folder: Path, design=TINY, arms=("loop",)) -> pd.DataFrame:
     with (
         mock.patch("nngpt_lab.papers.augmentation_search.lab.known_functions", corpus),
         Ledger(folder / "ledger.sqlite") as ledger,
-        open_lab(design, ledger, folder, progress=False) as lab,
+        open_lab(design, ledger, folder, workers=1, progress=False) as lab,
     ):
         return pd.concat([loop.run(lab, ARMS[arm], 0) for arm in arms], ignore_index=True)
 

@@ -118,7 +118,7 @@ SMALLEST = dataclasses.replace(
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     results = Results(tmp_path_factory.mktemp("prompting"), "smoke")
-    return results, styles.run_studies(results, [SMALLEST])[0]
+    return results, styles.run_studies(results, [SMALLEST], workers=1)[0]
 
 
 def test_every_arm_answers(ran):
@@ -157,7 +157,7 @@ def test_texts_belong_to_their_codes(ran):
 
 def test_repeating_it_reads_back_the_same(ran):
     results, answers = ran
-    pd.testing.assert_frame_equal(styles.run_studies(results, [SMALLEST])[0], answers)
+    pd.testing.assert_frame_equal(styles.run_studies(results, [SMALLEST], workers=1)[0], answers)
 
 
 def test_its_tables_can_be_made(ran):

@@ -16,7 +16,13 @@ from tests.papers.augmentation_search.test_loop import TINY, corpus
 def run(folder):
     with mock.patch.object(lab, "known_functions", corpus):
         return runs.run_arms(
-            Results(folder, "smoke"), TINY, [ARMS["random generator"]], [0, 1], policy_seeds=1, policy_epochs=(1,)
+            Results(folder, "smoke"),
+            TINY,
+            [ARMS["random generator"]],
+            [0, 1],
+            workers=1,
+            policy_seeds=1,
+            policy_epochs=(1,),
         )
 
 
