@@ -119,14 +119,14 @@ def claims_table(papers: str, measured: dict[str, Measured]) -> pd.DataFrame:
             raise ValueError(f"there is no claim {key!r} of paper {papers}: {did_you_mean(key, claims)}")
     rows = []
     for key, claim in claims.items():
-        found = measured.get(key, Measured(None))
-        if found.estimate is None and claim.reason is None:
+        ours = measured.get(key, Measured(None))
+        if ours.estimate is None and claim.reason is None:
             raise ValueError(f"claim {key!r} was not measured and claims.toml gives no reason why")
-        notes = [claim.reason if found.estimate is None else None, found.note, claim.note, claim.at_its_own_n()]
+        notes = [claim.reason if ours.estimate is None else None, ours.note, claim.note, claim.at_its_own_n()]
         row = vars(claim) | {"claim_id": key, "paper_value": claim.value, "n": None}
-        if found.estimate:
-            row |= found.estimate.columns("our_value", "ci_low", "ci_high") | {"n": found.estimate.n}
-        row["verdict"] = verdict(claim.test, claim.value, found.estimate)
+        if ours.estimate:
+            row |= ours.estimate.columns("our_value", "ci_low", "ci_high") | {"n": ours.estimate.n}
+        row["verdict"] = verdict(claim.test, claim.value, ours.estimate)
         rows.append(row | {"note": " ".join(note for note in notes if note)})
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n": "Int64"})
 

@@ -34,15 +34,15 @@ def recorded(audit: pd.DataFrame, within: Estimate) -> dict[str, Measured]:
         f"{100 * five['top_decile_kept']:.0f} % of the best tenth at epoch 1 are among the best tenth at epoch 5. "
         f"Within a configuration: {within.value:.2f}.",
     )
-    found = {"B-first-epoch-guide": guide}
+    measured = {"B-first-epoch-guide": guide}
     ours = _correlation(fifty)
     for claim in load_claims().values():
         if claim.id.startswith("D-spearman-") and claim.n:
             own = intervals.fisher_interval(claim.value, claim.n)
             there = bracketed(ours.value, ours.low, ours.high, digits=".2f")
             allowed = f"at N = {claim.n} the paper's own value allows {own.low:.2f} to {own.high:.2f}."
-            found[claim.id] = Measured(None, f"There, {there}, n = {ours.n}; {allowed}")
-    return found
+            measured[claim.id] = Measured(None, f"There, {there}, n = {ours.n}; {allowed}")
+    return measured
 
 
 def _cifar_10(audit: pd.DataFrame, unit: str, epoch: int) -> pd.Series:
@@ -66,21 +66,21 @@ def measure(
     loop, runs = (table[table["arm"] == LOOP] for table in (pooled, per_cycle))
     if loop.empty:
         return {}
-    found = {}
+    measured = {}
     for cycle, (name, column) in ((cycle, rate) for cycle in CYCLES for rate in RATES.items()):
         rows = loop[loop["cycle"] == cycle]
         if len(rows):
-            found[f"B-cycle-{cycle}-{name}"] = _in_per_cent(rows.iloc[0], column)
+            measured[f"B-cycle-{cycle}-{name}"] = _in_per_cent(rows.iloc[0], column)
     means, rates = (values.to_numpy(float) for values in (runs["mean"].dropna(), runs["valid"] / runs["sampled"]))
-    found["B-mean-accuracy"] = intervals.bootstrap(100 * means, np.mean, rng, resamples)
-    found["B-mean-valid"] = intervals.bootstrap(100 * rates, np.mean, rng, resamples)
-    found["B-peak-valid"] = intervals.exact(100 * float(rates.max()), len(rates))
+    measured["B-mean-accuracy"] = intervals.bootstrap(100 * means, np.mean, rng, resamples)
+    measured["B-mean-valid"] = intervals.bootstrap(100 * rates, np.mean, rng, resamples)
+    measured["B-peak-valid"] = intervals.exact(100 * float(rates.max()), len(rates))
     for key, part in (("B-novel-total", runs), ("B-novel-cycles", runs[runs["cycle"].isin(CYCLES)])):
         totals = part.groupby("seed")["novel"].sum()
-        found[key] = intervals.exact(float(totals.mean()), len(totals))
+        measured[key] = intervals.exact(float(totals.mean()), len(totals))
     if published:
-        return {key: Measured(value) for key, value in found.items()}
-    return {key: Measured(None, f"Our scaled loop: {_text(value)}.") for key, value in found.items()}
+        return {key: Measured(value) for key, value in measured.items()}
+    return {key: Measured(None, f"Our scaled loop: {_text(value)}.") for key, value in measured.items()}
 
 
 def _in_per_cent(row: pd.Series, column: str) -> Estimate:

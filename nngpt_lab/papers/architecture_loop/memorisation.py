@@ -94,12 +94,12 @@ def novelty_sensitivity(
     Returns:
         form, shingle, threshold, passed, novel, share_novel; a row per setting.
     """
-    found = Parallel(n_jobs=jobs)(
+    counted = Parallel(n_jobs=jobs)(
         delayed(_count_novel)(list(passed), corpus[form], form, lengths, thresholds)
         for form, lengths in shingles.items()
     )
     columns = ["form", "shingle", "threshold", "passed", "novel", "share_novel"]
-    return pd.DataFrame([row for rows in found for row in rows], columns=columns)
+    return pd.DataFrame([row for rows in counted for row in rows], columns=columns)
 
 
 def diff(code: str, neighbour: str, context: int = 3) -> str:

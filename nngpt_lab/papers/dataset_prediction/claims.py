@@ -114,7 +114,7 @@ def peaks(epochs: pd.DataFrame, published: bool) -> dict[str, Measured]:
     asked = epochs[
         (epochs["readout"] == "text") & (epochs["on"] == f"first {FIRST}") & (epochs["split"] == "published")
     ]
-    found = {}
+    measured = {}
     for key, (model, prompt) in PEAKS.items():
         rows = asked[asked["prompt"] == prompt]
         rows = rows[rows["model"] == model] if published else rows
@@ -123,8 +123,8 @@ def peaks(epochs: pd.DataFrame, published: bool) -> dict[str, Measured]:
             peak = intervals.wilson(best["correct"], int(best["n"])).scaled(100)
             note = f"Best of {rows['epoch'].max()} epochs, picked on the questions it is scored on, as published."
             scaled = f"Our scaled run: {best['model']} reaches {_text(peak)}."
-            found[key] = Measured(peak, note) if published else Measured(None, scaled)
-    return found
+            measured[key] = Measured(peak, note) if published else Measured(None, scaled)
+    return measured
 
 
 def celeba(per_dataset: pd.DataFrame, by_dataset: pd.DataFrame, published: bool) -> Measured:
@@ -144,11 +144,11 @@ def _celeba(per_dataset: pd.DataFrame, published: bool) -> Measured:
     if not len(rows):
         return Measured(None)
     row = rows.iloc[0]
-    found = Estimate(row["accuracy"], row["low"], row["high"], int(row["n"]))
+    accuracy = Estimate(row["accuracy"], row["low"], row["high"], int(row["n"]))
     if published:
-        return Measured(found)
+        return Measured(accuracy)
     where = f"{row['split']}, {row['question_set']} questions"
-    return Measured(None, f"Our scaled run ({where}): {row['model']} reaches {_text(found)}.")
+    return Measured(None, f"Our scaled run ({where}): {row['model']} reaches {_text(accuracy)}.")
 
 
 def _text(estimate: Estimate) -> str:
