@@ -247,8 +247,8 @@ def convert(name: str, given: Any, parameter: Parameter) -> Any:
     kind, value = parameter.kind, given
     if isinstance(value, str) and parameter.optional and value.lower() == "none":
         return None
-    if isinstance(value, str) and kind is not str:
-        value = _read_literal(value, kind)
+    if isinstance(value, str):
+        value = _absolute(value) if kind is str else _read_literal(value, kind)
     if kind is float and type(value) is int:
         value = float(value)
     if kind in (list, tuple) and isinstance(value, list | tuple):
@@ -260,6 +260,13 @@ def convert(name: str, given: Any, parameter: Parameter) -> Any:
             f"for example -p {name} {shlex.quote(str(example))}" + f", or -p {name} none" * parameter.optional,
         )
     return value
+
+
+def _absolute(text: str) -> str:
+    """Paths to what is there, made absolute, since a notebook runs in its own folder; all else as it is. Several may be
+    separated by commas; a path has a slash."""
+    parts = ((part, Path(part.strip()).expanduser()) for part in text.split(","))
+    return ",".join(str(path.resolve()) if "/" in part and path.exists() else part for part, path in parts)
 
 
 def _read_literal(text: str, kind: type | None) -> Any:

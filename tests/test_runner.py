@@ -68,6 +68,17 @@ def refused(*notebooks: Path, output, **options) -> str:
     return str(error.value)
 
 
+def test_a_path_that_is_there_is_one_from_where_the_command_was_typed(tmp_path, monkeypatch):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "loop").mkdir()
+    monkeypatch.chdir(tmp_path)
+    text = runner.Parameter(None, str, optional=True)
+    assert runner.convert("coder", "./models/mine", text) == str(tmp_path / "models" / "mine")
+    assert runner.convert("coder", "nano-coder,models/mine", text) == f"nano-coder,{tmp_path / 'models' / 'mine'}"
+    for name in ("loop", "loop, no tuning", "models/other", "a/b"):  # a name is no path, and what is not there stays
+        assert runner.convert("arms", name, text) == name
+
+
 def test_unknown_parameter_names_the_nearest(tmp_path, no_kernel):
     notebook = write_notebook(tmp_path / "n.ipynb", parameters="epochs = 5\ntop = 3")
     said = refused(notebook, output=tmp_path / "out", parameters={"epoch": "3"})

@@ -61,6 +61,18 @@ class Bench(Lab[L]):
     corpus: pd.DataFrame
 
 
+def check(design: Any, device: str) -> None:
+    """Whether the models of a design can be loaded and tuned on a device; the error that would come later, before any
+    work.
+
+    Raises:
+        UsageError, DataError: as of ``models.check`` and ``lora.check``.
+    """
+    lora.check(design.recipe, device)
+    for coder in getattr(design, "coders", None) or (design.coder,):
+        models.check(coder, device, four_bit=design.four_bit and device.startswith("cuda"))
+
+
 @contextlib.contextmanager
 def open_bench(
     design: L,
@@ -86,9 +98,8 @@ def open_bench(
     Raises:
         UsageError, DataError: model, device, memory or data are missing; before any work.
     """
-    lora.check(design.recipe, device)
     if coder is None:
-        models.check(design.coder, device, four_bit=design.four_bit)  # before the corpus and the images are read
+        check(design, device)  # before the corpus and the images are read
     proxy = prepare(design.protocol, device=device)
     published = corpus()
     coder = coder or models.load(design.coder, device, four_bit=design.four_bit)

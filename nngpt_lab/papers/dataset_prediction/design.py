@@ -35,7 +35,7 @@ class Design(study.Design):
     """How questions are asked, trained on and counted in paper C.
 
     Attributes:
-        coders: models, by their names in ``llm/catalogue.py``; each is tuned by itself.
+        coders: models, by their names in ``llm/catalogue.py`` or their folders; each is tuned by itself.
         style: prompt files are ``<style>_<prompt>.txt``: ``dataset`` is the authors' text, ``dataset_nano`` ours.
         prompts: which of ``PROMPTS``.
         cells: splits and question sets.

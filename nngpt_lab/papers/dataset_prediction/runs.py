@@ -18,7 +18,7 @@ from tqdm import tqdm
 from nngpt_lab.candidates.novelty import NoveltySettings
 from nngpt_lab.corpora.architectures import Lemur
 from nngpt_lab.ground.seeds import generator
-from nngpt_lab.llm import lora, models
+from nngpt_lab.llm import models
 from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.dataset_prediction import answers as paper_answers
 from nngpt_lab.papers.dataset_prediction import baselines as paper_baselines
@@ -29,6 +29,7 @@ from nngpt_lab.papers.dataset_prediction.inputs import View, alterations, distin
 from nngpt_lab.papers.dataset_prediction.lab import Lab, Run
 from nngpt_lab.papers.dataset_prediction.questions import best_records, build_questions
 from nngpt_lab.records.results import Results
+from nngpt_lab.study.lab import check
 
 BASELINES = ("frequent_winner", "names", "metadata", "family_and_names", "code_logistic", "code_and_names")
 NEAR = NoveltySettings("ast_nameless", shingle=7, permutations=2, lsh_threshold=0.9, jaccard_threshold=0.95)
@@ -61,23 +62,19 @@ def run_design(
     lemur: Lemur,
     seeds: Sequence[int],
     workers: int = 2,
-    coders: Sequence[str] | None = None,
 ) -> DatasetRuns:
     """Every model, prompt, cell, fold and seed of a design, or what was kept of it.
 
     Args:
         results: its folder gets a folder ``datasets`` with one folder per run.
         workers: processes of one thread each; 1 runs all in this one, and so does a GPU.
-        coders: other models than the design's own, by name or folder.
 
     Raises:
         UsageError, DataError: a model or the memory for it is missing; before any work.
     """
-    coders, device = list(coders or design.coders), results.profile.device
+    coders, device = design.coders, results.profile.device
     four_bit = design.four_bit and device.startswith("cuda")
-    lora.check(design.recipe, device)
-    for coder in coders:
-        models.check(coder, device, four_bit=four_bit)
+    check(design, device)
     questions, code = prepare(design, lemur)
     jobs: list[tuple[str, Run, Parts | None]] = []
     places = []

@@ -15,6 +15,7 @@ from nngpt_lab.papers.dataset_prediction import figures, loop
 from nngpt_lab.papers.dataset_prediction import runs as paper_runs
 from nngpt_lab.papers.dataset_prediction.design import Cell
 from nngpt_lab.records.results import Results
+from nngpt_lab.study.design import resized
 from tests.papers.dataset_prediction.test_loop import DESIGN, new_coder
 
 SOME = ("cifar-10", "imagenette", "mnist", "svhn")
@@ -48,7 +49,10 @@ SMALL = replace(DESIGN, cells=CELLS, epochs=1, networks=True, prompts=("code", "
 def runs(coder_folder, tmp_path_factory):
     results = Results(tmp_path_factory.mktemp("results"), "smoke")
     with threadpool_limits(1):
-        yield results, paper_runs.run_design(results, SMALL, made_up_lemur(), [0, 1], 1, [str(coder_folder)])
+        yield (
+            results,
+            paper_runs.run_design(results, resized(SMALL, coders=(str(coder_folder),)), made_up_lemur(), [0, 1], 1),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,7 @@ def test_models_and_baselines_answer_the_same_questions(runs, tables):
 def test_a_repeated_call_answers_nothing_again(runs, coder_folder, monkeypatch):
     results, first = runs
     monkeypatch.setattr(loop, "answer", None)
-    again = paper_runs.run_design(results, SMALL, made_up_lemur(), [0, 1], 1, [str(coder_folder)])
+    again = paper_runs.run_design(results, resized(SMALL, coders=(str(coder_folder),)), made_up_lemur(), [0, 1], 1)
     pd.testing.assert_frame_equal(again.answers, first.answers)
     pd.testing.assert_frame_equal(again.altered, first.altered)
     pd.testing.assert_frame_equal(again.baselines, first.baselines)
@@ -91,7 +95,9 @@ def test_a_repeated_call_answers_nothing_again(runs, coder_folder, monkeypatch):
 def test_a_model_that_is_not_here_is_said_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(paper_runs, "prepare", None)
     with pytest.raises(UsageError, match="no model 'nano-codr'"):
-        paper_runs.run_design(Results(tmp_path, "smoke"), SMALL, made_up_lemur(), [0], 1, ["nano-codr"])
+        paper_runs.run_design(
+            Results(tmp_path, "smoke"), resized(SMALL, coders=("nano-codr",)), made_up_lemur(), [0], 1
+        )
 
 
 def test_every_figure_can_be_drawn(runs, tables, tmp_path):
