@@ -120,14 +120,14 @@ DEMO = Design(
     decoding=Decoding(temperature=1.1, top_k=0, top_p=0.98, max_new_tokens=320),  # 92 % of the corpus is shorter
     protocol="digits-loop",
     cycles=22,
-    samples=12,
+    samples=10,
     thresholds=(0.7, 0.6, 0.5),
-    base_samples=40,
+    base_samples=32,
     novelty=replace(STRUCTURE, jaccard_threshold=1.0),
     recipe=Recipe(lr=1e-3, epochs=2, batch=8, accumulate=1, warmup=0.1),
     corpus="narrow",
     corpus_pairs=0,
-    pairs_per_cycle=16,
+    pairs_per_cycle=12,
     batch=48,
 )
 

@@ -116,10 +116,10 @@ DEMO = Design(
     decoding=Decoding(temperature=0.8, top_k=70, top_p=0.9, max_new_tokens=320),
     protocol="digits-augmentation-loop",
     epochs=4,
-    start=16,
+    start=12,
     threshold=0.5,
     relative=True,
-    pairs_per_epoch=32,
+    pairs_per_epoch=20,
     recipe=Recipe(targets=PAPER.recipe.targets, lr=3e-3, epochs=3, batch=8, accumulate=1, warmup=0.1),
 )
 

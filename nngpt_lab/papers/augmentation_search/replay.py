@@ -90,8 +90,8 @@ _FULL = LanguageModel()
 REPLAYS = {
     "smoke": Replay(1, (50,), universe=200, tpe_evaluations=20, ordering_seeds=1, ordering_start=50, ordering_tests=40,
                     llm=replace(_FULL, pairs=16, recipe=replace(_FULL.recipe, epochs=1))),
-    "demo": Replay(2, (100,), universe=400, tpe_evaluations=60, ordering_seeds=1, ordering_start=100,
-                   ordering_tests=80, llm=replace(_FULL, pairs=24)),
+    "demo": Replay(2, (100,), universe=300, tpe_evaluations=40, ordering_seeds=1, ordering_start=100,
+                   ordering_tests=60, llm=replace(_FULL, pairs=16)),
     "full": Replay(),
 }  # fmt: skip
 
