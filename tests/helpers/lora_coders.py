@@ -59,7 +59,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def sum_of(coder: Coder, batch: list[Example], pad_to: int = 8) -> torch.Tensor:
-    return lora.loss_sum(*lora._decoder_and_head(coder), batch, pad_to, CPU)
+    return lora.loss_sum(*lora.decoder_and_head(coder), batch, pad_to, CPU)
 
 
 def gradient(coder: Coder, value: torch.Tensor) -> torch.Tensor:
