@@ -285,7 +285,8 @@ def decoder_and_head(coder: Coder) -> tuple[torch.nn.Module, torch.nn.Module]:
     model = coder.model.get_base_model() if isinstance(coder.model, PeftModel) else coder.model
     if rescaled := [name for name in RESCALED if getattr(model.config, name, None)]:
         raise UsageError(f"{coder.name} changes its logits after its head ({rescaled[0]})", "take another model")
-    return model.base_model, model.get_output_embeddings()
+    inner = model.base_model  # in transformers 4 Gemma 3's is the model itself
+    return (model.get_decoder() if inner is model else inner), model.get_output_embeddings()
 
 
 def check(recipe: Recipe, device: str) -> None:
