@@ -26,6 +26,7 @@ TOKENS = {"cpu": 2048, "cuda": 16_384}  # read in one pass: more do not make a C
 LOGITS = 2**28  # numbers at a time, 1 GiB in float32
 
 Ids = Sequence[int]
+Head = tuple[torch.Tensor, torch.Tensor | None]  # weight and bias, in float32
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def by_group(
         UsageError: texts of a group do not begin alike, or the model changes its logits after its head.
     """
     decoder, head = decoder_and_head(coder)
+    bias = getattr(head, "bias", None)
+    in_full = head.weight.float(), None if bias is None else bias.float()  # once: a copy, unless it is float32 already
     forward, room = Forward(decoder), TOKENS["cpu" if coder.device.type == "cpu" else "cuda"]
     shared = [_shared(texts) for texts in groups]
     starts = starts or [[common] * len(texts) for common, texts in zip(shared, groups, strict=True)]
@@ -87,9 +90,9 @@ def by_group(
             for row, text in enumerate(groups[group])
         ]
         widths = [len(end.ids) for end in ends]
-        for batch in _cut(fill(np.argsort(widths, kind="stable"), widths, room), rows):
+        for batch in fill(np.argsort(widths, kind="stable"), widths, room, rows):
             chosen = [ends[i] for i in batch]
-            for end, value in zip(chosen, _score(forward, head, cache, chosen), strict=True):
+            for end, value in zip(chosen, _score(forward, in_full, cache, chosen), strict=True):
                 results[end.group][end.row] = value
     return results
 
@@ -107,12 +110,7 @@ def _passes(forward: Forward, shared: Sequence[int], room: int, rows: int) -> It
     would push some out."""
     order = np.argsort(shared, kind="stable")
     remembers = all(type(layer) is DynamicLayer for layer in DynamicCache(config=forward.config).layers)
-    return _cut(fill(order, shared, room if remembers else 0), rows)
-
-
-def _cut(batches: Iterator[list[int]], rows: int) -> Iterator[list[int]]:
-    for batch in batches:
-        yield from (batch[start : start + rows] for start in range(0, len(batch), rows))
+    return fill(order, shared, room, rows if remembers else 1)
 
 
 def _padded(texts: Sequence[Ids]) -> torch.Tensor:
@@ -121,7 +119,7 @@ def _padded(texts: Sequence[Ids]) -> torch.Tensor:
     return torch.tensor([[*text, *[text[-1]] * (longest - len(text))] for text in texts])
 
 
-def _score(forward: Forward, head: torch.nn.Module, cache: DynamicCache, ends: Sequence[End]) -> np.ndarray:
+def _score(forward: Forward, head: Head, cache: DynamicCache, ends: Sequence[End]) -> np.ndarray:
     """Sum of log-probabilities of the tokens of each end that count; the cache holds the beginnings, and keeps them."""
     ids, columns, past = _padded([end.ids for end in ends]), cache.get_seq_length(), copy.deepcopy(cache)
     if columns:
@@ -138,13 +136,12 @@ def _score(forward: Forward, head: torch.nn.Module, cache: DynamicCache, ends: S
     return -torch.zeros(len(ends), dtype=torch.double).index_add_(0, row, losses).numpy()
 
 
-def _losses(head: torch.nn.Module, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _losses(head: Head, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy in float32 of each state's next token, (states,), so many at a time as memory has room for."""
-    weight, bias = head.weight.float(), getattr(head, "bias", None)
-    bias = None if bias is None else bias.float()
+    at_a_time = max(1, LOGITS // len(head[0]))
     losses = [
-        functional.cross_entropy(functional.linear(some.float(), weight, bias), label.to(some.device), reduction="none")
-        for some, label in zip(*(part.split(max(1, LOGITS // len(weight))) for part in (states, labels)), strict=True)
+        functional.cross_entropy(functional.linear(some.float(), *head), label.to(some.device), reduction="none")
+        for some, label in zip(states.split(at_a_time), labels.split(at_a_time), strict=True)
     ]
     return torch.cat(losses).double().cpu()
 

@@ -213,13 +213,14 @@ def _cut(items, size: int) -> list:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def fill(order: Sequence[int], lengths: Sequence[int], room: int) -> Iterator[list[int]]:
-    """Rows in ``order`` as batches of at most ``room`` tokens, each row as wide as the longest; one row at least."""
+def fill(order: Sequence[int], lengths: Sequence[int], room: int, most: int | None = None) -> Iterator[list[int]]:
+    """Rows in ``order`` as batches of at most ``room`` tokens, each row as wide as the longest, and of at most ``most``
+    rows; one row at least."""
     batch: list[int] = []
     longest = 0
     for row in map(int, order):
         longest = max(longest, lengths[row])
-        if batch and (len(batch) + 1) * longest > room:
+        if batch and ((len(batch) + 1) * longest > room or len(batch) == most):
             yield batch
             batch, longest = [], lengths[row]
         batch.append(row)

@@ -70,7 +70,7 @@ def check(design: Any, device: str) -> None:
     """
     lora.check(design.recipe, device)
     for coder in getattr(design, "coders", None) or (design.coder,):
-        models.check(coder, device, four_bit=design.four_bit and device.startswith("cuda"))
+        models.check(coder, device, four_bit=design.four_bit)
 
 
 @contextlib.contextmanager

@@ -25,3 +25,9 @@ def test_an_optimizer_that_cannot_be_had_is_told_before_any_work(device, missing
         open_bench(design, must_not_be_called, None, tmp_path, device=device),
     ):
         pass
+
+
+def test_4_bits_on_a_cpu_are_refused_before_any_work(tmp_path):
+    design = replace(DESIGNS["nano-smoke"], four_bit=True)
+    with pytest.raises(UsageError, match="4 bit"), open_bench(design, must_not_be_called, None, tmp_path):
+        pass

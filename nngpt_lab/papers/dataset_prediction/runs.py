@@ -74,7 +74,7 @@ def run_design(
     """
     coders, device = design.coders, results.profile.device
     four_bit = design.four_bit and device.startswith("cuda")
-    check(design, device)
+    check(replace(design, four_bit=four_bit), device)
     questions, code = prepare(design, lemur)
     jobs: list[tuple[str, Run, Parts | None]] = []
     places = []
