@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nngpt_lab.runner import RunOutcome
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+TIME_UP = 75  # EX_TEMPFAIL of sysexits.h: try again later
 PAPER_NOTEBOOKS = "0[1-9]_*.ipynb"
 
 EPILOG = """\b
@@ -38,6 +39,7 @@ Exit codes:
   2    bad input: nothing was started
   3    published data cannot be had
   4    another process is working in the same folder
+  75   the time of --minutes was up; the same command continues
   130  interrupted; the same command continues
 """
 
@@ -79,6 +81,12 @@ def common_options(command: Any) -> Any:
         click.option(
             "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed of all randomness.  [default: 0]"
         ),
+        click.option(
+            "--minutes",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="M",
+            help="Stop after so long; the same command continues, also where the results folder was copied to.",
+        ),
         click.option("--output", metavar="DIR", help="Folder for the results.  [default: results/PROFILE]"),
     ):
         command = option(command)
@@ -87,7 +95,7 @@ def common_options(command: Any) -> Any:
 
 @cli.command(short_help="All papers on the published data, and the report.")
 @common_options
-def demo(output: str | None, seed: int, force: bool) -> None:
+def demo(output: str | None, minutes: float | None, seed: int, force: bool) -> None:
     """Fetch the published data, run the paper notebooks, build the report.
 
     Needs no GPU and takes eight to ten minutes. Run again, it continues where it stopped and repeats nothing that
@@ -103,7 +111,7 @@ def demo(output: str | None, seed: int, force: bool) -> None:
     doctor.check_writable(folder)
     doctor.check_disk(get_profile("demo"))
     fetch_and_compile()
-    outcomes = runner.run_notebooks(notebooks, "demo", seed, output=output, force=force, on_done=tell)
+    outcomes = runner.run_notebooks(notebooks, "demo", seed, output=output, force=force, on_done=tell, minutes=minutes)
     click.echo(f"report  {build_report(folder)}")
     stop_if_failed(outcomes)
 
@@ -112,12 +120,15 @@ def demo(output: str | None, seed: int, force: bool) -> None:
 @click.argument("notebook", nargs=-1, required=True)
 @click.option("--profile", default="smoke", show_default=True, metavar="|".join(PROFILES), help="Size of the run.")
 @click.option("-p", "parameters", type=(str, str), multiple=True, metavar="NAME VALUE", help="A parameter; repeatable.")
+@click.option("--device", metavar="cpu|cuda", help="Compute there: cpu lets any profile run without a GPU, slowly.")
 @common_options
 def run(
     notebook: tuple[str, ...],
     profile: str,
     parameters: tuple[tuple[str, str], ...],
+    device: str | None,
     output: str | None,
+    minutes: float | None,
     seed: int,
     force: bool,
 ) -> None:
@@ -130,12 +141,14 @@ def run(
     Examples:
       nngpt-lab run 01
       nngpt-lab run 01 03 --profile demo --seed 1 -p resamples 5000
+      nngpt-lab run 03 --profile gpu --minutes 8
       nngpt-lab run my/own.ipynb -p epochs 3 -p datasets "['svhn']" --output my-results
     """
     from nngpt_lab import runner
 
     chosen = [find_notebook(name) for name in notebook]
-    stop_if_failed(runner.run_notebooks(chosen, profile, seed, dict(parameters), output, force, on_done=tell))
+    given = dict(parameters) | ({} if device is None else {"device": device})
+    stop_if_failed(runner.run_notebooks(chosen, profile, seed, given, output, force, on_done=tell, minutes=minutes))
 
 
 @cli.command(short_help="Fetch the published data ahead of time.")
@@ -229,10 +242,12 @@ def tell(outcome: RunOutcome) -> None:
 
 
 def stop_if_failed(outcomes: list[RunOutcome]) -> None:
-    """Exit with 1 when a notebook failed, or with 3 when none failed but for want of data."""
+    """Exit with 1 when a notebook failed, with 3 when none failed but for want of data, with 75 when time was up."""
     errors = {outcome.error["type"] for outcome in outcomes if outcome.error}
     if errors:
         raise SystemExit(DataError.exit_code if errors == {"DataError"} else 1)
+    if any(outcome.status == "stopped" for outcome in outcomes):
+        raise SystemExit(TIME_UP)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@
 * A run leaves a manifest, written last; a notebook whose manifest still holds is not run again, so that repeating an
   interrupted command continues it.
 * A failed notebook is kept and told in three lines; the others still run.
+* A call may have a limit in minutes. What runs then is interrupted as by Ctrl-C, so that what it had finished is kept.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ import ast
 import contextlib
 import json
 import logging
+import math
 import os
 import shlex
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from nngpt_lab import doctor
 from nngpt_lab.corpora import artifacts
-from nngpt_lab.ground import paths
+from nngpt_lab.ground import paths, progress
 from nngpt_lab.ground.errors import BusyError, UsageError
 from nngpt_lab.ground.names import did_you_mean
 from nngpt_lab.records import manifest
@@ -33,6 +37,8 @@ from nngpt_lab.records.profiles import Profile, get_profile
 
 KERNEL_LOG = ".kernel.log"  # of the kernel's process, not of the notebook; tells why a kernel died or never came up
 LOCK, HOLDER = ".lock", ".lock-holder.json"
+PROGRESS = ".progress.json"  # how far the cell that runs is
+AGAIN_SECONDS = 60  # an interrupt that finds the kernel between two cells is lost: it is sent again
 KINDS: dict[type | None, str] = {
     str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a dictionary",
     list: "a list", tuple: "a list in parentheses",
@@ -78,17 +84,21 @@ class Job:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a job ended: ``ok``, ``failed`` or ``up to date``. ``warned``: numbers of the cells that wrote to stderr."""
+    """How a job ended: ``ok``, ``failed``, ``up to date``, or ``stopped`` when its time was up; then ``left`` says how
+    much there is still to do. ``warned``: numbers of the cells that wrote to stderr."""
 
     job: Job
     status: str
     seconds: float = 0.0
     error: dict[str, Any] | None = None
     warned: tuple[int, ...] = ()
+    left: str = ""
 
     def lines(self) -> list[str]:
         """What to tell the user: one line, or three for a failure (where, what, what next)."""
         name, folder = self.job.notebook.stem, self.job.folder
+        if self.status == "stopped":
+            return [f"stopped  {name}  {self.seconds:.1f} s  {self.left}", f"  go on: {self.job.again}"]
         if self.error is None:
             took = "up to date" if self.status == "up to date" else f"{self.seconds:.1f} s"
             warned = f"  warnings in cells {', '.join(map(str, self.warned))}" if self.warned else ""
@@ -108,6 +118,7 @@ def run_notebooks(
     output: Path | str | None = None,
     force: bool = False,
     on_done: Callable[[RunOutcome], None] = lambda outcome: None,
+    minutes: float | None = None,
 ) -> list[RunOutcome]:
     """Run notebooks one after the other into ``output/<stem>/``.
 
@@ -119,6 +130,7 @@ def run_notebooks(
         output: folder that holds one folder per notebook; default ``results/<profile>``.
         force: run again even what is up to date.
         on_done: called with each outcome as it comes.
+        minutes: stop then, at the next safe point; the same call continues, also where the folder was copied to.
 
     Raises:
         UsageError: something given is wrong; nothing was started.
@@ -129,8 +141,9 @@ def run_notebooks(
     with contextlib.ExitStack() as locks:
         for job in jobs:  # all before the first starts: a second run must fail now, not in ten minutes
             locks.enter_context(hold(job.folder))
+        deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         for job in jobs:
-            outcomes.append(_run(job, force))
+            outcomes.append(_run(job, force, deadline))
             on_done(outcomes[-1])
     return outcomes
 
@@ -153,7 +166,7 @@ def prepare(
         values = defaults | own | {"profile": profile.name, "seed": seed, "output": str(folder)}
         again = rerun_command(notebook, profile.name, seed, own, results if output else None)
         jobs.append(Job(notebook, contents[notebook], values, folder, again))
-    doctor.check_hardware(profile)
+    doctor.check_hardware(profile if given.get("device") != "cpu" else replace(profile, device="cpu", gpu_memory_gib=0))
     for job in jobs:
         doctor.check_writable(job.folder)
     return jobs
@@ -309,16 +322,20 @@ def hold(folder: Path) -> Iterator[None]:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def _run(job: Job, force: bool) -> RunOutcome:
+def _run(job: Job, force: bool, deadline: float) -> RunOutcome:
     mark = manifest.fingerprint(job.content, job.parameters, artifacts.hashes())
     if not force and manifest.is_current(job.folder, mark):
         warnings = (manifest.read(job.folder) or {}).get("warnings", ())
         return RunOutcome(job, "up to date", warned=tuple(warning["cell"] for warning in warnings))
+    if time.monotonic() >= deadline:
+        return RunOutcome(job, "stopped", left="not begun")
     manifest.clear(job.folder)
     started, clock = datetime.now(UTC), time.perf_counter()
-    error = _execute(job)
+    error = _execute(job, deadline)
     seconds, status = round(time.perf_counter() - clock, 2), "failed" if error else "ok"
     cells = manifest.cells(job.folder)
+    if error and time.monotonic() >= deadline:  # interrupted; an error of its own will come again
+        return RunOutcome(job, "stopped", seconds, left=_left(job, len(cells)))
     warnings = [{"cell": cell.index, "line": cell.warning} for cell in cells if cell.warning]
     record = {
         "status": status,
@@ -340,7 +357,41 @@ def _run(job: Job, force: bool) -> RunOutcome:
     return RunOutcome(job, status, seconds, error, tuple(warning["cell"] for warning in warnings))
 
 
-def _execute(job: Job) -> dict[str, Any] | None:
+def _left(job: Job, begun: int) -> str:
+    """What is still to do, as far as the notebook said."""
+    cells = (
+        sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in job.content.cells) + 1
+    )  # the injected
+    noted = progress.read(job.folder / PROGRESS)
+    return ", ".join(
+        [f"cell {begun} of {cells}", *(f"{title}: {done} of {all}" for title, (done, all) in noted.items())]
+    )
+
+
+@contextlib.contextmanager
+def _interrupted_at(deadline: float, kernels: Sequence[Any]) -> Iterator[None]:
+    """Interrupt those kernels at the deadline, as Ctrl-C would."""
+    over = threading.Event()
+
+    def watch() -> None:
+        wait = max(0.0, deadline - time.monotonic())
+        while not over.wait(wait):
+            pids = [getattr(kernel.provisioner, "pid", None) for kernel in kernels if time.monotonic() >= deadline]
+            for pid in filter(None, pids):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGINT)
+            wait = AGAIN_SECONDS
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if deadline < math.inf:
+        watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _execute(job: Job, deadline: float) -> dict[str, Any] | None:
     """Run the notebook, saving it after every cell; the error that stopped it, or None."""
     import papermill
 
@@ -348,9 +399,11 @@ def _execute(job: Job) -> dict[str, Any] | None:
     # papermill formats output paths, so braces are doubled
     executed = str(job.folder / manifest.EXECUTED).replace("{", "{{").replace("}", "}}")
     shape = "{desc}  {n_fmt}/{total_fmt} cells  {elapsed}"
+    kernels: list[Any] = []
+    (job.folder / PROGRESS).unlink(missing_ok=True)
     bar = {"desc": job.notebook.stem, "bar_format": shape, "leave": False, "disable": None}
     try:
-        with (job.folder / KERNEL_LOG).open("wb") as log:
+        with (job.folder / KERNEL_LOG).open("wb") as log, _interrupted_at(deadline, kernels):
             papermill.execute_notebook(
                 _injected(job),
                 executed,
@@ -358,7 +411,7 @@ def _execute(job: Job) -> dict[str, Any] | None:
                 language="python",
                 progress_bar=bar,
                 cwd=str(job.notebook.parent),  # as in JupyterLab and nbval
-                kernel_manager_class=_this_python(stderr=log),
+                kernel_manager_class=_this_python(log, job.folder / PROGRESS, kernels),
             )
     except papermill.PapermillExecutionError as error:
         return _error(error.exec_count, error.source, error.ename, error.evalue)
@@ -382,8 +435,9 @@ def _injected(job: Job):
     return content
 
 
-def _this_python(stderr: IO[bytes]):
-    """A kernel manager whose kernels run this very interpreter; their processes' own messages go to ``stderr``.
+def _this_python(stderr: IO[bytes], noted: Path, started: list[Any]):
+    """A kernel manager whose kernels run this very interpreter; their processes' own messages go to ``stderr``, how far
+    they are to the file ``noted``, and they themselves to ``started``.
 
     A kernelspec called ``python3`` in the user's Jupyter folder wins over the environment's own and may point to
     another Python, one without this package or with other versions of everything the manifest vouches for.
@@ -394,17 +448,20 @@ def _this_python(stderr: IO[bytes]):
     from jupyter_client.kernelspec import KernelSpec
     from traitlets import default
 
+    environment = {**KERNEL_ENVIRONMENT, progress.VARIABLE: str(noted)}
+
     class ThisPython(AsyncKernelManager):
         @default("transport_encryption")
         def _encrypted_where_it_can_be(self) -> str:  # other users of the machine could read a plain connection
             return "auto" if zmq.has("curve") else "disabled"
 
         def start_kernel(self, **options: Any):
+            started.append(self)
             return super().start_kernel(stderr=stderr, **options)
 
         @property
         def kernel_spec(self) -> KernelSpec:
-            return KernelSpec(resource_dir=RESOURCES, **{**get_kernel_dict(), "env": KERNEL_ENVIRONMENT})
+            return KernelSpec(resource_dir=RESOURCES, **{**get_kernel_dict(), "env": environment})
 
     return ThisPython
 

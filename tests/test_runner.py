@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import papermill
@@ -452,3 +453,29 @@ def test_interrupted_busy_and_continued(tmp_path):
     assert "first  up to date" in done.stdout
     assert times(counter) == 1
     assert manifest.read(tmp_path / "out" / "second")["status"] == "ok"
+
+
+def test_time_up_stops_what_runs_and_the_same_call_goes_on(tmp_path, monkeypatch):
+    """The cell that runs is interrupted, later notebooks are not begun, no manifest vouches for half a run."""
+    counter, begun, go_on = tmp_path / "counter", tmp_path / "begun", tmp_path / "go_on"
+    clock = SimpleNamespace(monotonic=lambda: 1e9 * begun.exists(), perf_counter=lambda: 0.0)
+    monkeypatch.setattr(runner, "time", clock)
+    monkeypatch.setattr(runner, "AGAIN_SECONDS", 0.2)
+    waits = "import pathlib, time\nfrom nngpt_lab.ground import progress\nprogress.note('runs', 3, 8)\n"
+    waits += f"pathlib.Path({str(begun)!r}).touch()\n"
+    waits += f"while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.05)"
+    first = write_notebook(tmp_path / "first.ipynb", counting(counter))
+    second = write_notebook(tmp_path / "second.ipynb", waits, "1 + 1")
+    third = write_notebook(tmp_path / "third.ipynb", "1 + 1")
+    call = [first, second, third]
+    done = runner.run_notebooks(call, output=tmp_path / "out", minutes=1e-3)
+    assert [outcome.status for outcome in done] == ["ok", "stopped", "stopped"]
+    assert [outcome.left for outcome in done] == ["", "cell 3 of 4, runs: 3 of 8", "not begun"]
+    assert "go on: nngpt-lab run" in done[1].lines()[1]
+    assert not (tmp_path / "out" / "second" / "manifest.json").exists()
+
+    (tmp_path / "out").rename(tmp_path / "moved")
+    go_on.touch()
+    again = runner.run_notebooks(call, output=tmp_path / "moved")
+    assert [outcome.status for outcome in again] == ["up to date", "ok", "ok"]
+    assert times(counter) == 1

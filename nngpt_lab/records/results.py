@@ -13,11 +13,13 @@ Layout of one notebook's folder, ``results/<profile>/<notebook>/``::
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.records.profiles import Profile, get_profile
 
 PNG_DPI = 150
@@ -31,8 +33,12 @@ class Results:
     be replaced.
     """
 
-    def __init__(self, folder: str | Path, profile: str):
+    def __init__(self, folder: str | Path, profile: str, device: str | None = None):
         self.profile: Profile = get_profile(profile)
+        if device is not None:
+            if device.partition(":")[0] not in ("cpu", "cuda"):
+                raise UsageError(f"there is no device {device!r}", "use cpu or cuda, or None for the profile's own")
+            self.profile = replace(self.profile, device=device)
         self.folder = Path(folder)
         self._contents: dict[str, dict[str, dict[str, str]]] = {"tables": {}, "figures": {}}
         for part in self._contents:
@@ -71,7 +77,8 @@ class Results:
         (self.folder / "contents.json").write_text(json.dumps(self._contents, indent=1) + "\n", encoding="utf-8")
 
 
-def open_results(notebook: str, profile: str, output: str = "") -> Results:
-    """Results of ``notebook`` in ``output``, if the runner named one, else in ``results/<profile>/<notebook>``."""
+def open_results(notebook: str, profile: str, output: str = "", device: str | None = None) -> Results:
+    """Results of ``notebook`` in ``output``, if the runner named one, else in ``results/<profile>/<notebook>``; with
+    ``device``, computed there instead of on the profile's own."""
     folder = Path(output).expanduser().resolve() if output else paths.results_folder(profile) / notebook
-    return Results(folder, profile)
+    return Results(folder, profile, device)

@@ -15,6 +15,7 @@ from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.pool import Pool, open_pool
 from nngpt_lab.candidates.proxy import Proxy, prepare
 from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.progress import noted
 from nngpt_lab.llm import lora, models
 from nngpt_lab.llm.models import Coder, one_thread
 from nngpt_lab.sandbox.status import VALID
@@ -40,9 +41,10 @@ class Lab(Generic[D]):
     folder: Path
     progress: bool = field(default=True, kw_only=True)
 
-    def bar(self, items: Iterable | None, title: str, total: int | None = None) -> tqdm:
-        """A progress bar over ``items``."""
-        return tqdm(items, title, total, leave=False, disable=None if self.progress else True)
+    def bar(self, items: Iterable, title: str, total: int | None = None) -> tqdm:
+        """A progress bar over ``items``; ``total``: how many they are, where they have no length."""
+        total = len(items) if total is None else total  # type: ignore[arg-type]
+        return tqdm(noted(items, title, total), title, total, leave=False, disable=None if self.progress else True)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nngpt_lab.ground.names import Named
+from nngpt_lab.ground.names import Named, all_named
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.recipe import Recipe
 from nngpt_lab.papers.dataset_prediction.inputs import View
@@ -99,10 +99,10 @@ GPU = Design(
     style="dataset",
     recipe=Recipe(lr=2e-4, epochs=1, batch=16, accumulate=1, warmup=0.05, layers=None),
     cells=(
-        Cell("published", "all"),
         Cell("architectures", "balanced"),
-        Cell("near-duplicates", "balanced", ("code",)),
         Cell("families", "balanced", ("code",)),
+        Cell("published", "all"),
+        Cell("near-duplicates", "balanced", ("code",)),
         Cell("dataset", "balanced", ("code",)),
     ),
     parts=2,
@@ -147,5 +147,22 @@ SMOKE = replace(
     test=12,
     view=View(100, layers=True),
 )
+
+
+def narrowed(design: Design, coders: str | None, prompts: str | None, splits: str | None) -> Design:
+    """The design with other models, and only those of its prompts and splits; names separated by commas, None: all.
+
+    UsageError if there is no such prompt or split.
+    """
+    chosen, cells = design.prompts, design.cells
+    if prompts is not None:
+        chosen = tuple(all_named("prompt", prompts, {name: name for name in design.prompts}))
+        cells = tuple(replace(cell, prompts=tuple(p for p in cell.prompts or chosen if p in chosen)) for cell in cells)
+    if splits is not None:
+        wanted = all_named("split", splits, {cell.split: cell.split for cell in cells})
+        cells = tuple(cell for cell in cells if cell.split in wanted)
+    models = tuple(name.strip() for name in coders.split(",")) if coders else design.coders
+    return replace(design, coders=models, prompts=chosen, cells=tuple(cell for cell in cells if cell.prompts != ()))
+
 
 DESIGNS = Named("design", PAPER, GPU, DEMO, SMOKE)
