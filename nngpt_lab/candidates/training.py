@@ -193,6 +193,22 @@ def build(
     return net
 
 
+def weights(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[int, dict]:
+    """How many weights the network of ``code`` has under ``protocol``, for images of ``classes``; nothing is trained.
+
+    Where the constructor allows it no weight is made, whatever their number (torch's device ``meta``).
+    """
+    protocol = Protocol.from_dict(payload["protocol"])
+    in_shape, out_shape = (protocol.batch, 3, protocol.side, protocol.side), (payload["classes"],)
+    with typed_failures():
+        for device in (torch.device("meta"), torch.device("cpu")):
+            module = execute(payload["code"], CANDIDATE)
+            prm = hyperparameters(module.supported_hyperparameters(), protocol)
+            with contextlib.suppress(*((Exception,) if device.type == "meta" else ())), device:
+                return count_parameters(module.Net(in_shape, out_shape, prm, device)), {}
+    raise AssertionError("the second way has no way out but a count or a failure")
+
+
 def hyperparameters(declared: Any, protocol: Protocol) -> dict[str, Any]:
     """What the network is given: the protocol's values, and a value for whatever else it declares."""
     prm = dict.fromkeys(sorted(map(str, declared)), protocol.other)

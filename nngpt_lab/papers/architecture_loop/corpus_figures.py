@@ -7,6 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from nngpt_lab.ground.seeds import generator
 from nngpt_lab.papers.architecture_loop.lemur_overview import CYCLES
 from nngpt_lab.statistics.plots import legend_right, line, name_rows, panels, points, reference_line
 from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER, new_figure
@@ -25,6 +26,19 @@ def families_and_sizes(architectures: pd.DataFrame) -> Figure:
     right.set_xticks([30, 60, 100, 200, 400], ["30", "60", "100", "200", "400"])
     right.minorticks_off()
     name_rows(left, counts.index)
+    return figure
+
+
+def weights(counts: pd.DataFrame, most: int) -> Figure:
+    """How many weights LEMUR's networks have, by family (columns family, weights), beside a limit."""
+    known, families = counts.dropna(subset="weights"), list(counts["family"].value_counts().index)
+    figure, ax = new_figure(width=9, height=3.8)
+    jitter = generator("figure of weights").uniform(-0.3, 0.3, len(known))  # seaborn's own comes from global numbers
+    ax.scatter(known["weights"].astype(float), known["family"].map(families.index) + jitter, 2, OURS, alpha=0.4, lw=0)
+    ax.axvline(most, color=PAPER, linestyle="--")
+    ax.text(most, -0.6, f"paper B's limit, {most:,} ", color=PAPER, ha="right", va="bottom", fontsize=8)
+    ax.set(xscale="log", xlabel="weights (log scale)")
+    name_rows(ax, families)
     return figure
 
 

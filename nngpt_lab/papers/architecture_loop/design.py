@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nngpt_lab.candidates.novelty import PAPER_B, STRUCTURE, NoveltySettings
+from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import Named
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.recipe import Recipe
@@ -33,7 +34,8 @@ class Design(study.LoopDesign):
         novelty: when an accepted network counts as new, against the corpus and all accepted before it.
         tries, retry_novelty: sample again, 0.1 hotter each time up to 1.0, while the text is a near copy.
         corpus: what is known before the first cycle: ``lemur`` or ``narrow`` (LEMUR at reduced width).
-        corpus_pairs: pairs of the corpus on which the adapter is tuned before the first cycle, and again in each.
+        corpus_pairs: at most so many pairs of the corpus, of networks that keep the protocol's limit of weights, on
+            which the adapter is tuned before the first cycle, and again in each.
         pairs_per_cycle: at most so many pairs are trained on in a cycle: this cycle's first, then earlier ones drawn at
             random; None: all, as published.
     """
@@ -52,6 +54,10 @@ class Design(study.LoopDesign):
     corpus: str = "lemur"
     corpus_pairs: int = 1698
     pairs_per_cycle: int | None = None
+
+    def hash(self) -> str:
+        # Until 0.2 the pairs of the corpus were drawn from networks of any size
+        return sha256_json([super().hash(), "within the limit"]) if self.corpus_pairs else super().hash()
 
 
 @dataclass(frozen=True)

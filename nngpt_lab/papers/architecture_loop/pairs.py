@@ -13,6 +13,7 @@ from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.prompts import encode_pair, prompt
 from nngpt_lab.papers.architecture_loop.design import KEY, Design
 from nngpt_lab.papers.architecture_loop.lab import Lab
+from nngpt_lab.papers.architecture_loop.weight_counts import keep_limit
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,11 @@ def pair_of(lab: Lab, seed: int, cycle: int, row, screened: Sequence[Screened]) 
 
 
 def corpus_pairs(lab: Lab, seed: int) -> list[Pair]:
-    """The pairs that the adapter is tuned on before the first cycle: corpus networks drawn at random."""
+    """The pairs that the adapter is tuned on before the first cycle: corpus networks drawn at random, of those that
+    keep the protocol's limit. Tuned on larger ones a model writes larger ones, and none of its texts can be trained."""
     rng = generator(KEY, "corpus pairs", seed)
-    rows = np.sort(rng.choice(len(lab.corpus), min(lab.design.corpus_pairs, len(lab.corpus)), replace=False))
+    allowed = np.flatnonzero(keep_limit(lab.corpus["code"], lab.design.corpus, lab.proxy.protocol.max_parameters))
+    rows = np.sort(rng.choice(allowed, min(lab.design.corpus_pairs, len(allowed)), replace=False))
     return [Pair(messages(lab.design, seed, "corpus", int(row)), lab.corpus["code"].iloc[row]) for row in rows]
 
 

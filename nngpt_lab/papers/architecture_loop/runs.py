@@ -14,11 +14,13 @@ from nngpt_lab.corpora import images
 from nngpt_lab.papers.architecture_loop import loop
 from nngpt_lab.papers.architecture_loop.base_model import sample_base_model, thresholds
 from nngpt_lab.papers.architecture_loop.design import ARMS, Arm, Design
-from nngpt_lab.papers.architecture_loop.lab import Lab, open_lab
+from nngpt_lab.papers.architecture_loop.lab import Lab, known_networks, open_lab
 from nngpt_lab.papers.architecture_loop.transfer import transfer
+from nngpt_lab.papers.architecture_loop.weight_counts import keep_limit
 from nngpt_lab.records.results import Results
 from nngpt_lab.statistics import intervals
 from nngpt_lab.study.comparison import RESULT
+from nngpt_lab.study.design import describe
 from nngpt_lab.study.samples import LOOP
 
 TRANSFER = {  # protocol of the loop -> data sets of the transfer, and how many images of each are trained on
@@ -47,6 +49,15 @@ class LoopRuns:
     transfer: pd.DataFrame
     codes: dict[str, str]
     corpus: pd.DataFrame
+
+
+def described(design: Design) -> pd.DataFrame:
+    """Every number of the design: columns setting, value; and how many of the corpus's networks may be tuned on."""
+    table, most = describe(design), get_protocol(design.protocol).max_parameters
+    if not design.corpus_pairs:
+        return table
+    left = f"{keep_limit(known_networks(design.corpus)['code'], design.corpus, most).sum():,} networks"
+    return pd.concat([table, pd.DataFrame({"setting": ["left for corpus pairs"], "value": [left]})], ignore_index=True)
 
 
 def run_arms(
