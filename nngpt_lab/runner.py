@@ -277,9 +277,12 @@ def convert(name: str, given: Any, parameter: Parameter) -> Any:
 
 def _absolute(text: str) -> str:
     """Paths to what is there, made absolute, since a notebook runs in its own folder; all else as it is. Several may be
-    separated by commas; a path has a slash."""
+    separated by commas; a path has a slash, or is a GGUF file's."""
     parts = ((part, Path(part.strip()).expanduser()) for part in text.split(","))
-    return ",".join(str(path.resolve()) if "/" in part and path.exists() else part for part, path in parts)
+    return ",".join(
+        str(path.resolve()) if ("/" in part or path.suffix.lower() == ".gguf") and path.exists() else part
+        for part, path in parts
+    )
 
 
 def _read_literal(text: str, kind: type | None) -> Any:

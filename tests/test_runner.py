@@ -72,11 +72,19 @@ def refused(*notebooks: Path, output, **options) -> str:
 def test_a_path_that_is_there_is_one_from_where_the_command_was_typed(tmp_path, monkeypatch):
     (tmp_path / "models" / "mine").mkdir(parents=True)
     (tmp_path / "loop").mkdir()
+    (tmp_path / "a.gguf").touch()
     monkeypatch.chdir(tmp_path)
     text = runner.Parameter(None, str, optional=True)
     assert runner.convert("coder", "./models/mine", text) == str(tmp_path / "models" / "mine")
     assert runner.convert("coder", "nano-coder,models/mine", text) == f"nano-coder,{tmp_path / 'models' / 'mine'}"
-    for name in ("loop", "loop, no tuning", "models/other", "a/b"):  # a name is no path, and what is not there stays
+    assert runner.convert("coder", "a.gguf", text) == str(tmp_path / "a.gguf")
+    for name in (
+        "b.gguf",
+        "loop",
+        "loop, no tuning",
+        "models/other",
+        "a/b",
+    ):  # a name is no path, and what is not there stays
         assert runner.convert("arms", name, text) == name
 
 

@@ -3,10 +3,11 @@
     coder = load("nano-coder")
     coder = load("DeepSeek-Coder-7B", "cuda", four_bit=True)
     coder = load("my/tuned/folder")                              # what save_pretrained wrote
+    coder = load("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf")      # unpacked into the cache, once
 
 Everything that can be known to go wrong is said before any work starts: an unknown name, too little memory, a model
 that is neither here nor to be had, a gated one. No code that comes with a model is ever run (``trust_remote_code`` is
-off), and weights are read from safetensors only, which cannot hold code.
+off), and weights are read from safetensors or GGUF only, which cannot hold code.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.names import did_you_mean
-from nngpt_lab.llm import weights
+from nngpt_lab.llm import gguf_file, weights
 from nngpt_lab.llm.catalogue import BYTES, GIB, MODELS, ModelSpec, memory_gib
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ class Coder:
     Attributes:
         model: in eval mode, on ``device``.
         tokenizer: with a pad token; callers pad for themselves, its padding side means nothing.
-        name: of its spec, or of its folder.
+        name: of its spec, of its folder, or of its GGUF file without the ending.
         identity: what a manifest needs to tell two models apart: name, source, revision (wheel version or hub
-            commit), licence, dtype, and SHA-256 of the files where no commit pins them.
+            commit), licence, dtype, and SHA-256 of the files where no commit pins them; a GGUF file's own metadata.
     """
 
     model: PreTrainedModel
@@ -68,9 +69,10 @@ def check(
     is downloaded.
 
     Raises:
-        UsageError: unknown name, not a model's folder, CUDA asked for but absent, 4-bit where it cannot be, a part
-            not installed, too little memory.
-        DataError: not in the hub's cache and the hub cannot be reached or does not have it, or gated.
+        UsageError: unknown name, not a model's folder or GGUF file, CUDA asked for but absent, 4-bit where it cannot
+            be, a part not installed, too little memory.
+        DataError: not in the hub's cache and the hub cannot be reached or does not have it, or gated; a GGUF file
+            that is cut short.
     """
     model = _find(name_or_folder)
     _check_device(str(device), four_bit)
@@ -88,7 +90,7 @@ def check(
     if isinstance(model, ModelSpec):
         weights.check(model)
     else:
-        _check_architecture(model)
+        _check_architecture(model) if model.is_dir() else gguf_file.check(model)
     return model
 
 
@@ -101,7 +103,7 @@ def load(
     """Load a model, fetching it first if need be.
 
     Args:
-        name_or_folder: a name of :data:`MODELS`, or a folder that ``save_pretrained`` wrote.
+        name_or_folder: a name of :data:`MODELS`, a folder that ``save_pretrained`` wrote, or a GGUF file.
         device: ``cpu``, ``cuda`` or ``cuda:<n>``.
         dtype: ``float32``, ``bfloat16`` or ``float16``; by default float32 on the CPU and bfloat16 on CUDA (float16
             where the device has no bfloat16).
@@ -115,7 +117,7 @@ def load(
 
     source = check(name_or_folder, device, dtype, four_bit)
     kind = dtype_name(dtype, str(device))
-    folder = weights.folder(source) if isinstance(source, ModelSpec) else source
+    folder = weights.folder(source, kind)
     options: dict[str, Any] = {"dtype": getattr(torch, kind), "use_safetensors": True}
     if four_bit:
         options["device_map"] = {"": str(device)}
@@ -181,8 +183,11 @@ def _find(name_or_folder: str | Path) -> ModelSpec | Path:
     name, folder = str(name_or_folder), Path(name_or_folder).expanduser()
     if isinstance(name_or_folder, str) and name in MODELS:
         return MODELS[name]
+    if folder.is_file() and folder.suffix.lower() == ".gguf":
+        weights.require_gguf(name)
+        return folder
     if not folder.is_dir():
-        cure = f"{did_you_mean(name, MODELS)}use one of {', '.join(MODELS)}, or the folder of a model"
+        cure = f"{did_you_mean(name, MODELS)}use one of {', '.join(MODELS)}, or a model's folder or .gguf file"
         raise UsageError(f"there is no model {name!r}", cure)
     if (folder / "adapter_config.json").is_file():
         raise UsageError(f"{folder} holds an adapter, not a model", "load its base model, then adapters.load_adapter")
@@ -223,9 +228,11 @@ def _check_architecture(folder: Path) -> None:
 
 
 def _count(folder: Path) -> tuple[int, int]:
-    """How many weights a folder holds, and how many of them are embeddings; only the files' headers are read."""
+    """How many weights a folder or GGUF file holds, and how many of them are embeddings; only headers are read."""
     from safetensors import safe_open
 
+    if folder.is_file():
+        return gguf_file.read(folder).count()
     total = embeddings = 0
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:

