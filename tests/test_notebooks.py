@@ -41,6 +41,7 @@ PROMISED = {  # tables that later work and the report rely on
     },
     "cot_vs_direct": {"cot_vs_direct", "arms", "answer_types", "failures", "paired_tests", "verdicts"},
     "loop_settings": {"settings", "cycles", "differences"},
+    "network_prompts": {"validity", "causes"},
     "novelty": {"settings", "sensitivity"},
     "pretrain_nano_coder": {"structure", "split", "vocabulary", "losses", "answers", "card"},
     "from_text_to_score": {"network_statuses", "network_failures", "agreement", "function_statuses"},
