@@ -70,18 +70,10 @@ def validity(candidates: pd.DataFrame) -> pd.DataFrame:
 
 def causes(candidates: pd.DataFrame) -> pd.DataFrame:
     """How the samples ended: columns model, prompt, status, message, count; the most frequent first."""
-    told = (
-        candidates["message"]
-        .str.replace(r"^line \d+: ", "", regex=True)
-        .str.replace(r"(does not parse):.*", r"\1", regex=True)
-    )
-    counted = (
-        candidates.assign(message=told)
-        .groupby([*GROUP, "status", "message"], sort=False)
-        .size()
-        .rename("count")
-        .reset_index()
-    )
+    message = candidates["message"].str.replace(r"^line \d+: ", "", regex=True)
+    message = message.str.replace(r"(does not parse):.*", r"\1", regex=True)
+    groups = candidates.assign(message=message).groupby([*GROUP, "status", "message"], sort=False)
+    counted = groups.size().rename("count").reset_index()
     return counted.sort_values([*GROUP, "count"], ascending=[True, True, False], kind="stable", ignore_index=True)
 
 

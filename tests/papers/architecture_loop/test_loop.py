@@ -1,5 +1,6 @@
 """Paper B's loop: selection and admission as pure functions; the whole loop with the nano coder; killed and resumed."""
 
+import contextlib
 import dataclasses
 import os
 from dataclasses import replace
@@ -15,6 +16,7 @@ from nngpt_lab.candidates.novelty import NoveltyIndex, NoveltySettings
 from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.candidates.screening import screen
 from nngpt_lab.ground.errors import DataError, UsageError
+from nngpt_lab.llm import lora
 from nngpt_lab.llm.prompts import prompt
 from nngpt_lab.papers.architecture_loop import loop
 from nngpt_lab.papers.architecture_loop.base_model import sample_base_model, thresholds
@@ -212,6 +214,41 @@ def test_killed_it_resumes_to_the_same_ledger_and_adapters(undisturbed, tmp_path
     pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
     assert content(tmp_path) == content(undisturbed[0])
     assert adapters(tmp_path) == adapters(undisturbed[0])
+
+
+@pytest.mark.slow  # opens the lab eleven times, a minute; a single stop is tested above
+def test_stopped_at_ten_random_points_and_moved_it_ends_as_if_it_had_not_been(undisturbed, tmp_path, monkeypatch):
+    """What slices of time do (``--minutes``): an interrupt anywhere, the folder copied, the same call again."""
+    done, stop = [0], [0]
+
+    def interrupted(owner: object, name: str) -> None:
+        real = getattr(owner, name)
+
+        def counted(*args, **kwargs):
+            done[0] += 1
+            if done[0] == stop[0]:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    for owner, name in ((Ledger, "add_sample"), (Ledger, "add_outcome"), (lora, "descend")):
+        interrupted(owner, name)
+    folder, rng, stops = tmp_path / "0", np.random.default_rng(0), 0
+    folder.mkdir()
+    while stops < 10:
+        done[0], stop[0] = 0, int(rng.integers(1, 6))
+        with contextlib.suppress(KeyboardInterrupt):
+            table = run_all(folder)
+            break
+        stops += 1
+        folder = folder.rename(tmp_path / str(stops))
+    else:
+        stop[0] = 0
+        table = run_all(folder)
+    assert stops == 10, "it ended before it had been stopped ten times: stop earlier"
+    pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
+    assert content(folder) == content(undisturbed[0]) and adapters(folder) == adapters(undisturbed[0])
 
 
 def test_the_time_of_a_stage_within_a_stage_counts_once(tmp_path, monkeypatch):
