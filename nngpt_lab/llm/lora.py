@@ -14,6 +14,7 @@ What is decided here, and why:
 * A step's loss is the mean over the response tokens of the whole step, however it was cut into micro-batches. (The
   mean of the micro-batches' means would weigh a token by its neighbours' lengths.) trl and transformers do the same.
 * Order and dropout depend on the seed and the step's number only, so that a checkpoint needs no state of a generator.
+* On a GPU a step's examples lie in one row, one behind another (passes.py); that changes no loss but its rounding.
 * The base stays as it was loaded, also in 4 bits: ``peft.prepare_model_for_kbit_training`` would turn its other weights
   into float32 for good, and the norms compute in float32 as they are. The adapter's own weights are float32.
 """
@@ -26,23 +27,29 @@ import importlib.util
 import json
 import logging
 import math
+import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from peft import PeftModel
+from peft import PeftModel, helpers
 from torch.nn import functional
 from tqdm import tqdm
 
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
 from nngpt_lab.ground.files import replacing
 from nngpt_lab.ground.seeds import SCHEME, generator
+from nngpt_lab.llm import passes
 from nngpt_lab.llm.adapters import quiet, seeded
+from nngpt_lab.llm.catalogue import GIB
 from nngpt_lab.llm.models import Coder
+from nngpt_lab.llm.passes import Example
 from nngpt_lab.llm.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -50,26 +57,8 @@ log = logging.getLogger(__name__)
 COLUMNS = ("step", "epoch", "lr", "loss", "tokens", "response_tokens", "seconds", "grad_norm")
 RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # configs whose logits are not head(hidden)
 CHECKPOINT = "checkpoint.pt"
+PACKED = " packed "  # between a checkpoint's key and the most tokens of a pass
 CACHE_TOKENS = 1024  # on a CPU a pass over about so many is fastest: little is padded, activations stay in the cache
-
-
-@dataclass(frozen=True)
-class Example:
-    """A training text: prompt and response as tokens. The loss is that of ``ids[prompt_length:]``."""
-
-    ids: tuple[int, ...]
-    prompt_length: int
-
-    def __post_init__(self):
-        if not 1 <= self.prompt_length < len(self.ids):
-            raise UsageError(
-                f"an example of {len(self.ids)} tokens has a prompt of {self.prompt_length}",
-                "prompt and response have at least one token each; encode with prompts.encode_pair",
-            )
-
-    @property
-    def response_tokens(self) -> int:
-        return len(self.ids) - self.prompt_length
 
 
 # ------------------------------------------------------------------------------------------------------------ tuning
@@ -83,6 +72,7 @@ def tune(
     *,
     checkpoints: str | Path | None = None,
     checkpoint_every: int = 50,
+    packed: bool | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Tune the coder's adapter, in place.
@@ -96,6 +86,9 @@ def tune(
             goes on from there to the same weights, bit for bit, as if never stopped; after the last step it only
             restores the result.
         checkpoint_every: optimizer steps between checkpoints; one more is written at the end.
+        packed: a step's examples one behind another in one row (True), or padded rows, a pass per micro-batch (False).
+            None: as the checkpoint began, else packed on a GPU that can, padded elsewhere. Losses are the same but for
+            rounding and for the masks of dropout.
         progress: show a bar.
 
     Returns:
@@ -104,9 +97,11 @@ def tune(
         (before clipping).
 
     Raises:
-        UsageError: no trainable adapter, nothing to train on, an optimizer that cannot be had here.
+        UsageError: no trainable adapter, nothing to train on, an optimizer that cannot be had here, a model whose
+            examples cannot be packed.
         DataError: the checkpoint is of another run.
-        LabError: the loss is not finite; the adapter is then as after the last finite step.
+        LabError: the loss is not finite, the adapter is then as after the last finite step; or a pass is too large for
+            the GPU's memory, which the largest one shows before the first step.
     """
     parameters = _trainable(coder)
     head = decoder_and_head(coder)
@@ -114,16 +109,22 @@ def tune(
     examples = fit(examples, recipe)
     steps = [step for epoch in range(recipe.epochs) for step in plan(examples, recipe, seed, epoch)]
     checkpoint = Path(checkpoints) / CHECKPOINT if checkpoints else None
-    key = _key(coder, examples, recipe, seed)
+    room = _room(coder, recipe, packed, checkpoint)
+    key = _key(coder, examples, recipe, seed) + (f"{PACKED}{room}" if room else "")
     rows = read_checkpoint(checkpoint, key, parameters, optimizer)
     per_epoch = len(steps) // recipe.epochs
 
-    with _training(coder, recipe), tqdm(total=len(steps), initial=len(rows), disable=not progress, unit="step") as bar:
+    with (
+        _training(coder, recipe, packed=room > 0),
+        tqdm(total=len(steps), initial=len(rows), disable=not progress, unit="step") as bar,
+    ):
+        if coder.device.type == "cuda" and len(rows) < len(steps):
+            _rehearse(coder, head, steps[len(rows) :], recipe, room)
         for number in range(len(rows), len(steps)):
             began = time.perf_counter()
             lr = learning_rate(number, len(steps), recipe)
             with seeded(coder.device, "dropout", seed, number):  # nn.Dropout only knows the global generator
-                loss, norm = descend(head, parameters, optimizer, number, steps[number], lr, recipe)
+                loss, norm = descend(head, parameters, optimizer, number, steps[number], lr, recipe, room)
             examples_seen = [example for batch in steps[number] for example in batch]
             tokens = sum(len(example.ids) for example in examples_seen)
             response_tokens = sum(example.response_tokens for example in examples_seen)
@@ -144,6 +145,7 @@ def descend(
     micro_batches: list[list[Example]],
     lr: float,
     recipe: Recipe,
+    room: int = 0,
 ) -> tuple[float, float]:
     """One optimizer step: its loss in nats per response token, and the gradient's norm, both from before the step.
 
@@ -151,11 +153,12 @@ def descend(
         head: the model's decoder and output layer; see :func:`loss_sum`.
         step: its number, from 0.
         recipe: of which ``batch``, ``pad_to``, ``precision`` and ``max_grad_norm`` are read.
+        room: most tokens of a packed pass, within ``passes.attention_within_examples``; 0: rows are padded.
 
     Raises:
         LabError: loss or norm is not finite; the parameters are then as they were.
     """
-    loss = _accumulate_gradient(head, micro_batches, recipe, next(iter(parameters.values())).device)
+    loss = _accumulate_gradient(head, micro_batches, recipe, next(iter(parameters.values())).device, room)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.max_grad_norm))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise LabError(f"loss {loss}, gradient norm {norm} in step {step + 1}", "lower the learning rate")
@@ -229,7 +232,7 @@ def fill(order: Sequence[int], lengths: Sequence[int], room: int, most: int | No
 
 
 def _passes(batches: list[list[Example]], recipe: Recipe, device: torch.device) -> Iterator[list[Example]]:
-    """The micro-batches; on a CPU cut into smaller ones, which changes no sum but its rounding."""
+    """The micro-batches as padded passes; on a CPU cut into smaller ones, which changes no sum but its rounding."""
     for batch in batches:
         longest = max(len(example.ids) for example in batch)
         yield from _cut(batch, max(1, CACHE_TOKENS // longest) if device.type == "cpu" else recipe.batch)
@@ -244,29 +247,83 @@ def learning_rate(step: int, total: int, recipe: Recipe) -> float:
 
 
 def loss_sum(
-    decoder: torch.nn.Module, head: torch.nn.Module, batch: Sequence[Example], pad_to: int, device: torch.device
+    decoder: torch.nn.Module,
+    head: torch.nn.Module,
+    batch: Sequence[Example],
+    pad_to: int,
+    device: torch.device,
+    packed: bool = False,
 ) -> torch.Tensor:
-    """Cross-entropy in nats, summed over the response tokens of all examples of a batch."""
-    longest = max(len(example.ids) for example in batch)
-    width = math.ceil(longest / pad_to) * pad_to
-    ids = torch.zeros(len(batch), width, dtype=torch.long)  # what pads does not matter: nothing looks at it
-    for row, example in enumerate(batch):
-        ids[row, : len(example.ids)] = torch.tensor(example.ids)
-    where = [torch.arange(e.prompt_length, len(e.ids)) + row * width for row, e in enumerate(batch)]
+    """Cross-entropy in nats, summed over the response tokens of all examples of a batch.
+
+    ``packed``: in one row, within ``passes.attention_within_examples``; else in rows, padded to a multiple of
+    ``pad_to``.
+    """
+    ids, begins, known = passes.packed_row(batch, device) if packed else _padded_rows(batch, pad_to)
+    where = [torch.arange(e.prompt_length, len(e.ids)) + begin for e, begin in zip(batch, begins, strict=True)]
     labelled = torch.cat(where)
     labels, before = ids.flatten()[labelled].to(device), (labelled - 1).to(device)
-    hidden = decoder(input_ids=ids.to(device), use_cache=False).last_hidden_state
+    hidden = decoder(input_ids=ids.to(device), use_cache=False, **known).last_hidden_state
     logits = head(hidden.flatten(0, 1).index_select(0, before))  # a token is predicted where the one before it stands
     return functional.cross_entropy(logits.float(), labels, reduction="sum")
 
 
-def _accumulate_gradient(head, step: list[list[Example]], recipe: Recipe, device: torch.device) -> float:
+def _room(coder: Coder, recipe: Recipe, packed: bool | None, checkpoint: Path | None) -> int:
+    """Most tokens of a packed pass; 0 for padded rows. A checkpoint's own cut goes before the device's."""
+    begun = _cut_of(checkpoint)
+    if packed is None and begun is not None:
+        return begun
+    decoder, _ = decoder_and_head(coder)
+    obstacle = passes.obstacle(decoder)
+    if packed and obstacle:
+        raise UsageError(f"examples of {coder.name} cannot be packed: {obstacle}", "leave packed out")
+    if packed is None and coder.device.type == "cuda":
+        dtype = torch.bfloat16 if _in_bfloat16(coder.device, recipe) else coder.dtype
+        packed = not obstacle and passes.fast(decoder, coder.device, dtype)
+    if not packed:
+        return 0
+    if coder.device.type != "cuda":
+        return begun or CACHE_TOKENS
+    total, weights = passes.card_bytes(coder.device), sum(value.nbytes for value in coder.model.parameters())
+    return begun or passes.most_tokens(decoder.config, total, weights, recipe.gradient_checkpointing)
+
+
+def _rehearse(coder: Coder, head, steps: list[list[list[Example]]], recipe: Recipe, room: int) -> None:
+    """Compute the largest pass once and drop its gradient: what does not fit the memory shows now, not after hours."""
+
+    def size(batch: list[Example]) -> int:
+        lengths = [len(example.ids) for example in batch]
+        return sum(lengths) if room else len(lengths) * max(lengths)
+
+    largest = max((one for step in steps for one in _cut_step(head, step, recipe, coder.device, room)), key=size)
+    with seeded(coder.device, "rehearsal"):
+        _accumulate_gradient(head, [largest], recipe, coder.device, room)
+    coder.model.zero_grad(set_to_none=True)
+
+
+def _padded_rows(batch: Sequence[Example], pad_to: int) -> tuple[torch.Tensor, Sequence[int], dict[str, Any]]:
+    """Token ids, (examples, width); where each example begins in them; nothing that the decoder needs to know."""
+    width = math.ceil(max(len(example.ids) for example in batch) / pad_to) * pad_to
+    ids = torch.zeros(len(batch), width, dtype=torch.long)  # what pads does not matter: nothing looks at it
+    for row, example in enumerate(batch):
+        ids[row, : len(example.ids)] = torch.tensor(example.ids)
+    return ids, range(0, ids.numel(), width), {}
+
+
+def _cut_step(head, step: list[list[Example]], recipe: Recipe, device: torch.device, room: int) -> list[list[Example]]:
+    """The passes of a step."""
+    if room:
+        return list(passes.cut([example for batch in step for example in batch], room, head[1].weight.shape[0]))
+    return list(_passes(step, recipe, device))
+
+
+def _accumulate_gradient(head, step: list[list[Example]], recipe: Recipe, device: torch.device, room: int) -> float:
     """Add up the gradient of the step's loss; return the loss."""
     count = sum(example.response_tokens for batch in step for example in batch)
     total = torch.zeros((), device=device)
-    for batch in _passes(step, recipe, device):
+    for batch in _cut_step(head, step, recipe, device, room):
         with _autocast(device, recipe):
-            loss = loss_sum(*head, batch, recipe.pad_to, device) / count
+            loss = loss_sum(*head, batch, recipe.pad_to, device, room > 0) / count
         loss.backward()
         total += loss.detach()
     return float(total)
@@ -290,8 +347,28 @@ def decoder_and_head(coder: Coder) -> tuple[torch.nn.Module, torch.nn.Module]:
     return (model.get_decoder() if inner is model else inner), model.get_output_embeddings()
 
 
-def check(recipe: Recipe, device: str) -> None:
-    """A UsageError where the recipe's optimizer cannot be had on the device: to be known before hours of work."""
+def check(recipe: Recipe, device: str, size: tuple[int, int] | None = None, four_bit: bool = False) -> None:
+    """A UsageError where the recipe cannot be had on the device: to be known before hours of work.
+
+    Args:
+        size: weights of the model and, of these, embeddings: does the card have the memory? None: not asked.
+        four_bit: whether the model is loaded in 4 bits.
+    """
+    _check_optimizer(recipe, device)
+    if size is None or not device.startswith("cuda"):
+        return
+    least, there = passes.least_bytes(recipe, *size, four_bit), passes.card_bytes(torch.device(device))
+    if least > there:
+        asked = {"gradient_checkpointing=True": recipe.gradient_checkpointing, "four_bit=True": four_bit}
+        cures = ["a smaller max_length", *(name for name, taken in asked.items() if not taken), "a smaller model"]
+        raise UsageError(
+            f"tuning takes {least / GIB:.1f} GiB at least, for one example of {recipe.max_length} tokens, and {device} "
+            f"has {there / GIB:.1f} GiB",
+            f"take {', '.join(cures[:-1])}, or {cures[-1]}",
+        )
+
+
+def _check_optimizer(recipe: Recipe, device: str) -> None:
     if recipe.optimizer == "adamw":
         return
     if not device.startswith("cuda"):
@@ -301,7 +378,7 @@ def check(recipe: Recipe, device: str) -> None:
 
 
 def _optimizer(coder: Coder, parameters: dict[str, torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    check(recipe, coder.device.type)
+    _check_optimizer(recipe, coder.device.type)
     settings = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters.values(), fused=True, **settings)
@@ -311,8 +388,8 @@ def _optimizer(coder: Coder, parameters: dict[str, torch.nn.Parameter], recipe: 
 
 
 @contextlib.contextmanager
-def _training(coder: Coder, recipe: Recipe) -> Iterator[None]:
-    """Training mode, and gradient checkpointing where asked for; all as before afterwards."""
+def _training(coder: Coder, recipe: Recipe, packed: bool) -> Iterator[None]:
+    """Training mode, gradient checkpointing and attention as asked for; all as before afterwards."""
     model = coder.model.get_base_model()
     try:
         coder.model.train()
@@ -320,7 +397,14 @@ def _training(coder: Coder, recipe: Recipe) -> Iterator[None]:
             with quiet():
                 model.gradient_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
-        yield
+        with _repeatable(coder.device), _packing(coder, recipe) if packed else contextlib.nullcontext():
+            yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise LabError(
+            f"tuning {coder.name} takes more memory than {coder.device} has left: {error}",
+            "take Recipe(gradient_checkpointing=True), a smaller batch or max_length, four_bit=True, or end what else "
+            "uses the card",
+        ) from error
     finally:
         if recipe.gradient_checkpointing:
             model.disable_input_require_grads()
@@ -330,10 +414,48 @@ def _training(coder: Coder, recipe: Recipe) -> Iterator[None]:
         coder.model.eval()
 
 
-def _autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
+@contextlib.contextmanager
+def _packing(coder: Coder, recipe: Recipe) -> Iterator[None]:
+    """Attention within examples; and no layer's input turned into the adapter's float32, only for autocast to turn it
+    back (``disable_input_dtype_casting``: peft 0.15 and later)."""
+    uncast = getattr(helpers, "disable_input_dtype_casting", contextlib.nullcontext)
+    decoder, _ = decoder_and_head(coder)
+    with (
+        passes.attention_within_examples(decoder),
+        uncast(coder.model) if _in_bfloat16(coder.device, recipe) else contextlib.nullcontext(),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """On CUDA the kernels whose sums do not depend on which thread came first, where there are such."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch warns at every product of matrices
+    asked = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic
+    filled = filling.fill_uninitialized_memory
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*deterministic.*", UserWarning)  # of those where there are none
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            filling.fill_uninitialized_memory = False  # costs time, and nothing here reads what it has not written
+            yield
+    finally:
+        torch.use_deterministic_algorithms(asked, warn_only=only_warned)
+        filling.fill_uninitialized_memory = filled
+
+
+def _in_bfloat16(device: torch.device, recipe: Recipe) -> bool:
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    wanted = recipe.precision == "bfloat16" or (recipe.precision == "auto" and able)
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+    return recipe.precision == "bfloat16" or (recipe.precision == "auto" and able)
+
+
+def _autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=_in_bfloat16(device, recipe))
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints
@@ -345,6 +467,14 @@ def _key(coder: Coder, examples: Sequence[Example], recipe: Recipe, seed: int) -
     for example in examples:
         digest.update(np.array([example.prompt_length, *example.ids, -1], dtype=np.int64).tobytes())
     return digest.hexdigest()
+
+
+def _cut_of(checkpoint: Path | None) -> int | None:
+    """Most tokens of a packed pass in the run that wrote a checkpoint, 0 for padded rows; None without a checkpoint."""
+    if checkpoint is None or not checkpoint.is_file():
+        return None
+    key = torch.load(checkpoint, map_location="cpu", weights_only=True)["key"]
+    return int(key.partition(PACKED)[2] or 0)
 
 
 def write_checkpoint(

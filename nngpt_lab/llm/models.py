@@ -77,7 +77,7 @@ def check(
     model = _find(name_or_folder)
     _check_device(str(device), four_bit)
     name = dtype_name(dtype, str(device))
-    counts = (model.parameters, model.embeddings) if isinstance(model, ModelSpec) else _count(model)
+    counts = size(model)
     needed, spare = memory_gib(*counts, name, four_bit), memory_gib(*counts, four_bit=True)
     free = free_memory_gib(str(device))
     if needed > free:
@@ -163,6 +163,11 @@ def dtype_name(dtype: str | torch.dtype | None, device: str) -> str:
     if name not in BYTES:
         raise UsageError(f"a model cannot be loaded in {name!r}", f"use one of {', '.join(BYTES)}")
     return name
+
+
+def size(model: ModelSpec | Path) -> tuple[int, int]:
+    """Weights of what :func:`check` found, and how many of them are embeddings."""
+    return (model.parameters, model.embeddings) if isinstance(model, ModelSpec) else _count(model)
 
 
 def free_memory_gib(device: str) -> float:

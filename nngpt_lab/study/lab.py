@@ -72,7 +72,8 @@ def check(design: Any, device: str) -> None:
     """
     lora.check(design.recipe, device)
     for coder in getattr(design, "coders", None) or (design.coder,):
-        models.check(coder, device, four_bit=design.four_bit)
+        model = models.check(coder, device, four_bit=design.four_bit)
+        lora.check(design.recipe, device, models.size(model), design.four_bit)
 
 
 @contextlib.contextmanager
