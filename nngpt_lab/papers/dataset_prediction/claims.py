@@ -8,6 +8,8 @@ note that says what happened there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -28,12 +30,14 @@ PEAKS = {  # claim -> the paper's model and prompt
 }
 
 
-def code_signal(models: pd.DataFrame) -> pd.DataFrame:
-    """Does code carry the signal? A verdict for every tuned model, on questions that names cannot answer.
+def code_signal(models: pd.DataFrame, weights: Mapping[str, int]) -> pd.DataFrame:
+    """Does code carry the signal? A verdict for every tuned model, on questions that names cannot answer: the scale
+    ladder, the smallest model first.
 
-    ``models`` is ``dataset_answers.models_table``'s; its readout over both orders decides. Columns: model, prompt,
-    split, n, accuracy, low, high (per cent), control, control_low, control_high (the same model's accuracy from the
-    scores prompt, on this split or else another; nan if it was not asked), verdict on "above 50 %".
+    ``models`` is ``dataset_answers.models_table``'s; its readout over both orders decides. ``weights``: how many each
+    model has. Columns: model, weights, prompt, split, n, accuracy, low, high (per cent), control, control_low,
+    control_high (the same model's accuracy from the scores prompt, on this split or else another; nan if it was not
+    asked), verdict on "above 50 %".
     """
     tuned = models[(models["state"] == "tuned") & (models["readout"] == "both orders")]
     tuned = tuned[tuned["question_set"] == "balanced"]
@@ -46,9 +50,10 @@ def code_signal(models: pd.DataFrame) -> pd.DataFrame:
         said = claims.verdict(claim.test, claim.value, Estimate(row.accuracy, row.low, row.high, row.n))
         said = said if control[1] > claim.value else UNTESTED  # a control that was not asked was not passed
         numbers = (row.n, row.accuracy, row.low, row.high, *control)
-        rows.append((row.answerer, row.prompt, row.split, *numbers, said))
-    columns = ["model", "prompt", "split", "n", "accuracy", "low", "high", "control", "control_low", "control_high"]
-    return pd.DataFrame(rows, columns=[*columns, "verdict"])
+        rows.append((row.answerer, weights[row.answerer], row.prompt, row.split, *numbers, said))
+    columns = ["model", "weights", "prompt", "split", "n", "accuracy", "low", "high"]
+    table = pd.DataFrame(rows, columns=[*columns, "control", "control_low", "control_high", "verdict"])
+    return table.sort_values("weights", kind="stable", ignore_index=True)
 
 
 def signal_sentence(signal: pd.DataFrame, split: str) -> str:

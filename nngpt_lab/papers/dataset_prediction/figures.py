@@ -5,7 +5,7 @@ Shares come in per cent. The black line at 50 % is the paper's chance level.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 
 import numpy as np
@@ -236,22 +236,23 @@ def calibration(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def model_size(table: pd.DataFrame, parameters: Mapping[str, int]) -> Figure:
-    """Accuracy of the tuned models (balanced set, both orders) by their number of parameters, a panel per split."""
-    shown = table[(table["state"] == "tuned") & (table["readout"] == "both orders")]
-    shown = shown[(shown["question_set"] == "balanced") & shown["answerer"].isin(list(parameters))]
-    shown = shown.assign(parameters=shown["answerer"].map(parameters)).sort_values("parameters")
-    prompts = [name for name in PROMPT_TITLES if name in set(shown["prompt"])]
-    figure, split_axes = _split_panels(shown, left=0, width=3.2, least=5, height=3.6)
+def scale_ladder(signal: pd.DataFrame) -> Figure:
+    """What each tuned model reads in code alone, by its number of weights (``claims.code_signal``), a panel per split.
+
+    Hollow: its positive control. A model whose control does not clear 50 % is grey: it has not understood the task.
+    """
+    shown = signal[signal["prompt"] == "code"]
+    figure, split_axes = _split_panels(shown, left=0, width=3.6, least=6, height=3.8)
     for split, ax in split_axes.items():
-        for name, shift, colour in zip(prompts, side_by_side(len(prompts), 1), COLOURS, strict=False):
-            part = shown[(shown["split"] == split) & (shown["prompt"] == name)]
-            points(ax, part["parameters"] * 1.06**shift, part, "accuracy", ends=BOUNDS, linestyle="-", color=colour,
-                   label=PROMPT_TITLES[name])  # fmt: skip
-        ax.axhline(50, color="black", linewidth=0.8)
-        ax.set(xscale="log", xlabel="parameters")
+        for row in shown[shown["split"] == split].itertuples():
+            colour = OURS if row.control_low > 50 else MUTED
+            said = pd.DataFrame([row._asdict()])
+            points(ax, [row.weights], said, "control", color=colour, markerfacecolor="white", alpha=0.8)
+            points(ax, [row.weights], said, "accuracy", ends=BOUNDS, color=colour)
+            ax.annotate(row.model, (row.weights, row.high), (0, 4), textcoords="offset points", ha="center", fontsize=7)
+        reference_line(ax, 50, "a coin")
+        ax.set(xscale="log", xlabel="weights (log scale)", xlim=(1e6, 2e10), ylim=(30, 104))
     figure.axes[0].set_ylabel("test accuracy, %")
-    legend_below(figure, ncols=2)
     return figure
 
 

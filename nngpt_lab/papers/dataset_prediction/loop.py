@@ -105,4 +105,5 @@ def _with_facts(lab: Lab, this: Run, table: pd.DataFrame, parts: Parts) -> pd.Da
     facts = pd.concat([held.assign(subset="validation"), parts.test.assign(subset="test")])
     facts = facts.rename_axis("question").reset_index()[["subset", "question", *FACTS]]
     joined = table.merge(facts, on=["subset", "question"], validate="many_to_one")
-    return joined.assign(model=lab.coder.name, **asdict(this))
+    weights = lab.coder.model.num_parameters()
+    return joined.assign(model=lab.coder.name, weights=weights, **asdict(this))

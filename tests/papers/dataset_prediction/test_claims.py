@@ -17,8 +17,12 @@ def models(*rows, **more) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).assign(**facts)
 
 
+def signal(table: pd.DataFrame) -> pd.DataFrame:
+    return dc.code_signal(table, {"m": 3_344_640, "n": 1_000})
+
+
 def verdicts(*rows) -> list[str]:
-    return dc.code_signal(models(*rows))["verdict"].to_list()
+    return signal(models(*rows))["verdict"].to_list()
 
 
 CONTROL = ("m", "scores", "architectures", 90, 80, 95)
@@ -40,21 +44,22 @@ def test_without_a_passed_control_nothing_is_said_about_code(control):
 def test_the_control_of_the_same_split_comes_first_and_every_model_has_a_row():
     asked = [("m", "code", split, 60, 55, 65) for split in ("architectures", "families")]
     elsewhere = ("m", "scores", "families", 70, 60, 80)
-    table = dc.code_signal(models(*asked, ("n", "code_metadata", "architectures", 60, 55, 65), elsewhere, CONTROL))
+    table = signal(models(*asked, ("n", "code_metadata", "architectures", 60, 55, 65), elsewhere, CONTROL))
     assert table.set_index(["model", "split"])["control"].dropna().to_dict() == {
         ("m", "architectures"): 90,
         ("m", "families"): 70,
     }
     assert len(table) == 3 and (table["n"] == 160).all()
+    assert table[["model", "weights"]].iloc[0].tolist() == ["n", 1_000]  # the smallest first
 
 
 @pytest.mark.parametrize("other", [{"state": "untuned"}, {"readout": "text"}, {"question_set": "all"}])
 def test_only_tuned_models_in_both_orders_on_the_balanced_set_count(other):
-    assert dc.code_signal(models(CONTROL, ("m", "code", "architectures", 60, 55, 65), **other)).empty
+    assert signal(models(CONTROL, ("m", "code", "architectures", 60, 55, 65), **other)).empty
 
 
 def test_the_sentence_names_each_model_its_numbers_and_its_verdict():
-    table = dc.code_signal(models(CONTROL, ("m", "code", "architectures", 60, 55, 65)))
+    table = signal(models(CONTROL, ("m", "code", "architectures", 60, 55, 65)))
     said = dc.signal_sentence(table, "architectures")
     assert said == "Language models, tuned: m 60.0 % [55.0, 65.0], n = 160: reproduced (positive control 90.0 %)."
     assert dc.signal_sentence(table, "families") == ""
@@ -112,8 +117,8 @@ def test_records_and_baselines_decide_what_they_can():
     accuracies = pd.DataFrame(rows, columns=["split", "question_set", "baseline", "part", "accuracy"])
     accuracies = accuracies.assign(ci_low=accuracies["accuracy"] - 1, ci_high=accuracies["accuracy"] + 1, n=500)
     questions = pd.DataFrame({"dataset_1": ["svhn", "mnist"], "dataset_2": ["mnist", "cifar-10"]})
-    signal = dc.code_signal(models(CONTROL, ("m", "code", "architectures", 60, 55, 65)))
-    found = dc.recorded(questions, accuracies, dc.Estimate(0.9, 0.2, 1.6, 500), signal)
+    told = signal(models(CONTROL, ("m", "code", "architectures", 60, 55, 65)))
+    found = dc.recorded(questions, accuracies, dc.Estimate(0.9, 0.2, 1.6, 500), told)
     assert {key: round(one.estimate.value, 1) for key, one in found.items()} == {
         "C-datasets": 3,
         "C-chance": 82.2,

@@ -13,6 +13,7 @@ from nngpt_lab.corpora.architectures import Lemur
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.dataset_prediction import figures, loop
 from nngpt_lab.papers.dataset_prediction import runs as paper_runs
+from nngpt_lab.papers.dataset_prediction.claims import code_signal
 from nngpt_lab.papers.dataset_prediction.design import Cell
 from nngpt_lab.records.results import Results
 from nngpt_lab.study.design import resized
@@ -110,7 +111,7 @@ def test_every_figure_can_be_drawn(runs, tables, tmp_path):
         figures.ablations(tables["input_ablations"]),
         figures.per_dataset(tables["per_dataset"], "architectures", "balanced"),
         figures.calibration(tables["calibration"]),
-        figures.model_size(tables["models_and_baselines"], {name: 10_000}),
+        figures.scale_ladder(code_signal(tables["models_and_baselines"], {name: 10_000})),
         figures.models_and_baselines(tables["network_comparison"]),
     ]
     for place, figure in enumerate(drawn):
