@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.errors import LabError, UsageError
 
 if TYPE_CHECKING:
     from nngpt_lab.llm.models import Coder
@@ -70,13 +70,14 @@ def probabilities(logits: torch.Tensor, decoding: Decoding) -> tuple[torch.Tenso
 
 
 @torch.inference_mode()
-def choose(logits: torch.Tensor, decoding: Decoding, draws: Sequence[float]) -> torch.Tensor:
+def choose(logits: torch.Tensor, decoding: Decoding, draws: Sequence[float] | torch.Tensor) -> torch.Tensor:
     """One token for each row: int64 (rows,); -1 where logits are no numbers.
 
     Args:
         logits: (rows, vocabulary).
         decoding: greedy, or what to draw from.
-        draws: for each row a number in [0, 1): the point of the cumulative distribution whose token is taken.
+        draws: for each row a number in [0, 1): the point of the cumulative distribution whose token is taken. Where
+            they lie on the logits' device, the host has no part in the choice.
     """
     best, token = logits.max(-1)
     if decoding.temperature > 0:
@@ -88,12 +89,18 @@ def choose(logits: torch.Tensor, decoding: Decoding, draws: Sequence[float]) -> 
             tokens, order = tokens.sort(-1)
             shares = shares.gather(-1, order)
         reached = shares.cumsum(-1)
-        points = torch.tensor(draws, dtype=shares.dtype, device=shares.device)[:, None] * reached[:, -1:]
+        points = torch.as_tensor(draws, dtype=shares.dtype, device=shares.device)[:, None] * reached[:, -1:]
         place = (reached <= points).sum(-1, keepdim=True)
         last = (reached < reached[:, -1:]).sum(-1, keepdim=True)  # a draw just below 1 rounds to 1
         place = place.minimum(last)
         token = (place if tokens is None else tokens.gather(-1, place))[:, 0]
     return torch.where(best.isfinite(), token, -1)
+
+
+def refuse_diverged(tokens: Iterable[int], name: str) -> None:
+    """A LabError if a token that :func:`choose` gave for the model ``name`` is none."""
+    if -1 in tokens:
+        raise LabError(f"{name}'s scores are not numbers", "its weights have diverged: tune at a lower rate")
 
 
 @dataclass

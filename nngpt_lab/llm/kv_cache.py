@@ -14,8 +14,9 @@ attention mask, and position ids that count a row's own tokens. Longest prompts 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -32,10 +33,15 @@ def open_batch(model: torch.nn.Module, prompts: Sequence[Sequence[int]], rows: i
     """A batch of up to ``rows`` of these prompts, all to be admitted later; one that rows can join while others are at
     work where the architecture allows it."""
     forward = Forward(model)
-    layers = DynamicCache(config=forward.config).layers
-    if layers and all(type(layer) in PLAIN_LAYERS for layer in layers):
+    if layers := plain_layers(forward.config):
         return JoiningBatch(forward, prompts, rows, len(layers))
     return PaddedBatch(forward)
+
+
+def plain_layers(config: Any) -> list[DynamicLayer]:
+    """The layers of this architecture's own cache if all are plain, else none."""
+    layers = DynamicCache(config=config).layers
+    return layers if all(type(layer) in PLAIN_LAYERS for layer in layers) else []
 
 
 class Forward:
@@ -46,10 +52,10 @@ class Forward:
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.config = self.model.config.get_text_config(decoder=True)
         self.device = self.model.get_input_embeddings().weight.device
-        self._takes = inspect.signature(self.model.forward).parameters
-        self._cache = "cache" if "cache" in self._takes else "past_key_values"  # the name before transformers 5.24
+        self.takes = inspect.signature(self.model.forward).parameters
+        self._cache = "cache" if "cache" in self.takes else "past_key_values"  # the name before transformers 5.24
 
-    def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
+    def __call__(self, ids: Tensor, positions: Tensor, mask: Any, cache: Cache) -> Tensor:
         """Logits of each row's next token, (rows, vocabulary); arguments as of :meth:`logits`."""
         return self.logits(ids, cache, attention_mask=mask, position_ids=positions, logits_to_keep=1)[:, -1]
 
@@ -65,8 +71,23 @@ class Forward:
         return self._read(ids, cache, known).last_hidden_state
 
     def _read(self, ids: Tensor, cache: Cache, known: dict[str, Any]) -> Any:
-        known = {name: value for name, value in known.items() if name in self._takes} | {self._cache: cache}
-        return self.model(input_ids=ids.to(self.device), use_cache=True, **known)
+        known = {name: value for name, value in known.items() if name in self.takes} | {self._cache: cache}
+        with _without_cudnn(self.device):
+            return self.model(input_ids=ids.to(self.device), use_cache=True, **known)
+
+
+@contextlib.contextmanager
+def _without_cudnn(device: torch.device) -> Iterator[None]:
+    """Without cuDNN's attention, which torch prefers on an H100: it plans anew for each length, and a cache grows."""
+    backend = torch.backends.cuda
+    if device.type != "cuda" or not getattr(backend, "cudnn_sdp_enabled", bool)():
+        yield
+        return
+    backend.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        backend.enable_cudnn_sdp(True)
 
 
 @dataclass

@@ -11,8 +11,11 @@ the border between two tokens can go the other way. In bfloat16 that is no longe
     for index, sample in stream(coder, prompts, seeds, decoding):  # as they end: evaluate while others are written
         ...
 
-``decoding.py`` chooses tokens, ``kv_cache.py`` keeps the batch full, ``vllm_engine.py`` is the same through vLLM. An
-unmerged LoRA adapter costs a small model a fifth of its speed or more: ``with merged(coder): ...``.
+``decoding.py`` chooses tokens. On a GPU ``slots.py`` keeps a fixed number of texts at work, each step one CUDA graph,
+if the model's states are one key and value per token and its attention is torch's. On a CPU, and for other models,
+``kv_cache.py`` keeps a batch full that grows and shrinks. Both give the same texts, up to rounding. ``vllm_engine.py``
+is the same through vLLM. An unmerged LoRA adapter costs a small model a fifth of its speed or more:
+``with merged(coder): ...``.
 """
 
 from __future__ import annotations
@@ -25,13 +28,15 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
-from nngpt_lab.ground.errors import LabError, UsageError
-from nngpt_lab.llm.decoding import Decoding, Row, choose, end_tokens
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.llm import slots
+from nngpt_lab.llm.decoding import Decoding, Row, choose, end_tokens, refuse_diverged
 from nngpt_lab.llm.kv_cache import open_batch
 
 if TYPE_CHECKING:
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("transformers", "vllm")
+ENGINES = ("auto", "joining", "slots", "vllm")
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def stream(
     decoding: Decoding,
     *,
     batch_size: int = 32,
-    engine: str = "transformers",
+    engine: str = "auto",
     progress: bool = True,
 ) -> Iterator[tuple[int, Sample]]:
     """Yield (index of the prompt, its sample) as samples end; what was yielded is safe when the rest is interrupted.
@@ -89,7 +94,8 @@ def stream(
         seeds: one for each prompt, 0 or more, of any size. Equal prompts with equal seeds give equal texts.
         decoding: how tokens are chosen. Where prompt and new tokens exceed the model's context, fewer are written.
         batch_size: texts written at a time: a matter of speed and memory, not of what they say.
-        engine: ``transformers``, or ``vllm`` (CUDA; its draws differ, so its texts do).
+        engine: ``slots`` or ``joining`` (this module's head), by default as suits device and model; or ``vllm`` (CUDA;
+            its draws differ, so its texts do).
         progress: show samples and tokens per second on a terminal; both are logged in any case.
 
     Raises:
@@ -99,6 +105,11 @@ def stream(
         raise UsageError(f"there is no engine {engine!r}", f"use one of {', '.join(ENGINES)}")
     rows = _rows(coder, prompts, seeds, decoding, batch_size)
     write = _write
+    if engine == "slots" or (engine == "auto" and coder.device.type == "cuda"):
+        able = slots.possible(coder.model)
+        if engine == "slots" and not able:
+            raise UsageError(f"{coder.name}'s architecture does not fit into slots", "leave out the engine")
+        write = partial(_write_in_slots, must=engine == "slots") if able else _write
     if engine == "vllm":
         from nngpt_lab.llm import vllm_engine
 
@@ -185,8 +196,7 @@ def _write(coder: Coder, rows: list[Row], decoding: Decoding, batch_size: int) -
             turn = live
             logits = batch.step([row.ids[-1] for row in live])
         tokens = choose(logits, decoding, [row.draws[len(row.ids)] for row in turn]).tolist()
-        if -1 in tokens:
-            raise LabError(f"{coder.name}'s scores are not numbers", "its weights have diverged: tune at a lower rate")
+        refuse_diverged(tokens, coder.name)
         for row, token in zip(turn, tokens, strict=True):
             row.append(token, ends)
         if done := [place for place, row in enumerate(live) if row.done]:
@@ -194,6 +204,25 @@ def _write(coder: Coder, rows: list[Row], decoding: Decoding, batch_size: int) -
             kept = _without(len(live), done)
             batch.keep(kept)
             live = [live[place] for place in kept]
+
+
+def _write_in_slots(
+    coder: Coder, rows: list[Row], decoding: Decoding, batch_size: int, must: bool = True
+) -> Iterator[Row]:
+    """The same by ``slots.py``; unless it ``must`` be so, by :func:`_write` where slots cannot be had."""
+    if not rows:
+        return
+    opened = None
+    try:
+        opened = slots.Slots(coder.model, rows, decoding, batch_size)
+    except Exception as error:  # whatever this architecture makes of masks by hand, or a GPU whose memory is full
+        if must:
+            raise
+        slots.warn_once(f"{coder.name} is sampled from in a batch that grows and shrinks, for want of slots: {error}")
+    if opened is None:
+        yield from _write(coder, rows, decoding, batch_size)
+    else:
+        yield from slots.write(opened, rows, end_tokens(coder), coder.name)
 
 
 def _without(count: int, gone: Sequence[int]) -> list[int]:
