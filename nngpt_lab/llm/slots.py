@@ -107,7 +107,7 @@ class Slots:
         width = -(-longest // ROUND) * ROUND
         self._prompt = min(tuple(row.prompt) for row in rows)  # the first that will be asked for
         self._states, self._logits = self._read(self._prompt)  # it shows the shape of states
-        self.count = min(most, _most_slots(self._states, width, device))
+        self.count = max(2, min(most, _most_slots(self._states, width, device)))  # of one row CUDA's sums vary
         self._tokens, self._positions, self._written, self._chosen = (
             torch.zeros(self.count, dtype=torch.long, device=device) for _ in range(4)
         )
@@ -155,10 +155,10 @@ class Slots:
                 layer.place(slot, read)
             self._draws[slot, : row.room] = torch.from_numpy(row.draws)
             self._positions[slot], self._written[slot] = len(row.prompt), min(1, row.room - 1)
-            chosen = choose(self._logits, self._decoding, self._draws[slot, :1])
-            self._tokens[slot] = chosen[0].clamp(min=0)
-            first.append(chosen)
-        return dict(zip(rows, torch.cat(first).tolist(), strict=True))
+            twice = self._logits.expand(2, -1), self._decoding, self._draws[slot, :1].expand(2)
+            first.append(choose(*twice)[0])
+            self._tokens[slot] = first[-1].clamp(min=0)
+        return dict(zip(rows, torch.stack(first).tolist(), strict=True))
 
     def close(self) -> None:
         """Give the memory back: what a graph holds can be used by nothing else, tuning least of all."""
@@ -234,7 +234,8 @@ def record(step: Callable[[], None], forward: Forward) -> torch.cuda.CUDAGraph |
     if getattr(forward.model, "is_quantized", False):
         warn_once("quantised weights are sampled from without a CUDA graph, which is slow")
         return None
-    stream, graph = _side_stream(device), torch.cuda.CUDAGraph()
+    stream, graph, generator = _side_stream(device), torch.cuda.CUDAGraph(), torch.cuda.default_generators[device.index]
+    numbers = generator.clone_state()
     stream.wait_stream(torch.cuda.current_stream(device))
     try:
         with torch.cuda.stream(stream):
@@ -243,6 +244,7 @@ def record(step: Callable[[], None], forward: Forward) -> torch.cuda.CUDAGraph |
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 step()
     except RuntimeError as error:
+        generator.graphsafe_set_state(numbers)  # as it is, it believes that recording goes on, and refuses
         warn_once(f"a step could not be recorded as a CUDA graph, and sampling is slow: {error}")
         return None
     finally:

@@ -287,8 +287,14 @@ class Graph:
         stream = SimpleNamespace(wait_stream=lambda other: self.log.append("wait"))
         monkeypatch.setattr(slots, "_side_stream", lambda device: stream)
         for name, value in {"CUDAGraph": lambda: self, "graph": self.graph, "stream": self.stream,
-                            "current_stream": lambda device: stream}.items():  # fmt: skip
+                            "current_stream": lambda device: stream, "default_generators": [self]}.items():  # fmt: skip
             monkeypatch.setattr(torch.cuda, name, value)
+
+    def clone_state(self):
+        return "as it was"
+
+    def graphsafe_set_state(self, state):
+        self.log.append(state)
 
     @contextlib.contextmanager
     def stream(self, stream):
@@ -315,7 +321,10 @@ def test_recording_and_what_is_done_without(case, monkeypatch, caplog):
         graph.log.clear()
         result = slots.record(lambda: graph.log.append("step"), forward)
         warm = ["wait", "enter", *["step"] * slots.WARM_RUNS]
-        ends = {"recorded": [*warm, "record", "step", "leave", "wait"], "failed": [*warm, "record", "step", "wait"]}
+        ends = {
+            "recorded": [*warm, "record", "step", "leave", "wait"],
+            "failed": [*warm, "record", "step", "as it was", "wait"],
+        }
         assert graph.log == ["step", *ends.get(case, [])]
         assert result is (graph if case == "recorded" else None)
     assert len(caplog.records) == (case != "recorded")
@@ -372,3 +381,14 @@ def test_on_cuda_slots_are_chosen_and_leave_no_memory_behind():
         reserved.append(torch.cuda.memory_reserved())
     assert reserved[1] == reserved[2]
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+@on_cuda
+def test_step_that_cannot_be_recorded_is_done_and_random_numbers_can_be_had_after(monkeypatch, caplog):
+    coder, choose = on_gpu(torch.float32), slots.choose
+    expected = in_slots(coder)
+    slots.warn_once.cache_clear()
+    monkeypatch.setattr(slots, "choose", lambda logits, *rest: choose(logits, *rest) + int(logits.isnan().any()))
+    assert in_slots(coder) == expected
+    assert "could not be recorded" in caplog.text
+    assert torch.nn.functional.dropout(torch.ones(2, device="cuda")).isfinite().all()
