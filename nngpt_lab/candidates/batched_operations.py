@@ -27,6 +27,20 @@ HEIGHT_MAY_GO_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 """Pillow 13 resizes vertically first where height shrinks far more than width (python-pillow/Pillow#9549)."""
 
 
+# --- what goes to a device --------------------------------------------------------------------------------------------
+
+
+def sent(draws: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A CPU tensor on a device. The copy to a GPU waits in its queue, not here; torch keeps the memory until then."""
+    return draws.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)
+
+
+@functools.lru_cache(maxsize=256)
+def channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A constant for each channel, (1, C, 1, 1): sent once, for who sends waits for the GPU."""
+    return torch.tensor(values, dtype=dtype).to(device).view(1, -1, 1, 1)
+
+
 # --- grey levels ------------------------------------------------------------------------------------------------------
 
 
@@ -50,7 +64,7 @@ def blend(degenerate: torch.Tensor, images: Images, factor: torch.Tensor | float
     """
     if isinstance(factor, float | int):
         factor = torch.tensor([factor], dtype=torch.float32)
-    change = (images.float() - degenerate).mul_(factor.float().to(images.device).view(-1, 1, 1, 1))
+    change = (images.float() - degenerate).mul_(sent(factor.float(), images.device).view(-1, 1, 1, 1))
     return change.add_(degenerate).clamp_(0, 255).to(torch.uint8)
 
 
@@ -124,17 +138,17 @@ def pad(images: Images, borders: Sequence[int], mode: str, fill: Sequence[int]) 
     if mode == "constant":
         padded = functional.pad(images, (left, right, top, bottom))
         inside = functional.pad(torch.ones_like(images[:1, :1]), (left, right, top, bottom)).bool()
-        return torch.where(inside, padded, _colours(fill, images.device))
+        return torch.where(inside, padded, channels(tuple(fill), torch.uint8, images.device))
     rows = np.pad(np.arange(images.shape[2]), (top, bottom), mode)  # NumPy's own rule, as torchvision uses it on PIL
     columns = np.pad(np.arange(images.shape[3]), (left, right), mode)
-    rows, columns = (torch.from_numpy(part).to(images.device) for part in (rows, columns))
+    rows, columns = (sent(torch.from_numpy(part), images.device) for part in (rows, columns))
     return images.index_select(2, rows).index_select(3, columns)
 
 
 def crop(images: Images, top: torch.Tensor, left: torch.Tensor, height: int, width: int) -> Images:
     """The part of ``height`` x ``width`` px at ``top``, ``left`` (N,) of each image."""
-    rows = (top.to(images.device)[:, None] + torch.arange(height, device=images.device))[:, None, :, None]
-    columns = (left.to(images.device)[:, None] + torch.arange(width, device=images.device))[:, None, None, :]
+    rows = (sent(top, images.device)[:, None] + torch.arange(height, device=images.device))[:, None, :, None]
+    columns = (sent(left, images.device)[:, None] + torch.arange(width, device=images.device))[:, None, None, :]
     place = (rows * images.shape[3] + columns).flatten(2).expand(-1, images.shape[1], -1)
     return images.flatten(2).gather(2, place).unflatten(2, (height, width))
 
@@ -162,6 +176,13 @@ def _exact_dtype(weights: torch.Tensor) -> torch.dtype:
     return torch.float32 if torch.equal(weights * 1024, (weights * 1024).round()) else torch.float64
 
 
+@functools.lru_cache(maxsize=64)
+def _weights(source: int, target: int, device: torch.device) -> torch.Tensor:
+    """``bilinear_weights`` on a device, in single precision where that is exact."""
+    weights = bilinear_weights(source, target)
+    return weights.to(_exact_dtype(weights)).to(device)
+
+
 def _resample(images: Images, columns: torch.Tensor, rows: torch.Tensor) -> Images:
     """First along the rows, then along the columns, rounded to levels after each."""
     wide = (images.to(columns.dtype) @ columns.mT).add_(0.5).floor_().clamp_(0, 255)
@@ -177,14 +198,14 @@ def resize(images: Images, height: int, width: int) -> Images:
     """All images to ``height`` x ``width`` px."""
     if images.shape[2:] == (height, width):
         return images
-    rows, columns = (bilinear_weights(*sizes) for sizes in zip(images.shape[2:], (height, width), strict=True))
-    rows, columns = (weights.to(_exact_dtype(weights)) for weights in (rows, columns))
+    sizes = zip(images.shape[2:], (height, width), strict=True)
+    rows, columns = (_weights(source, target, images.device) for source, target in sizes)
     if _height_first(*images.shape[2:], height, width):
-        return _resample(images.mT, rows.to(images.device), columns.to(images.device)).mT
+        return _resample(images.mT, rows, columns).mT
     if images.device.type == "cpu" and rows.dtype == columns.dtype == torch.float32:
         # torch's own kernel for bytes works with 15-bit weights; where those are exact it is PIL's, and twice as fast
         return functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
-    return _resample(images, columns.to(images.device), rows.to(images.device))
+    return _resample(images, columns, rows)
 
 
 @functools.lru_cache(maxsize=16)
@@ -199,7 +220,7 @@ def _crop_weights(side: int, target: int, device: torch.device) -> torch.Tensor:
 def _placed_weights(side: int, target: int, start: torch.Tensor, length: torch.Tensor, device) -> torch.Tensor:
     """Weights (N, target, side) that make ``target`` px of the ``length`` px from ``start`` on, both (N,)."""
     table = _crop_weights(side, target, device)
-    first = (length * (target * 2 * side) + side - start).to(device).view(-1, 1, 1)  # a window on the zeros shifts
+    first = sent(length * (target * 2 * side) + side - start, device).view(-1, 1, 1)  # a window on the zeros shifts
     within = torch.arange(target, device=device)[:, None] * (2 * side) + torch.arange(side, device=device)
     return table.take(first + within)
 
@@ -211,15 +232,15 @@ def resized_crop(images: Images, boxes: torch.Tensor, height: int, width: int) -
     columns = _placed_weights(images.shape[3], width, left, widths, images.device)[:, None]
     resized = _resample(images, columns, rows)
     if len(tall := _height_first(heights, widths, height, width).nonzero()[:, 0]):
-        tall = tall.to(images.device)
+        tall = sent(tall, images.device)
         resized[tall] = _resample(images[tall].mT, rows[tall], columns[tall]).mT
     return resized
 
 
 def gaussian_blur(images: Images, size: Sequence[int], sigma: torch.Tensor) -> Images:
     """Blur by a Gaussian of ``size`` (width, height) px and ``sigma`` (N,) px, with reflected borders."""
-    columns = _gaussian_weights(images.shape[3], size[0], sigma).to(images.device)[:, None]
-    rows = _gaussian_weights(images.shape[2], size[1], sigma).to(images.device)[:, None]
+    columns = sent(_gaussian_weights(images.shape[3], size[0], sigma), images.device)[:, None]
+    rows = sent(_gaussian_weights(images.shape[2], size[1], sigma), images.device)[:, None]
     return (rows @ (images.to(rows.dtype) @ columns.mT)).round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -241,7 +262,7 @@ def affine(images: Images, matrices: torch.Tensor, fill: Sequence[int]) -> Image
     fixed = matrices.clone()
     fixed[:, 2] += matrices[:, 0] * 0.5 + matrices[:, 1] * 0.5
     fixed[:, 5] += matrices[:, 3] * 0.5 + matrices[:, 4] * 0.5
-    fixed = (fixed * 65536 + 0.5).floor().to(torch.int32).to(images.device).view(-1, 6, 1, 1)
+    fixed = sent((fixed * 65536 + 0.5).floor().to(torch.int32), images.device).view(-1, 6, 1, 1)
     height, width = images.shape[2:]
     x = torch.arange(width, dtype=torch.int32, device=images.device)
     y = torch.arange(height, dtype=torch.int32, device=images.device)[:, None]
@@ -249,12 +270,12 @@ def affine(images: Images, matrices: torch.Tensor, fill: Sequence[int]) -> Image
     rows = (fixed[:, 5] + fixed[:, 4] * y + fixed[:, 3] * x) >> 16
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     moved = _pixels(images.flatten(2), rows.clamp_(0, height - 1) * width + columns.clamp_(0, width - 1))
-    return torch.where(inside[:, None], moved, _colours(fill, images.device))
+    return torch.where(inside[:, None], moved, channels(tuple(fill), torch.uint8, images.device))
 
 
 def perspective(images: Images, coefficients: torch.Tensor, fill: Sequence[int]) -> Images:
     """Bilinear interpolation where ``coefficients`` (N, 8; from output to input, float64) point at, then cut off."""
-    a, b, c, d, e, f, g, h = coefficients.to(images.device).view(-1, 8, 1, 1).unbind(1)
+    a, b, c, d, e, f, g, h = sent(coefficients, images.device).view(-1, 8, 1, 1).unbind(1)
     height, width = images.shape[2:]
     x = torch.arange(width, device=images.device) + 0.5
     y = (torch.arange(height, device=images.device) + 0.5)[:, None]
@@ -275,14 +296,10 @@ def perspective(images: Images, coefficients: torch.Tensor, fill: Sequence[int])
 
     upper, lower = along(top), along(top + 1)
     moved = (upper + (lower - upper) * down).to(torch.uint8)
-    return torch.where(inside[:, None], moved, _colours(fill, images.device))
+    return torch.where(inside[:, None], moved, channels(tuple(fill), torch.uint8, images.device))
 
 
 def _pixels(flat: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """``flat`` (N, C, pixels) at ``places`` (N, H, W) -> (N, C, H, W)."""
     index = places.flatten(1).long()[:, None].expand(-1, flat.shape[1], -1)
     return flat.gather(2, index).unflatten(2, places.shape[1:])
-
-
-def _colours(fill: Sequence[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor(fill, dtype=torch.uint8).to(device).view(1, 3, 1, 1)

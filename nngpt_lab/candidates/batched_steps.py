@@ -85,8 +85,9 @@ def _where(chosen: torch.Tensor, operation: Callable[..., Images], images: Image
     n = len(images)
     source = torch.arange(n)
     source[rows] = torch.arange(n, n + len(rows))
-    changed = operation(images.index_select(0, rows.to(images.device)), *draws)
-    return torch.cat((images, changed)).index_select(0, source.to(images.device))  # faster than index_copy
+    changed = operation(images.index_select(0, operations.sent(rows, images.device)), *draws)
+    source = operations.sent(source, images.device)
+    return torch.cat((images, changed)).index_select(0, source)  # faster than index_copy
 
 
 @dataclass(frozen=True)

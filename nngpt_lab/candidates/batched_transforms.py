@@ -65,8 +65,8 @@ class Batched:
                 images = step.apply(images, *step.draw(images, generator))
             values = images.to(torch.float32).div_(255)
             for norm in self.norms:
-                mean, std = (torch.tensor(part, dtype=torch.float32).to(values.device) for part in norm)
-                values.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
+                mean, std = (operations.channels(part, torch.float32, values.device) for part in norm)
+                values.sub_(mean).div_(std)
         return values
 
 
