@@ -224,7 +224,7 @@ def _isolation() -> Iterator[Check]:
     if sys.platform == "linux":
         yield cuda_stand_in()
     if manifest.cuda_devices():
-        yield _tried_on_gpu("CUDA in it", "nngpt_lab.candidates.training", "cuda_works", {"device": "cuda"})
+        yield _tried_on_gpu("CUDA in it", "nngpt_lab.candidates.training", "get_ready", {"device": "cuda"})
 
 
 def cuda_stand_in() -> Check:

@@ -25,7 +25,7 @@ from nngpt_lab.corpora.code import code_hash
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.sandbox.parcels import Report
-from nngpt_lab.sandbox.parent import Limits, Sandbox, SandboxError
+from nngpt_lab.sandbox.parent import Limits, Sandbox
 from nngpt_lab.sandbox.status import Status
 
 TASK = "nngpt_lab.candidates.training"
@@ -133,9 +133,10 @@ class Evaluator:
         )
         sklearn: Any = find_spec("sklearn")
         answers = Path(sklearn.submodule_search_locations[0], "datasets", "data")  # the digits' labels
-        self.sandbox = Sandbox(limits, TASK, shared=shared, threads=proxy.threads, gpu=proxy.gpu, hidden=[answers])
+        warm = ("get_ready", {"device": proxy.device}) if proxy.gpu else None  # it also shows that CUDA starts at all
+        threads, gpu = proxy.threads, proxy.gpu
+        self.sandbox = Sandbox(limits, TASK, shared=shared, threads=threads, gpu=gpu, hidden=[answers], warm=warm)
         self.stop, self.close = self.sandbox.stop, self.sandbox.close
-        self._tried = not proxy.gpu
 
     def __enter__(self) -> Self:
         self.sandbox.start()
@@ -170,11 +171,6 @@ class Evaluator:
         payload |= {"protocol": proxy.protocol.as_dict(), "seed": seed}
         payload |= {"device": proxy.device, "gpu_fraction": proxy.gpu_fraction}
         expect = {"logits": ("float32", (len(proxy.labels), proxy.classes))}
-        if not self._tried:  # else every candidate would be blamed, for good, for a driver that does not start
-            tried = self.sandbox.run("cuda_works", {"device": proxy.device})
-            if tried.status != Status.OK:
-                raise SandboxError(f"CUDA does not start in the sandbox: {tried.message}", "see `nngpt-lab doctor`")
-            self._tried = True
         return self._judge(base, self.sandbox.run("train_and_predict", payload, expect=expect))
 
     def _judge(self, base: Outcome, report: Report) -> Outcome:

@@ -52,7 +52,8 @@ def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     Args:
         payload: ``code``; ``protocol`` as plain values; ``network``, the pinned network's code for augmentations;
             ``norm``; ``classes``; ``seed``; ``device``; ``gpu_fraction`` of its memory that may be used.
-        arrays: ``train_images``, ``predict_images`` (uint8, N, C, H, W) and ``train_labels`` (int64, N).
+        arrays: ``train_images``, ``predict_images`` (uint8, N, C, H, W) and ``train_labels`` (int64, N); or, from
+            :func:`get_ready`, tensors of them on the device.
 
     Returns:
         parameters, steps, path (how images were prepared) and seconds by stage; ``logits`` float32 (N, classes).
@@ -65,8 +66,8 @@ def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     seed, draws, order = (int(seed) for seed in np.random.SeedSequence(payload["seed"]).generate_state(3))
     prepare_torch(device, payload.get("gpu_fraction", 1.0))
     seed_everything(seed)
-    images = {name: torch.from_numpy(arrays[name]).to(device) for name in ("train_images", "predict_images")}
-    labels = torch.from_numpy(arrays["train_labels"]).to(device)
+    images = on_device(arrays, device)
+    labels = images["train_labels"]
     clock = Stopwatch(device)
     with typed_failures():
         prepares, path = preparations(payload, protocol, torch.Generator().manual_seed(draws))
@@ -91,10 +92,29 @@ def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     return value, {"logits": logits.numpy()}
 
 
-def cuda_works(payload: Mapping[str, Any], shared: Mapping[str, np.ndarray]) -> tuple[str, dict]:
-    """The device's name, after something was computed on it."""
-    torch.ones(2, device=payload["device"]).sum().item()
-    return torch.cuda.get_device_name(payload["device"]), {}
+def get_ready(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[None, dict[str, torch.Tensor]]:
+    """What needs no candidate: start the ``device`` of the payload, train there for a step, and put the arrays on it.
+
+    Raises:
+        Failure: CUDA does not start.
+    """
+    device = torch.device(payload["device"])
+    try:
+        prepare_torch(device)
+        warm_up(device)
+        ready = on_device(arrays, device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.empty_cache()  # a card is shared
+    except Exception as error:
+        name = type(error).__name__
+        raise Failure(Status.CRASH, f"{device.type.upper()} does not start in the sandbox: {name}: {error}") from error
+    return None, ready
+
+
+def on_device(arrays: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
+    """Arrays as tensors on a device; those that are there already stay what they are."""
+    return {name: torch.as_tensor(array, device=device) for name, array in arrays.items()}
 
 
 class Batches:
@@ -146,15 +166,17 @@ def preparations(
 
 def fixed(norm, side: int | None, generator: torch.Generator | None) -> Prepare:
     """Resize to ``side`` as PIL does, flip each image at random if there is a generator, scale to [0, 1], normalise."""
-    mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in norm)
+    mean, std = map(tuple, norm)
 
     def prepare(images: Images) -> torch.Tensor:
         if side is not None:
             images = operations.resize(images, side, side)
         if generator is not None:
             flips = torch.rand(len(images), generator=generator) < 0.5
-            images = torch.where(flips.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
-        return (images.float() / 255 - mean.to(images.device)) / std.to(images.device)
+            flips = operations.sent(flips, images.device)
+            images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
+        shift, scale = (operations.channels(part, torch.float32, images.device) for part in (mean, std))
+        return (images.float() / 255 - shift) / scale
 
     return prepare
 
@@ -242,18 +264,18 @@ def predict(net: Any, images: Images, prepare: Prepare, batch: int, classes: int
             raise Failure(
                 Status.SHAPE, f"Net returned {tuple(outputs.shape)} for {len(part)} images and {classes} classes"
             )
-        parts.append(outputs.float().cpu())
-    return torch.cat(parts)
+        parts.append(outputs.to(torch.float32, copy=outputs.is_cuda))  # a network may use its output's memory again
+    return torch.cat(parts).cpu()  # once: each time the GPU would have to catch up
 
 
 # --- the run ------------------------------------------------------------------------------------------------------
 
 
-def prepare_torch(device: torch.device, gpu_fraction: float) -> None:
+def prepare_torch(device: torch.device, gpu_fraction: float = 1.0) -> None:
     """On a GPU, ask for repeatable kernels and take no more than a share of its memory."""
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(gpu_fraction)
+        torch.cuda.set_per_process_memory_fraction(gpu_fraction, device.index)
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # else one more kernel for each new tensor
@@ -307,13 +329,13 @@ class Stopwatch:
         self._last = now
 
 
-def warm_up() -> None:
-    """Take one step of training, so that forks of this process inherit what torch prepares on first use."""
+def warm_up(device: torch.device | str = "cpu") -> None:
+    """Take one step of training, so that what torch prepares on first use is there: in forks of this process, too."""
     layers = (torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten())
-    net = torch.nn.Sequential(*layers, torch.nn.Linear(4 * 6 * 6, 10))
+    net = torch.nn.Sequential(*layers, torch.nn.Linear(4 * 6 * 6, 10)).to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
-    logits = net(torch.zeros(2, 3, 8, 8))
-    torch.nn.functional.cross_entropy(logits, torch.zeros(2, dtype=torch.int64)).backward()
+    logits = net(torch.zeros(2, 3, 8, 8, device=device))
+    torch.nn.functional.cross_entropy(logits, torch.zeros(2, dtype=torch.int64, device=device)).backward()
     optimizer.step()
 
 

@@ -8,6 +8,10 @@ task's own PID namespace: it mounts the private disk, watches the task and tells
 the kernel kills whatever the task has left behind. The *task* confines itself, calls one trusted function, which is the
 one that executes the candidate's code, and dies. Where namespaces are refused the same processes do the same work with
 process groups and adopted orphans instead; ``isolation`` in every report says which.
+
+Where a child is slow to get ready, as on a GPU, the zygote keeps a *spare*: a supervisor and its task, confined and
+*warm*: the task has called a trusted function before anything has come for it to do. It does one task, as any other,
+while the next spare gets warm.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import errno
 import gc
 import importlib
 import json
+import math
 import os
 import re
 import select
@@ -26,6 +31,7 @@ import signal
 import socket
 import sys
 import sysconfig
+import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +41,9 @@ from nngpt_lab.sandbox.parcels import open_parcel, pack
 from nngpt_lab.sandbox.status import Status
 
 ANSWER = 3  # the descriptor a task answers on
+IDLE_SECONDS = 20.0  # after which a spare that nobody asks for ends: it holds memory, on a card that others use too
+WARM = "warm"  # what a spare says when it is
+WARM_CPU_SECONDS = 600  # the most a spare takes to get warm; its task's own seconds are counted from then on
 HOME = os.environ.get("HOME") or "/"  # in a child its private folder, which has another name each time
 FOLDER = re.compile(r'File "[^"\n]*/([^/"\n]+)"')
 DENIED = {"EPERM", "EACCES", "EROFS", "ENOSPC", "EFBIG", "EDQUOT", "EMFILE", "EAGAIN"}
@@ -99,6 +108,7 @@ class Zygote:
         self.config = config
         self.control = socket.socket(fileno=config["control"])
         self.home = os.open("/proc/self/ns/pid", os.O_RDONLY) if config["namespaces"] else -1
+        self.spare: Spare | None = None
         _, self.shared = open_parcel(config["shared"])
         for module in config["setup"]:
             importlib.import_module(module)
@@ -120,32 +130,79 @@ class Zygote:
     def serve(self) -> NoReturn:
         """Until the parent hangs up, which a dead parent does too."""
         while True:
+            if self.spare and not select.select([self.control], [], [], IDLE_SECONDS)[0]:
+                self.drop_spare()
             text, descriptors, _, _ = socket.recv_fds(self.control, 1 << 16, 8)
             if not text:
                 leave(self.config["folder"])
-            if text.endswith(b"run\n"):  # anything else is an order to kill that came after the end
+            order = text.splitlines()[-1]
+            if order == b"run":  # anything else is an order to kill that came after the end
                 self.say({"done": self.run(descriptors)})
+            elif order.startswith(b"{"):
+                self.say({"not warm": self.warm(json.loads(order))})
 
     def run(self, descriptors: list[int]) -> dict[str, Any]:
         """Run one task to its end; how it ended, from the supervisor's own pipe."""
+        spare = self.spare
+        while spare and not spare.take(descriptors):  # it died in this very moment
+            if reason := self.warm(spare.limits):
+                return {"setup": reason}
+            spare = self.spare
+        pid, witness = (spare.pid, spare.witness) if spare else self.fork(descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        # The next one gets warm meanwhile, if a namespace keeps them apart
+        self.spare = Spare(self, spare.limits) if spare and self.home >= 0 else None
+        text = self.listen(witness)
+        os.close(witness)
+        self.end(pid)
+        return json.loads(text) if text else {}
+
+    def fork(self, descriptors: list[int], limits: dict[str, Any] | None = None) -> tuple[int, int]:
+        """A supervisor, for a spare if there are ``limits``: its number, and the pipe on which it testifies."""
         witness, testimony = os.pipe()
         pid = confine.fork_into_pid_namespace(self.home) if self.home >= 0 else os.fork()
         if pid == 0:
             try:
                 self.control.close()
                 os.close(witness)
-                supervise(self.config, descriptors, self.shared, testimony)
+                supervise(self.config, descriptors, self.shared, testimony, limits)
             finally:
                 os._exit(1)
-        for descriptor in (*descriptors, testimony):
-            os.close(descriptor)
-        text = self.listen(witness)
-        os.close(witness)
-        confine.kill_below(pid)
-        return json.loads(text) if text else {}
+        os.close(testimony)
+        return pid, witness
+
+    def end(self, pid: int) -> None:
+        """Kill a supervisor and all below it; only where there is no spare beside it, all below this process."""
+        if not self.spare:
+            confine.kill_below(pid)
+            return
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)  # which returns when all others of its namespace have ended
+
+    def warm(self, limits: dict[str, Any]) -> str:
+        """Have a spare with these limits that is warm: nothing, or why there is none. One that has died, or found no
+        room beside the task that ran, is replaced once."""
+        reason = ""
+        for _ in range(2):
+            if self.spare is None or self.spare.limits != limits:
+                self.drop_spare()
+                self.spare = Spare(self, limits)
+            if not (reason := self.spare.listen(self)):
+                return ""
+            self.drop_spare()
+        return reason
+
+    def drop_spare(self) -> None:
+        """End the spare, if there is one."""
+        spare, self.spare = self.spare, None
+        if spare:
+            spare.link.close()
+            os.close(spare.witness)
+            self.end(spare.pid)
 
     def listen(self, witness: int) -> bytes:
-        """What the supervisor says; nothing once the parent wants the task dead."""
+        """What a supervisor or a spare says until it hangs up; nothing once the parent wants the task dead."""
         poll = select.poll()
         poll.register(witness, select.POLLIN)
         poll.register(self.control, select.POLLIN)
@@ -161,6 +218,34 @@ class Zygote:
                     leave(self.config["folder"])
                 else:
                     return b""
+
+
+class Spare:
+    """A supervisor and its task, which is confined and has nothing to do yet."""
+
+    def __init__(self, zygote: Zygote, limits: dict[str, Any]):
+        self.limits, self._said = limits, ""
+        self.link, theirs = socket.socketpair()
+        self.pid, self.witness = zygote.fork([theirs.fileno()], limits)
+        theirs.close()
+
+    def listen(self, zygote: Zygote) -> str:
+        """Nothing once it is warm, else why it is not."""
+        self._said = self._said or zygote.listen(self.link.fileno()).decode()
+        if self._said not in ("", WARM):
+            return self._said
+        if self._said and not select.select([self.witness], [], [], 0)[0]:
+            return ""
+        return f"it ended with {os.read(self.witness, 1 << 12).decode() or 'its supervisor'}"
+
+    def take(self, descriptors: list[int]) -> bool:
+        """Hand over a task; False if it is not there any more."""
+        try:
+            socket.send_fds(self.link, [b"run"], descriptors)
+        except OSError:
+            return False
+        self.link.close()
+        return True
 
 
 def layers(config: dict[str, Any]) -> list[str]:
@@ -200,16 +285,25 @@ def driver_places() -> list[str]:
 # --- supervisor and task ------------------------------------------------------------------------------------------
 
 
-def supervise(config: dict[str, Any], descriptors: list[int], shared: dict[str, Any], testimony: int) -> NoReturn:
-    """Process 1 of the task's own PID namespace: fork the task, wait for it, testify, exit. Never runs its code."""
+def supervise(
+    config: dict[str, Any],
+    descriptors: list[int],
+    shared: dict[str, Any],
+    testimony: int,
+    spare: dict[str, Any] | None,
+) -> NoReturn:
+    """Process 1 of the task's own PID namespace: fork the task, wait for it, testify, exit. Never runs its code.
+    ``spare``: the limits of a task that is yet to come."""
     said: dict[str, Any] = {}
     try:
         confine.die_with_parent()
         os.setsid()
-        request, _ = open_parcel(descriptors.pop())
-        limits = request["limits"]
+        request: dict[str, Any] = {} if spare else open_parcel(descriptors.pop())[0]
+        limits = spare or request["limits"]
         if config["namespaces"]:
             confine.private_disk(config["folder"], limits["file_mib"])
+            if spare:
+                confine.own_network()  # no name that the task at work has taken is taken here
             if config["gpu"]:
                 confine.own_processes()
         else:
@@ -219,7 +313,10 @@ def supervise(config: dict[str, Any], descriptors: list[int], shared: dict[str, 
         task = os.fork()
         if task == 0:
             try:
-                begin(config, limits, descriptors, testimony)
+                if spare:
+                    request, shared = get_warm(config, limits, descriptors, shared, testimony)
+                else:
+                    begin(config, limits, descriptors, testimony)
                 answer(request, shared)
             finally:
                 os._exit(70)
@@ -334,11 +431,46 @@ def lock_up(config: dict[str, Any]) -> None:
         confine.filter_syscalls(cuda=config["gpu"])
 
 
+def get_warm(
+    config: dict[str, Any], limits: dict[str, Any], link: list[int], shared: dict[str, Any], testimony: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Confine this process, call the trusted function that warms it, say so, and wait for a task: its request, and what
+    it may see. Kept until then: the link to the zygote in the place of the answer, and output that leads nowhere."""
+    ahead = {"cpu_seconds": limits["cpu_seconds"] + WARM_CPU_SECONDS, "processes": 2 * limits["processes"]}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    begin(config, limits | ahead, [*link, nowhere], testimony)  # the kernel counts the next spare's threads as well
+    zygote = socket.socket(fileno=ANSWER)
+    try:
+        _, arrays = call(config["warm"], shared)
+    except BaseException as error:
+        zygote.sendall(describe(error)["message"].encode())
+        os._exit(70)
+    zygote.sendall(WARM.encode())
+    zygote.shutdown(socket.SHUT_WR)
+    _, descriptors, _, _ = socket.recv_fds(zygote, 16, 3)
+    if not descriptors:
+        os._exit(0)
+    result, output, sent = descriptors
+    request, _ = open_parcel(sent)
+    for descriptor, place in ((output, 1), (output, 2), (result, zygote.detach())):
+        os.dup2(descriptor, place, inheritable=False)
+    os.close(output)
+    os.close(result)
+    seconds = math.ceil(time.process_time()) + limits["cpu_seconds"]
+    confine.limit("CPU", seconds, seconds + 1)
+    return request, shared | arrays
+
+
+def call(request: dict[str, Any], arrays: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What a trusted function makes of its payload and the arrays."""
+    module, _, name = request["task"].partition(":")
+    return getattr(sys.modules[module], name)(request["payload"], arrays)
+
+
 def answer(request: dict[str, Any], arrays: dict[str, Any]) -> NoReturn:
     """Call the trusted function and write its answer, or how it failed, as one parcel."""
     try:
-        module, _, name = request["task"].partition(":")
-        value, results = getattr(sys.modules[module], name)(request["payload"], arrays)
+        value, results = call(request, arrays)
         chunks = pack({"status": "ok", "value": value}, results)
     except BaseException as error:
         chunks = pack(describe(error), {})

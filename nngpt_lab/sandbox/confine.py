@@ -187,6 +187,11 @@ def private_disk(folder: str, mib: int) -> None:
     _check(_libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", flags, options.encode()))
 
 
+def own_network() -> None:
+    """A network of one's own, as empty as the one before: local sockets have their names there (man 7 unix)."""
+    _check(_libc.unshare(NEWNET))
+
+
 def own_processes() -> bool:
     """A /proc of the caller's own PID namespace; False where it is refused, as in a container that masks parts of it.
 

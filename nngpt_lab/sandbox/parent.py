@@ -96,6 +96,10 @@ class Sandbox:
         gpu: let a task reach the CUDA devices; then its address space is not limited, GPU memory is for the task to
             limit (``torch.cuda.set_per_process_memory_fraction``), and the driver is part of what is trusted.
         fresh: a new zygote for every task, which imports everything anew: seconds instead of milliseconds.
+        warm: a task and its payload, to be done in every child before there is anything known of what it will run; the
+            arrays that it returns are added to what that sees. The next child gets warm while one is at work, confined
+            as all are. Wall-clock and CPU time count from when a warm child is given its task; memory, as ever, from
+            what the zygote holds, so with what warming took.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class Sandbox:
         namespaces: bool = True,
         gpu: bool = False,
         fresh: bool = False,
+        warm: tuple[str, Any] | None = None,
     ):
         self.limits = limits or Limits()
         self.isolation: tuple[str, ...] = ()
@@ -118,6 +123,7 @@ class Sandbox:
         self._require, self._fresh = tuple(require), fresh
         self._options = {"threads": threads, "namespaces": namespaces, "gpu": gpu, "setup": self._setup}
         self._options["hidden"] = [str(Path(path).resolve()) for path in hidden]
+        self._options["warm"] = warm and {"task": self._task(warm[0]), "payload": warm[1]}
         self._shared = os.dup(shared) if isinstance(shared, int) else parcel(None, shared or {})
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
@@ -200,14 +206,13 @@ class Sandbox:
                 value that is not finite Status.NON_FINITE.
             limits: other than the sandbox's own.
         """
-        module, colon, name = task.rpartition(":")
-        module = module if colon else self._setup[0]
-        if module not in self._setup:
-            raise SandboxError(f"{module} is not imported in the sandbox", f"one of {self._setup}, or add it to setup")
+        name = self._task(task)
         with self._lock:
             self.start()
             used = limits or self.limits
-            sent = parcel({"task": f"{module}:{name}", "payload": payload, "limits": asdict(used)}, {})
+            if self._options["warm"]:
+                self._await_warm_child(used)
+            sent = parcel({"task": name, "payload": payload, "limits": asdict(used)}, {})
             try:
                 report = _Run(self, used, expect or {}).run(sent)
             except BaseException:  # an interrupt, for example: the zygote may still be at work
@@ -216,6 +221,26 @@ class Sandbox:
             if self._fresh or (report.killed and "pid namespace" not in self.isolation):
                 self._stop()  # without a namespace nobody can swear that nothing survived
             return replace(report, isolation=self.isolation)
+
+    def _task(self, name: str) -> str:
+        """``module:function``, of a module that the zygote imports."""
+        module, colon, function = name.rpartition(":")
+        module = module if colon else self._setup[0]
+        if module not in self._setup:
+            raise SandboxError(f"{module} is not imported in the sandbox", f"one of {self._setup}, or add it to setup")
+        return f"{module}:{function}"
+
+    def _await_warm_child(self, limits: Limits) -> None:
+        """SandboxError if none gets warm, which is no task's fault."""
+        try:
+            with contextlib.suppress(OSError):  # a zygote that is gone does not answer
+                self._control.sendall(json.dumps(asdict(limits)).encode() + b"\n")
+            reason = self._hear(time.monotonic() + START_SECONDS).get("not warm", "the zygote does not answer")
+            if reason:
+                raise SandboxError(f"no child of the sandbox gets ready: {reason}", "see `nngpt-lab doctor`, isolation")
+        except BaseException:
+            self._stop()
+            raise
 
     def _hear(self, deadline: float) -> dict[str, Any]:
         """One line from the zygote; empty if none comes or it is gone."""
@@ -333,6 +358,8 @@ class _Run:
         sandbox = self.sandbox
         launcher, *below = sandbox._process.pid, *confine.descendants(sandbox._process.pid)
         zygote = below.pop(0) if "pid namespace" in sandbox.isolation and below else launcher
+        if sandbox._options["warm"] and zygote != launcher and below:  # its first child; the second is the next spare
+            below = [below[0], *confine.descendants(below[0])]
         base = confine.held(zygote)[0]
         held = [confine.held(pid) for pid in below]
         if sum(max(0, size - base) for size, _ in held) > self.limits.memory_mib << 20:

@@ -288,6 +288,17 @@ def test_bad_choices_are_refused_before_anything_starts(digits):
     assert get_protocol("digits") == digits.protocol
 
 
+def test_a_child_that_got_ready_first_predicts_the_same(evaluator, digits):
+    payload = {"network": "", "norm": digits.norm, "classes": 10, "seed": 3, "device": "cpu"}
+    payload |= {"code": network(), "protocol": replace(digits.protocol, flip=True, epochs=2).as_dict()}
+    expect = {"logits": ("float32", (HOLDOUT, 10))}
+    warm = ("get_ready", {"device": "cpu"})
+    with parent.Sandbox(evaluator.sandbox.limits, proxy.TASK, shared=digits.arrays(), warm=warm) as sandbox:
+        reports = [box.run("train_and_predict", payload, expect) for box in (evaluator.sandbox, sandbox, sandbox)]
+    assert [report.status for report in reports] == [Status.OK] * 3, reports
+    assert len({report.arrays["logits"].tobytes() for report in reports}) == 1
+
+
 # --- on a GPU -----------------------------------------------------------------------------------------------------
 
 
@@ -306,7 +317,7 @@ def test_every_child_of_a_pool_has_a_share_of_the_card(digits, monkeypatch):
         assert opened._hosts[0]._proxy.gpu_fraction == 1 / 4
 
 
-@pytest.mark.parametrize(("cores", "gib", "on_gpu"), [(16, 141, 8), (16, 16, 4), (2, 80, 1), (1, 2, 1)])
+@pytest.mark.parametrize(("cores", "gib", "on_gpu"), [(16, 141, 12), (16, 16, 3), (6, 80, 3), (2, 80, 1), (1, 2, 1)])
 def test_workers_left_out_follow_cores_and_the_cards_memory(cores, gib, on_gpu, monkeypatch):
     monkeypatch.setattr(pool, "cpu_count", lambda: cores)
     card = SimpleNamespace(total_memory=gib << 30)

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from nngpt_lab.sandbox.parent import Sandbox
+from nngpt_lab.sandbox.parent import Sandbox, SandboxError
 from nngpt_lab.sandbox.status import Status
 
 STAND_IN = "nngpt_lab.sandbox.driver_stand_in"
@@ -24,6 +24,22 @@ TAKEN_AWAY = {  # what the zygote does without -> what the driver then is refuse
         "name a local socket"
     },
 }
+
+
+def test_a_driver_would_start_in_a_spare_and_its_candidate_find_it_so(tmp_path, monkeypatch):
+    warm = (f"{STAND_IN}:start", {"folders": []})
+    with Sandbox(setup=STAND_IN, gpu=True, warm=warm) as sandbox:
+        reports = [sandbox.run("start", {"folders": []}) for _ in range(3)]  # it starts here beside the next spare
+        if len(reports[0].isolation) < LAYERS:
+            pytest.skip(f"only {len(reports[0].isolation)} of {LAYERS} layers here")
+    assert [report.status for report in reports] == [Status.OK] * 3
+    (tmp_path / "taken_away.py").write_text("from nngpt_lab.sandbox import confine\nconfine._FOR_CUDA = ()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with (
+        Sandbox(setup=(STAND_IN, "taken_away"), gpu=True, warm=warm) as sandbox,
+        pytest.raises(SandboxError, match="gets ready: name a local socket"),
+    ):
+        sandbox.run("start", {})
 
 
 def refused(*extra: str, gpu: bool = True, folders: tuple[str, ...] = ()) -> set[str]:
