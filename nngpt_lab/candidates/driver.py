@@ -100,14 +100,16 @@ class Host(Protocol):
 class Pool:
     """What all engines share: jobs go out as there is room, results come as they complete. A context manager.
 
-    An engine fills ``_hosts``, its nodes; ``workers`` is the number of evaluations at a time on each of them.
+    An engine fills ``_hosts``, its nodes; ``workers`` is the number of evaluations at a time on each of them, and
+    ``ahead`` the number of jobs that may wait there: no worker then waits while the next job is being made, nor does
+    who makes them while all workers are busy.
     """
 
-    def __init__(self, workers: int):
+    def __init__(self, workers: int, ahead: int = 0):
         if workers < 1:
             raise UsageError(f"{workers} workers evaluate nothing", "use at least one; as many as a node has cores")
         self._hosts: list[Host] = []
-        self._workers = workers
+        self._workers, self._ahead = workers, ahead
         self._running: dict[Future, tuple[Job, Host]] = {}
         self._interrupted = False
 
@@ -166,12 +168,16 @@ class Pool:
             self._running.clear()
 
     def _fill(self, source: Iterator[Job], again: deque[Job]) -> None:
-        """Give out jobs while there is room, first those of lost nodes, each to the node with the most room."""
+        """Give out jobs while there is room, first those of lost nodes, each to the node with the most room. What has
+        finished is not kept waiting for a job that would only wait."""
         while True:
             if not self._hosts:
                 raise LabError("no node is left to evaluate on", "start the cluster's nodes again and repeat the call")
             loads = [sum(host is other for _, other in self._running.values()) for host in self._hosts]
-            if min(loads) >= self._workers or (job := again.popleft() if again else next(source, None)) is None:
+            room = self._workers + self._ahead - min(loads)
+            if room <= 0 or (room <= self._ahead and any(future.done() for future in self._running)):
+                return
+            if (job := again.popleft() if again else next(source, None)) is None:
                 return
             host = self._hosts[loads.index(min(loads))]
             self._running[host.submit(job)] = job, host

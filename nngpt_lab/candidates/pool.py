@@ -25,7 +25,8 @@ from nngpt_lab.candidates.proxy import Proxy
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.sandbox.status import Status
 
-GPU_GIB = 4  # of a card, for one candidate: CUDA's own part takes half a GiB
+GPU_GIB = 5  # of a card, for one candidate: CUDA's own part takes half a GiB, and once more in its spare
+JOBS_AHEAD = 256  # on a GPU, where a language model writes faster than candidates are trained: a cycle's and more
 
 
 class LocalHost(Crew):
@@ -48,23 +49,27 @@ class LocalHost(Crew):
 
 
 class LocalPool(Pool):
-    """Workers on this machine. On a GPU they share it: as many candidates as there are workers at a time."""
+    """Workers on this machine. On a GPU they share it: as many candidates as there are workers at a time.
 
-    def __init__(self, proxy: Proxy, workers: int = 2):
-        super().__init__(workers)
+    ``ahead``: jobs that may wait for a worker.
+    """
+
+    def __init__(self, proxy: Proxy, workers: int = 2, ahead: int = 0):
+        super().__init__(workers, ahead)
         self._hosts = [LocalHost(proxy, workers)]
 
 
 def default_workers(device: str = "cpu") -> int:
-    """Candidates at a time on this machine: as many as it has cores. On a GPU half as many, since each keeps a core
-    busy with launching kernels and a language model may write beside them, and no more than its memory carries."""
+    """Candidates at a time on this machine: as many as it has cores. On a GPU all but four of them, or half if it has
+    few: each candidate keeps a core busy with launching kernels (one H200, 16 cores: 8 at a time gave 1.8 times what 4
+    gave), and beside them a language model writes and spares get warm. No more than the card's memory carries."""
     cores = cpu_count()
     if not device.startswith("cuda"):
         return cores
     import torch
 
     memory = torch.cuda.get_device_properties(device).total_memory / 2**30
-    return max(1, min(cores // 2, int(memory // GPU_GIB)))
+    return max(1, min(max(cores // 2, cores - 4), int(memory // GPU_GIB)))
 
 
 def open_pool(proxy: Proxy, workers: int | None = None, engine: str = "local") -> Pool:
@@ -77,7 +82,7 @@ def open_pool(proxy: Proxy, workers: int | None = None, engine: str = "local") -
     if proxy.gpu and workers > 0:
         proxy = replace(proxy, gpu_fraction=1 / (workers + 1))
     if engine == "local":
-        return LocalPool(proxy, workers)
+        return LocalPool(proxy, workers, JOBS_AHEAD if proxy.gpu else 0)
     if engine == "ray":
         from nngpt_lab.candidates.pool_ray import RayPool
 
@@ -99,7 +104,8 @@ def evaluate(
 
     Args:
         candidates: equal codes are evaluated once. An iterator is read as there is room, in this thread: on as many
-            cores as there are workers, one core makes the next candidate while the others evaluate.
+            cores as there are workers, one core makes the next candidate while the others evaluate. On a GPU more is
+            read than there are workers, so that neither waits for the other.
         proxy: what to evaluate with.
         ledger: where each outcome is written as it completes.
         seeds: replicates of each candidate.

@@ -208,6 +208,63 @@ def test_candidates_are_made_while_others_are_evaluated(recipe, ledger):
     assert all(begun >= i - 1 for i, begun in enumerate(begun_before))
 
 
+def test_jobs_that_wait_keep_workers_busy_while_the_next_is_made(recipe):
+    """All six that may be read are, while none has finished; and a worker goes on while nobody reads."""
+    read = []
+
+    def jobs():
+        for i in range(12):
+            if i == 6:  # in this thread, which therefore gives out nothing
+                recipe.events.go.set()
+                wait_for(lambda: len(recipe.events.ended) == 6)
+            read.append(i)
+            yield candidate(f"gate 0.{i}"), 0
+
+    with LocalPool(recipe, workers=2, ahead=5) as pool:
+        results = {int(job[0].code[7:]) for job, _ in pool.map(jobs())}
+    assert results == set(range(12)) and len(recipe.events.opened) <= 2
+
+
+def test_who_makes_jobs_is_not_stopped_until_the_queue_is_full_and_results_do_not_wait(recipe):
+    read, ahead = [], 5
+
+    def jobs():
+        for i in range(30):
+            read.append(i)
+            if len(read) == 2 + ahead:
+                recipe.events.go.set()
+            yield candidate(f"gate 0.{i}"), 0  # which would wait for ever if fewer were read
+
+    with LocalPool(recipe, workers=2, ahead=ahead) as pool:
+        for done, _ in enumerate(pool.map(jobs()), start=1):
+            assert len(read) <= done + 2 * (2 + ahead)
+    assert len(read) == 30
+
+
+@pytest.mark.parametrize("ahead", [0, 3, 50])
+def test_the_ledger_holds_the_same_however_many_wait(recipe, ledger, ahead):
+    codes = ["wait 0.02", "score 0.6", "crash", "score 0.8", "score 0.6", "wait 0.01"] * 3
+    with LocalPool(recipe, workers=3, ahead=ahead) as pool:
+        outcomes = evaluate(map(candidate, codes), recipe, ledger, seeds=(0, 2), pool=pool)
+    assert scores(outcomes) == [0.02, 0.01, 0.6, 0.3, None, None, 0.8, 0.4, 0.6, 0.3, 0.01, 0.005] * 3
+    assert len(ledger.table("evaluations")) == len(recipe.events.begun) == 10
+
+
+def test_an_interrupt_drops_what_waits(recipe, ledger):
+    codes = ["score 0.1", "crash", "hang", "hang 50", *(f"score 0.{i}" for i in range(2, 9))]
+    interrupt = interrupt_when(lambda: len(recipe.events.begun) == 4)
+    with LocalPool(recipe, workers=2, ahead=50) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(map(candidate, codes), recipe, ledger, pool=pool)
+        interrupt.join()
+        assert ledger.known("obedient") == {(candidate(code).code_hash, 0) for code in codes[:2]}
+        assert len(recipe.events.begun) == 4
+        recipe.events.begun.clear()
+        again = evaluate(map(candidate, ["crash", *codes[4:]]), recipe, ledger, pool=pool)
+    assert scores(again) == [None, *(i / 10 for i in range(2, 9))]
+    assert [code for code, _ in recipe.events.begun] == codes[4:]
+
+
 def test_a_warm_pool_keeps_its_evaluators(recipe, ledger):
     with LocalPool(recipe, workers=1) as pool:
         evaluate([candidate("score 0.1")], recipe, ledger, pool=pool)

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nngpt_lab.candidates import pool, proxy
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.novelty import NoveltyIndex, NoveltySettings
 from nngpt_lab.candidates.outcome import Kind
+from nngpt_lab.candidates.pool import LocalPool
 from nngpt_lab.candidates.screening import screen
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.llm import lora
@@ -24,6 +26,7 @@ from nngpt_lab.papers.architecture_loop.design import ARMS, AUTHORS, DEMO, DESIG
 from nngpt_lab.papers.architecture_loop.lab import open_lab
 from nngpt_lab.papers.architecture_loop.pairs import Pair, messages, mix
 from nngpt_lab.papers.architecture_loop.selection import admit, choose
+from nngpt_lab.sandbox.parent import Sandbox
 from nngpt_lab.study.design import get_arms
 from nngpt_lab.study.run_state import RunState
 from tests.helpers.killed import adapters, content, run_until, samples
@@ -203,6 +206,17 @@ def test_more_cycles_continue_a_run(undisturbed, tmp_path):
     run_all(tmp_path, dataclasses.replace(TINY, cycles=1))
     table = run_all(tmp_path)
     pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
+    assert adapters(tmp_path) == adapters(undisturbed[0])
+
+
+@pytest.mark.slow
+def test_with_jobs_and_children_ahead_as_on_a_gpu_it_ends_in_the_same_ledger(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "LocalPool", lambda proxy, workers, _: LocalPool(proxy, 3, pool.JOBS_AHEAD))
+    warm = {"warm": ("get_ready", {"device": "cpu"})}
+    monkeypatch.setattr(proxy, "Sandbox", lambda *limits, **options: Sandbox(*limits, **options | warm))
+    table = run_all(tmp_path)
+    pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
+    assert content(tmp_path) == content(undisturbed[0])
     assert adapters(tmp_path) == adapters(undisturbed[0])
 
 
