@@ -62,9 +62,9 @@ def generated(coder: Coder, ids: list[list[int]], decoding: Decoding, batch_size
     return written
 
 
-def sampled(coder: Coder, ids: list[list[int]], decoding: Decoding, batch_size: int) -> int:
+def sampled(coder: Coder, ids: list[list[int]], decoding: Decoding, batch_size: int, engine: str = "auto") -> int:
     """New tokens that the lab's sampler writes."""
-    samples = sample(coder, ids, range(len(ids)), decoding, batch_size=batch_size, progress=False)
+    samples = sample(coder, ids, range(len(ids)), decoding, batch_size=batch_size, engine=engine, progress=False)
     return sum(text.new_tokens for text in samples)
 
 
@@ -99,6 +99,9 @@ def main(
         f"generate, batches of {widest}": lambda: generated(coder, ids, decoding, widest),
         "ours, one at a time": lambda: sampled(coder, ids[:alone], decoding, 1),
     } | {f"ours, {size} at a time": lambda size=size: sampled(coder, ids, decoding, size) for size in batches}
+    if device.startswith("cuda"):
+        joining = partial(sampled, coder, ids, decoding, widest, "joining")
+        ways[f"ours, {widest} at a time, without slots"] = joining
     tables, parameters = {"Base model": measured(ways, repetitions)}, coder.model.num_parameters()
     tuned = add_adapter(coder, Recipe(layers=None), seed=0)  # costs as much as one that changes something
 
