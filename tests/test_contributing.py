@@ -66,7 +66,7 @@ def test_a_prompt(tmp_path, monkeypatch):
 def test_a_model(monkeypatch):
     spec = eval(example("A model"), {"ModelSpec": catalogue.ModelSpec})
     monkeypatch.setitem(catalogue.MODELS, spec.name, spec)
-    assert models._find("My-Coder-1B") is spec
+    assert models.find("My-Coder-1B") is spec
     size = spec.parameters, spec.embeddings
     assert catalogue.memory_gib(*size, four_bit=True) < catalogue.memory_gib(*size)
 

@@ -22,7 +22,6 @@ NEVER_IMPORTED = {
     "bitsandbytes": "transformers loads in 4 bits with it",
     "jupyterlab": "a program",
     "tabulate": "pandas writes Markdown with it",
-    "vllm": "an engine that only a GPU machine has",
     "gguf": "transformers reads SmolLM2's file with it",
 }
 LINE = re.compile(r"^ +- (?P<name>[\w.-]+)(?P<bound>[<>=]=[\w.]+)?  # (?P<reason>.{10,})$")

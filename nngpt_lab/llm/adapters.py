@@ -99,8 +99,16 @@ def _layers(coder: Coder, recipe: Recipe) -> list[int] | None:
     return layers
 
 
+def is_adapted(coder: Coder) -> bool:
+    """Whether it has an adapter."""
+    return isinstance(coder.model, PeftModel)
+
+
 def _check_bare(coder: Coder) -> None:
-    if isinstance(coder.model, PeftModel):
+    if coder.model is None:
+        cure = "name its weights, too (?weights=FOLDER), or take a model's name, folder or GGUF file"
+        raise UsageError(f"{coder.name} is on a server: it cannot be tuned here", cure)
+    if is_adapted(coder):
         raise UsageError(f"{coder.name} has an adapter already", "take it off with remove_adapter")
     if hasattr(coder.model, "peft_config"):
         raise UsageError(
@@ -110,7 +118,7 @@ def _check_bare(coder: Coder) -> None:
 
 
 def _check_adapted(coder: Coder) -> None:
-    if not isinstance(coder.model, PeftModel):
+    if not is_adapted(coder):
         raise UsageError(f"{coder.name} has no adapter", "give it one with add_adapter or load_adapter")
 
 

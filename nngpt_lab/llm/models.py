@@ -4,6 +4,7 @@
     coder = load("DeepSeek-Coder-7B", "cuda", four_bit=True)
     coder = load("my/tuned/folder")                              # what save_pretrained wrote
     coder = load("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf")      # unpacked into the cache, once
+    coder = load("local/qwen@http://127.0.0.1:8000/v1")          # a server's (server_engine.py): it writes, no more
 
 Everything that can be known to go wrong is said before any work starts: an unknown name, too little memory, a model
 that is neither here nor to be had, a gated one. No code that comes with a model is ever run (``trust_remote_code`` is
@@ -16,15 +17,16 @@ import contextlib
 import importlib.util
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.names import did_you_mean
-from nngpt_lab.llm import gguf_file, weights
+from nngpt_lab.llm import gguf_file, server_engine, weights
 from nngpt_lab.llm.catalogue import BYTES, GIB, MODELS, ModelSpec, memory_gib
+from nngpt_lab.llm.server_engine import Server
 
 if TYPE_CHECKING:
     import torch
@@ -38,15 +40,18 @@ class Coder:
     Attributes:
         model: in eval mode, on ``device``.
         tokenizer: with a pad token; callers pad for themselves, its padding side means nothing.
-        name: of its spec, of its folder, or of its GGUF file without the ending.
+        name: of its spec, of its folder, of its GGUF file without the ending, or as its server calls it.
         identity: what a manifest needs to tell two models apart: name, source, revision (wheel version or hub
             commit), licence, dtype, and SHA-256 of the files where no commit pins them; a GGUF file's own metadata.
+        server: writes its texts instead of ``model``. Model and tokenizer are None then, unless the server's name says
+            where the same weights are on this machine.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     identity: dict[str, Any]
+    server: Server | None = None
 
     @property
     def device(self) -> torch.device:
@@ -62,7 +67,7 @@ def check(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
     four_bit: bool = False,
-) -> ModelSpec | Path:
+) -> ModelSpec | Path | Server:
     """Whether a model can be loaded: what it is, or the error that ``load`` would raise, before any work.
 
     Arguments are those of :func:`load`. A model that is not here yet has the hub asked whether it may be had; nothing
@@ -72,9 +77,14 @@ def check(
         UsageError: unknown name, not a model's folder or GGUF file, CUDA asked for but absent, 4-bit where it cannot
             be, a part not installed, too little memory.
         DataError: not in the hub's cache and the hub cannot be reached or does not have it, or gated; a GGUF file
-            that is cut short.
+            that is cut short; a server that does not answer.
     """
-    model = _find(name_or_folder)
+    model = find(name_or_folder)
+    if isinstance(model, Server):
+        model.check()
+        if model.weights:
+            check(model.weights, device, dtype, four_bit)
+        return model
     _check_device(str(device), four_bit)
     name = dtype_name(dtype, str(device))
     counts = size(model)
@@ -103,7 +113,8 @@ def load(
     """Load a model, fetching it first if need be.
 
     Args:
-        name_or_folder: a name of :data:`MODELS`, a folder that ``save_pretrained`` wrote, or a GGUF file.
+        name_or_folder: a name of :data:`MODELS`, a folder that ``save_pretrained`` wrote, a GGUF file, or a served
+            model (:mod:`server_engine`).
         device: ``cpu``, ``cuda`` or ``cuda:<n>``.
         dtype: ``float32``, ``bfloat16`` or ``float16``; by default float32 on the CPU and bfloat16 on CUDA (float16
             where the device has no bfloat16).
@@ -116,6 +127,10 @@ def load(
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     source = check(name_or_folder, device, dtype, four_bit)
+    if isinstance(source, Server):
+        own = load(source.weights, device, dtype, four_bit) if source.weights else Coder(None, None, "", {})
+        identity = source.identity() | {"weights": own.identity or None}
+        return replace(own, name=source.model, identity=identity, server=source)
     kind = dtype_name(dtype, str(device))
     folder = weights.folder(source, kind)
     options: dict[str, Any] = {"dtype": getattr(torch, kind), "use_safetensors": True}
@@ -165,8 +180,10 @@ def dtype_name(dtype: str | torch.dtype | None, device: str) -> str:
     return name
 
 
-def size(model: ModelSpec | Path) -> tuple[int, int]:
-    """Weights of what :func:`check` found, and how many of them are embeddings."""
+def size(model: ModelSpec | Path | Server) -> tuple[int, int]:
+    """Weights of what :func:`check` found, and how many are embeddings; of a server's, those on this machine."""
+    if isinstance(model, Server):
+        return size(find(model.weights))
     return (model.parameters, model.embeddings) if isinstance(model, ModelSpec) else _count(model)
 
 
@@ -184,15 +201,21 @@ def free_memory_gib(device: str) -> float:
 # ------------------------------------------------------------------------------------------------- before any work
 
 
-def _find(name_or_folder: str | Path) -> ModelSpec | Path:
+def find(name_or_folder: str | Path) -> ModelSpec | Path | Server:
+    """What a name stands for; a UsageError if it stands for nothing. Neither hub nor server is asked."""
     name, folder = str(name_or_folder), Path(name_or_folder).expanduser()
     if isinstance(name_or_folder, str) and name in MODELS:
         return MODELS[name]
+    if isinstance(name_or_folder, str) and (server := server_engine.parse(name)):
+        return server
     if folder.is_file() and folder.suffix.lower() == ".gguf":
         weights.require_gguf(name)
         return folder
     if not folder.is_dir():
-        cure = f"{did_you_mean(name, MODELS)}use one of {', '.join(MODELS)}, or a model's folder or .gguf file"
+        if "," in name:
+            raise UsageError(f"one model is wanted here, and {name!r} names several", "run it once for each")
+        others = f"a model's folder or .gguf file, or {server_engine.FORM}"
+        cure = f"{did_you_mean(name, MODELS)}use one of {', '.join(MODELS)}, {others}"
         raise UsageError(f"there is no model {name!r}", cure)
     if (folder / "adapter_config.json").is_file():
         raise UsageError(f"{folder} holds an adapter, not a model", "load its base model, then adapters.load_adapter")

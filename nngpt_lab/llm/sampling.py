@@ -13,9 +13,9 @@ the border between two tokens can go the other way. In bfloat16 that is no longe
 
 ``decoding.py`` chooses tokens. On a GPU ``slots.py`` keeps a fixed number of texts at work, each step one CUDA graph,
 if the model's states are one key and value per token and its attention is torch's. On a CPU, and for other models,
-``kv_cache.py`` keeps a batch full that grows and shrinks. Both give the same texts, up to rounding. ``vllm_engine.py``
-is the same through vLLM. An unmerged LoRA adapter costs a small model a fifth of its speed or more:
-``with merged(coder): ...``.
+``kv_cache.py`` keeps a batch full that grows and shrinks. Both give the same texts, up to rounding. An
+unmerged LoRA adapter costs a small model a fifth of its speed or more: ``with merged(coder): ...``. Texts of a model on
+a server come through ``server_engine.py``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("auto", "joining", "slots", "vllm")
+ENGINES = ("auto", "joining", "slots")
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,7 @@ def stream(
         seeds: one for each prompt, 0 or more, of any size. Equal prompts with equal seeds give equal texts.
         decoding: how tokens are chosen. Where prompt and new tokens exceed the model's context, fewer are written.
         batch_size: texts written at a time: a matter of speed and memory, not of what they say.
-        engine: ``slots`` or ``joining`` (this module's head), by default as suits device and model; or ``vllm`` (CUDA;
-            its draws differ, so its texts do).
+        engine: ``slots`` or ``joining`` (this module's head), by default as suits device and model.
         progress: show samples and tokens per second on a terminal; both are logged in any case.
 
     Raises:
@@ -110,11 +109,6 @@ def stream(
         if engine == "slots" and not able:
             raise UsageError(f"{coder.name}'s architecture does not fit into slots", "leave out the engine")
         write = partial(_write_in_slots, must=engine == "slots") if able else _write
-    if engine == "vllm":
-        from nngpt_lab.llm import vllm_engine
-
-        vllm_engine.check(coder)
-        write = vllm_engine.write
     return _metered(write(coder, rows, decoding, batch_size), coder, len(rows), progress)
 
 

@@ -14,10 +14,12 @@ from tqdm import tqdm
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.pool import Pool, open_pool
 from nngpt_lab.candidates.proxy import Proxy, prepare
+from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.progress import noted
 from nngpt_lab.llm import lora, models
 from nngpt_lab.llm.models import Coder, one_thread
+from nngpt_lab.llm.server_engine import Server
 from nngpt_lab.sandbox.status import VALID
 from nngpt_lab.study.design import Arm, Design, LoopDesign
 from nngpt_lab.study.run_state import RunState
@@ -63,17 +65,34 @@ class Bench(Lab[L]):
     corpus: pd.DataFrame
 
 
-def check(design: Any, device: str) -> None:
+def check(design: Any, device: str, arms: Sequence[Arm] = ()) -> None:
     """Whether the models of a design can be loaded and tuned on a device; the error that would come later, before any
     work.
+
+    Args:
+        arms: that will be run; a served model without weights cannot be tuned.
 
     Raises:
         UsageError, DataError: as of ``models.check`` and ``lora.check``.
     """
-    lora.check(design.recipe, device)
     for coder in getattr(design, "coders", None) or (design.coder,):
         model = models.check(coder, device, four_bit=design.four_bit)
-        lora.check(design.recipe, device, models.size(model), design.four_bit)
+        if isinstance(model, Server):
+            _check_served(design, model, arms)
+        if not isinstance(model, Server) or model.weights:
+            lora.check(design.recipe, device, models.size(model), design.four_bit)
+
+
+def _check_served(design: Any, server: Server, arms: Sequence[Arm]) -> None:
+    """A UsageError where a server's model cannot do what the design asks of it."""
+    where, others = f"{server.model} is on a server", "take the model's name, folder or GGUF file"
+    if hasattr(design, "coders"):
+        raise UsageError(f"{where}, and answers are read as likelihoods, which no server gives", others)
+    if tuned := [arm.name for arm in arms if arm.tuned]:
+        if not server.weights:
+            cure = f"name its weights, too (?weights=FOLDER), leave out arms that tune, or {others}"
+            raise UsageError(f"{where}, and the arm {tuned[0]!r} tunes it", cure)
+        server.check_adapters()
 
 
 @contextlib.contextmanager

@@ -7,8 +7,12 @@ screened, rows = score(bench, proposed, seed)                 # evaluated while 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
+import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -16,11 +20,14 @@ from nngpt_lab.candidates import pool
 from nngpt_lab.candidates.outcome import Candidate
 from nngpt_lab.candidates.screening import Screened, screen
 from nngpt_lab.ground.hashing import sha256_json
-from nngpt_lab.llm import sampling
+from nngpt_lab.llm import adapters, sampling
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.prompts import encode
+from nngpt_lab.llm.server_engine import Answer, Server
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.study.lab import Bench
+
+TOKENS = "served_tokens.jsonl"  # beside the adapters: SHA-256 of a server's text, and how many tokens it took
 
 
 def write(
@@ -39,20 +46,58 @@ def write(
         places = range(start, min(start + design.batch, len(asked)))
         texts = ((place, held[place]) for place in places)
         if not all(place in held for place in places):
-            texts = _sampled(coder(), asked, seeds, places, decoding)
+            texts = _sampled(bench, coder(), asked, seeds, places, decoding)
         for place, text in texts:
             yield place, file_text(bench, run, place, held.get(place, text), seeds[place], sha256_json(asked[place]))
 
 
 def _sampled(
-    model: Coder, asked: list, seeds: Sequence[int], places: range, decoding: sampling.Decoding
+    bench: Bench, model: Coder, asked: list, seeds: Sequence[int], places: range, decoding: sampling.Decoding
 ) -> Generator[tuple[int, str]]:
     """The texts of one batch as they end."""
-    prompts = [encode(model.tokenizer, asked[place]) for place in places]
     drawn = [seeds[place] for place in places]
+    if model.server:
+        settings = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
+        settings |= {"max_tokens": decoding.max_new_tokens}
+        with _at_the_server(model) as server:
+            for index, reply in server.chats([asked[place] for place in places], drawn, settings, len(places)):
+                _note_tokens(bench, reply)
+                yield places[index], reply.text
+        return
+    prompts = [encode(model.tokenizer, asked[place]) for place in places]
     with sampling.merged(model):
         for index, answer in sampling.stream(model, prompts, drawn, decoding, batch_size=len(places), progress=False):
             yield places[index], answer.text
+
+
+@contextlib.contextmanager
+def _at_the_server(model: Coder) -> Iterator[Server]:
+    """A coder's server, given the coder's adapter if it has one."""
+    assert model.server
+    if not adapters.is_adapted(model):
+        yield model.server
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        adapters.save_adapter(model, Path(folder) / "adapter")
+        with model.server.adapter(Path(folder) / "adapter") as server:
+            yield server
+
+
+def _note_tokens(bench: Bench, reply: Answer) -> None:
+    """Without a tokenizer only the server knows how many tokens a text took, and only when it writes it."""
+    if bench.coder.tokenizer is None and reply.tokens is not None:
+        bench.folder.mkdir(parents=True, exist_ok=True)
+        with (bench.folder / TOKENS).open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps([sha256_json(reply.text), reply.tokens])}\n")
+
+
+def _count_tokens(bench: Bench, texts: Sequence[str]) -> list[float]:
+    """How many tokens each text took; nan where nobody knows."""
+    if bench.coder.tokenizer is not None:
+        return [len(bench.coder.tokenizer(text)["input_ids"]) for text in texts]
+    file = bench.folder / TOKENS
+    known = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines())) if file.exists() else {}
+    return [known.get(sha256_json(text), math.nan) for text in texts]
 
 
 def file_text(bench: Bench, run: str, place: int, text: str, seed: int | None, prompt_hash: str = "") -> Screened:
@@ -88,5 +133,6 @@ def score(bench: Bench, proposed: Generator[tuple[int, Screened]], seed: int) ->
         if sample.status == Status.OK:
             outcome = by_hash[sample.candidate.code_hash]
             row |= {"status": outcome.status.value, "score": outcome.score, "parameters": outcome.parameters}
-        rows.append(row | {"tokens": len(bench.coder.tokenizer(sample.candidate.text)["input_ids"])})
-    return screened, pd.DataFrame(rows).astype({"parameters": "Int64", "score": float})
+        rows.append(row)
+    tokens = _count_tokens(bench, [sample.candidate.text for sample in screened])
+    return screened, pd.DataFrame(rows).assign(tokens=tokens).astype({"parameters": "Int64", "score": float})

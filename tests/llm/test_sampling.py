@@ -2,9 +2,6 @@
 
 import functools
 import logging
-import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +24,7 @@ from transformers import (
 )
 
 from nngpt_lab.ground.errors import LabError, UsageError
-from nngpt_lab.llm import kv_cache, vllm_engine
+from nngpt_lab.llm import kv_cache
 from nngpt_lab.llm.adapters import quiet
 from nngpt_lab.llm.decoding import Decoding, end_tokens
 from nngpt_lab.llm.models import Coder
@@ -327,7 +324,6 @@ def test_diverged_weights_are_an_error():
         ({"prompts": [[5], [VOCABULARY]]}, "vocabulary"),
         ({"batch_size": 0}, "batch"),
         ({"engine": "tgi"}, "no engine 'tgi'"),
-        ({"engine": "vllm"}, "vllm"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -354,39 +350,3 @@ def test_newcomer_that_does_not_fit_is_refused(llama):
 def test_architectures_with_other_states_take_the_padded_batch():
     coder = made("lfm2, hybrid")
     assert not kv_cache.open_batch(coder.model, PROMPTS, 4).joins
-
-
-def test_vllm_is_called_as_documented(monkeypatch):
-    """Against a stand-in: what would be handed to vLLM, and what becomes of its answers."""
-    calls = []
-
-    class Engine:
-        def __init__(self, **options):
-            calls.append(options)
-
-        def generate(self, prompts, settings, lora_request, use_tqdm):
-            calls.append((prompts, settings, lora_request))
-            assert (Path(lora_request.path) / "adapter_config.json").exists()
-            answers = [([70, 71, END], "stop"), ([72, 73], "length"), ([74], "stop")]
-            return [
-                SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, finish_reason=why)]) for ids, why in answers
-            ]
-
-    request = lambda name, number, path: SimpleNamespace(name=name, number=number, path=path)  # noqa: E731
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=Engine, SamplingParams=SimpleNamespace))
-    monkeypatch.setitem(sys.modules, "vllm.lora.request", SimpleNamespace(LoRARequest=request))
-    monkeypatch.setattr(vllm_engine, "check", lambda coder: None)
-    monkeypatch.setattr(vllm_engine, "_engines", {})
-    coder = made(lora=True)
-    for _ in range(2):
-        samples = sample(coder, PROMPTS[:3], [1, 2, 2**70], DRAWN, engine="vllm", progress=False)
-    text = coder.tokenizer.decode
-    assert samples == [Sample(text([70, 71]), 1, 3, True), Sample(text([72, 73]), 2, 2, False),
-                       Sample(text([74]), 2**70, 2, True)]  # fmt: skip
-    (options, (prompts, settings, first), (_, _, second)) = calls  # one engine, two calls
-    assert options["enable_lora"]
-    assert prompts[1] == {"prompt_token_ids": PROMPTS[1]}
-    assert (settings[0].top_k, settings[0].top_p, settings[0].temperature, settings[0].max_tokens) == (50, 0.9, 0.9, 24)
-    assert settings[0].stop_token_ids == [END]
-    assert all(0 <= one.seed < 2**63 for one in settings)
-    assert first.number != second.number  # weights that were tuned in between are not taken from a cache

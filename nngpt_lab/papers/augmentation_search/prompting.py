@@ -13,7 +13,7 @@ refers to functions that it has written itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -23,11 +23,11 @@ from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.corpora import augmentations
 from nngpt_lab.corpora.code import tidy
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
-from nngpt_lab.ground.names import all_named
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.ground.settings import choose
 from nngpt_lab.llm import models
 from nngpt_lab.llm.recipe import PROJECTIONS
+from nngpt_lab.llm.server_engine import Server
 from nngpt_lab.papers.augmentation_search import loop
 from nngpt_lab.papers.augmentation_search.design import ARMS, DEMO, GPU, PAPER, SMOKE, Arm, Design
 from nngpt_lab.papers.augmentation_search.lab import Lab, open_lab
@@ -99,12 +99,13 @@ def profile_studies(
     """A profile's studies.
 
     Args:
-        named: models, separated by commas, or ``all``; None: all, too.
+        named: models (names, folders, GGUF files, servers), separated by commas, or ``all``; None: all, too. One
+            that the profile has no study of is asked and tuned as SmolLM2 is; a server's is not tuned.
         samples, epochs, seeds: instead of the studies' own; None keeps them. A model that is not tuned stays
             untuned.
 
     Raises:
-        UsageError: a model that the profile has no study of, or a number that is negative or not whole.
+        UsageError: a model that nobody knows, or a number that is negative or not whole.
     """
     return [
         replace(
@@ -113,8 +114,21 @@ def profile_studies(
             epochs=choose("epochs", epochs, study.epochs) if study.epochs else 0,
             seeds=choose("seeds", seeds, study.seeds),
         )
-        for study in all_named(f"study in profile {profile!r} of", named or "all", STUDIES[profile])
+        for study in _studies(STUDIES[profile], named or "all")
     ]
+
+
+def _studies(known: Mapping[str, Study], named: str) -> list[Study]:
+    if named == "all":
+        return list(known.values())
+    pattern, studies = known.get("SmolLM2-135M", Study(SMALL, samples=4, epochs=0, seeds=1)), []
+    for name in filter(None, map(str.strip, named.split(","))):
+        served = isinstance(models.find(name), Server)
+        other = replace(pattern, design=replace(pattern.design, coder=name), epochs=0 if served else pattern.epochs)
+        studies.append(known.get(name, other))
+    if not studies:
+        raise UsageError("no model is named", f"use 'all' or some of {', '.join(known)}")
+    return studies
 
 
 def styled(design: Design, style: str, shots: int = 2) -> Design:
