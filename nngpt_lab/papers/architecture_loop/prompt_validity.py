@@ -43,8 +43,8 @@ def run_prompts(
     with Ledger(results.ledger_file) as ledger:
         for coder in coders:
             own, folder = replace(design, coder=coder), results.folder / "prompts"
-            options = {"device": results.profile.device, "workers": workers}
-            with open_bench(own, pd.DataFrame, ledger, folder, **options) as bench:
+            device = results.profile.device
+            with open_bench(own, pd.DataFrame, ledger, folder, device=device, workers=workers) as bench:
                 for name in prompts:
                     known = {"shape": "3x32x32", **dict(own.fields)}
                     fields = tuple((field, value) for field, value in known.items() if field in prompt(name).fields)
