@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ CODE_CHARACTERS = 2000  # of a source, as paper C shows them: some 500 to 800 to
 
 @dataclass(frozen=True)
 class Size:
-    """How much each row does: groups of questions, texts and their tokens, examples, networks; ``dry`` is on a CPU."""
+    """How much each row does: groups of questions, texts and their tokens, examples, networks."""
 
     groups: int
     texts: int
@@ -64,11 +64,11 @@ class Size:
     examples: int
     networks: int
     protocol: str
-    dry: bool
 
 
-FULL = Size(groups=64, texts=128, slots=64, tokens=512, examples=64, networks=96, protocol="paper-b", dry=False)
-DRY = Size(groups=4, texts=6, slots=4, tokens=12, examples=6, networks=4, protocol="digits-loop", dry=True)
+FULL = Size(groups=64, texts=128, slots=64, tokens=512, examples=160, networks=48, protocol="paper-b")
+DRY = Size(groups=3, texts=4, slots=2, tokens=8, examples=6, networks=2, protocol="digits-loop")
+SHARES = {"evaluator": 4, "loop": 2}  # of the time; one for each of the others
 
 
 # --- what is worked on ------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def lora(coder: Coder, size: Size, device: str, batch: int = 16, accumulate: int
         train(examples[:16])  # the first call of any kernel is slow
         seconds, curve = synchronised(partial(train, examples), device)
         coder = adapters.remove_adapter(tuned)
-        rates[way] = curve["tokens"].sum() / seconds
+        rates[way] = curve["tokens"].sum() / seconds  # with the pass that tries whether the memory is there
         losses.append(f"{way} {curve['loss'].mean():.4f}")
         # Forward and backward through weights whose own gradients are not made: 4 operations a weight and token
         speeds.append(f"{way} {4 * weights * rates[way] / 1e12:.0f} TFLOP/s")
@@ -211,15 +211,15 @@ def lora(coder: Coder, size: Size, device: str, batch: int = 16, accumulate: int
 
 
 def lora_paper(coder: Coder, size: Size, device: str) -> Row:
-    """The same with paper B's steps: one example at a time, eight to a step."""
-    return lora(coder, size, device, batch=1, accumulate=8)
+    """The same with paper B's steps: one example at a time, eight to a step; on fewer, for the plain way is slow."""
+    return lora(coder, replace(size, examples=max(6, size.examples // 3)), device, batch=1, accumulate=8)
 
 
 def evaluator(coder: None, size: Size, device: str) -> Row:
     """Eight candidates at a time in children that start CUDA when their code is there; and as many as the machine
     carries, in children that are ready before."""
     proxy, most = prepare(get_protocol(size.protocol), device=device), default_workers(device)
-    few, many = networks(max(2, size.networks // 2)), networks(size.networks)
+    few, many = networks(max(2, size.networks // 3)), networks(size.networks)
     with without_spares():
         slow, alone = trained(proxy, few, min(8, most))
     fast, together = trained(proxy, many, most)
@@ -255,7 +255,7 @@ def trained(
         open_pool(proxy, workers) as pool,
     ):
         work = partial(evaluate, proxy=proxy, ledger=ledger, pool=pool, progress=False)
-        warm = (f"{each.code}\n# {place}" for place, each in enumerate(candidates[: 2 * workers]))
+        warm = (f"{each.code}\n# {place}" for place, each in enumerate(candidates[:workers]))
         work([Candidate(code, code, Kind.ARCHITECTURE) for code in warm])
         seconds, outcomes = timed(lambda: work(given() if given else candidates))
     if failed := [outcome.message for outcome in outcomes if outcome.score is None]:
@@ -291,7 +291,8 @@ def run_rows(names: Sequence[str], options: Sequence[str], minutes: float) -> li
     """Each row in a process of its own, within what is left of the time; a JSON line each as it comes."""
     end, lines = time.monotonic() + 60 * minutes, []
     for place, name in enumerate(names):
-        share = max(30.0, 2 * (end - time.monotonic()) / (len(names) - place))
+        left = sum(SHARES.get(other, 1) for other in names[place:])
+        share = max(30.0, 2 * SHARES.get(name, 1) * (end - time.monotonic()) / left)
         line: dict[str, Any] = {"row": name}
         try:
             command = [sys.executable, __file__, "--row", name, *options]
@@ -336,6 +337,7 @@ def main(model: str | None, shape: str, minutes: float, rows: str, dry_run: bool
         print(json.dumps(vars(ROWS[row](coder, size, device))))
         return
     options = ["--shape", shape, *(["--model", model] if model else []), *(["--dry-run"] if dry_run else [])]
+    prepare(get_protocol(size.protocol))  # images are compiled once, so that no row has to wait for it
     lines = run_rows([name.strip() for name in rows.split(",")], options, minutes)
     notes = (
         f"Model: {(model and Path(model).name) or f'random weights, {shape}'}; {size.groups} networks asked about, "

@@ -20,7 +20,7 @@ from nngpt_lab.papers.architecture_loop.design import KEY, Design
 from nngpt_lab.papers.architecture_loop.figures import STATUSES
 from nngpt_lab.papers.architecture_loop.pairs import messages
 from nngpt_lab.records.results import Results
-from nngpt_lab.sandbox.status import VALID
+from nngpt_lab.sandbox.status import VALID, Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.plots import legend_right, name_rows, stack
 from nngpt_lab.statistics.style import new_figure
@@ -69,11 +69,14 @@ def validity(candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def causes(candidates: pd.DataFrame) -> pd.DataFrame:
-    """How the samples ended: columns model, prompt, status, message, count; the most frequent first."""
-    message = candidates["message"].str.replace(r"^line \d+: ", "", regex=True)
-    message = message.str.replace(r"(does not parse):.*", r"\1", regex=True)
-    groups = candidates.assign(message=message).groupby([*GROUP, "status", "message"], sort=False)
-    counted = groups.size().rename("count").reset_index()
+    """Why samples failed: columns model, prompt, status, cause, count, the most frequent first. A sample that lacks
+    several things counts for each."""
+    failed = candidates[~candidates["status"].isin(VALID)]
+    # "line 3: what is wrong: what to do; what else is wrong: ..."; where a text does not parse, the reason comes last
+    message = failed["message"].str.replace(r"\bline \d+: | on line \d+", "", regex=True)
+    each = failed.assign(cause=message.str.split(r"; (?!it )", regex=True)).explode("cause")
+    each["cause"] = each["cause"].where(each["status"] == Status.SYNTAX, each["cause"].str.partition(": ")[0])
+    counted = each.groupby([*GROUP, "status", "cause"], sort=False).size().rename("count").reset_index()
     return counted.sort_values([*GROUP, "count"], ascending=[True, True, False], kind="stable", ignore_index=True)
 
 

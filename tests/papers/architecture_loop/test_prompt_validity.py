@@ -32,9 +32,15 @@ def test_the_skeleton_filled_with_one_layer_keeps_the_contract_and_trains():
 def candidates() -> pd.DataFrame:
     rows = [
         ("m", "list", "ok", 0.5, ""),
-        ("m", "list", "contract", None, "line 3: there is no supported_hyperparameters"),
-        ("m", "list", "contract", None, "line 9: there is no supported_hyperparameters"),
-        ("m", "list", "syntax", None, "line 2: the code does not parse: unmatched ']'"),
+        (
+            "m",
+            "list",
+            "contract",
+            None,
+            "line 3: there is no f(): define it; it returns y; line 7: no method g(x): add",
+        ),
+        ("m", "list", "contract", None, "there is no f(): define it"),
+        ("m", "list", "syntax", None, "line 2: the code does not parse: expected a block after a function on line 1"),
         ("m", "file", "ok", 0.3, ""),
         ("m", "file", "ok", 0.7, ""),
     ]
@@ -48,8 +54,11 @@ def test_validity_counts_what_ran(candidates):
     assert table.loc["list", "valid_low"] < 0.25 < table.loc["list", "valid_high"]
 
 
-def test_causes_are_counted_whatever_the_line(candidates):
-    told = causes(candidates).set_index(["prompt", "message"])["count"]
-    assert told["list", "there is no supported_hyperparameters"] == 2
-    assert told["list", "the code does not parse"] == 1
+def test_causes_are_counted_each_whatever_the_line(candidates):
+    told = causes(candidates).set_index(["status", "cause"])["count"]
+    assert told.to_dict() == {
+        ("contract", "there is no f()"): 2,
+        ("contract", "no method g(x)"): 1,
+        ("syntax", "the code does not parse: expected a block after a function"): 1,
+    }
     assert endings(candidates).axes[0].get_xlim() == (0, 100)
