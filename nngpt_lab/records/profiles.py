@@ -123,7 +123,7 @@ DEMO = Profile(
 )
 GPU = Profile(
     "gpu",
-    "ablations and several seeds, on one CUDA device, about an hour a paper",
+    "ablations and several seeds, on one CUDA device, hours a paper",
     device="cuda",
     gpu_memory_gib=8,
     disk_gib=20,

@@ -144,7 +144,7 @@ SMOKE = replace(
 GPU = replace(
     PAPER,
     name="small-gpu",
-    source="lab: the paper's loop with SmolLM2-135M on one GPU in about an hour; the rest as published",
+    source="lab: the paper's loop with SmolLM2-135M on one GPU; the rest as published",
     coder="SmolLM2-135M",
     decoding=Decoding(temperature=0.7, top_k=50, top_p=0.95, max_new_tokens=2048),
     samples=64,

@@ -21,6 +21,7 @@ from nngpt_lab.records.results import Results
 from nngpt_lab.statistics import intervals
 from nngpt_lab.study.comparison import RESULT
 from nngpt_lab.study.design import describe
+from nngpt_lab.study.estimate import Work
 from nngpt_lab.study.samples import LOOP
 
 TRANSFER = {  # protocol of the loop -> data sets of the transfer, and how many images of each are trained on
@@ -58,6 +59,18 @@ def described(design: Design) -> pd.DataFrame:
         return table
     left = f"{keep_limit(known_networks(design.corpus)['code'], design.corpus, most).sum():,} networks"
     return pd.concat([table, pd.DataFrame({"setting": ["left for corpus pairs"], "value": [left]})], ignore_index=True)
+
+
+def work(design: Design, arms: Sequence[Arm], seeds: int) -> Work:
+    """What the runs take at most."""
+    writing = seeds * sum(arm.proposer == "coder" for arm in arms)
+    tuning = seeds * sum(arm.tuned for arm in arms)
+    texts = writing * design.cycles * design.samples * design.tries + design.base_samples
+    pairs = design.pairs_per_cycle or design.corpus_pairs + design.cycles * design.samples // 2
+    longest = min(design.recipe.max_length, 2 * design.decoding.max_new_tokens)
+    tuned = tuning * design.recipe.epochs * longest * (design.corpus_pairs + (design.cycles - 1) * pairs)
+    candidates = len(arms) * seeds * design.cycles * design.samples + design.base_samples
+    return Work(texts, texts * design.decoding.max_new_tokens, 0, tuned, candidates, 2 * tuning)
 
 
 def run_arms(

@@ -30,6 +30,7 @@ from nngpt_lab.papers.dataset_prediction.inputs import View, alterations, distin
 from nngpt_lab.papers.dataset_prediction.lab import Lab, Run
 from nngpt_lab.papers.dataset_prediction.questions import best_records, build_questions
 from nngpt_lab.records.results import Results
+from nngpt_lab.study.estimate import Work
 from nngpt_lab.study.lab import check
 
 BASELINES = ("frequent_winner", "names", "metadata", "family_and_names", "code_logistic", "code_and_names")
@@ -55,6 +56,22 @@ class DatasetRuns:
     baselines: pd.DataFrame
     networks: pd.DataFrame
     controls: pd.DataFrame
+
+
+def work(design: Design, seeds: int) -> Work:
+    """What the runs of one model take at most; a prompt has about a token for three characters of code, and 200."""
+    folds_of = {cell.split: 1 if cell.split == "published" else design.parts or 5 for cell in design.cells}
+    of_a_seed = sum(folds_of[cell.split] * len(cell.prompts or design.prompts) for cell in design.cells)
+    runs, most = seeds * (of_a_seed + design.networks), 10_000  # where a design asks all that there are
+    train, test = design.train or most, design.test or most
+    altered = min(design.altered or most, test)
+    prompt = (design.view.characters or 8_000) // 3 + 200
+    answered = (design.epochs + 1) * 2 * (design.validation + test)
+    again = 2 * altered * (5 + len(design.cuts)) * len(design.ablated) // len(design.prompts)
+    texts = runs * (design.epochs + 1) * test * (1 + design.swapped_texts)
+    tuned = runs * design.epochs * design.recipe.epochs * train * prompt
+    read = runs * (answered + again) * prompt
+    return Work(texts, texts * design.decoding.max_new_tokens, read, tuned, 0, 2 * runs)
 
 
 def run_design(
