@@ -76,10 +76,13 @@ def check(design: Any, device: str, arms: Sequence[Arm] = ()) -> None:
         UsageError, DataError: as of ``models.check`` and ``lora.check``.
     """
     for coder in getattr(design, "coders", None) or (design.coder,):
+        named = models.find(coder)
+        if tunable := not isinstance(named, Server) or bool(named.weights):
+            lora.check(design.recipe, device)  # needs no look at the model, which may be asked of the hub
         model = models.check(coder, device, four_bit=design.four_bit)
         if isinstance(model, Server):
             _check_served(design, model, arms)
-        if not isinstance(model, Server) or model.weights:
+        if tunable:
             lora.check(design.recipe, device, models.size(model), design.four_bit)
 
 

@@ -19,6 +19,7 @@ from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.papers.architecture_loop.design import Design
+from nngpt_lab.papers.architecture_loop.weight_counts import keep_limit
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.study.lab import Bench, open_bench
 
@@ -47,17 +48,19 @@ def open_lab(design: Design, ledger: Ledger, folder: Path, **options) -> Iterato
         yield Lab(**vars(bench), known=known, retry_known=retry_known)
 
 
-def known_networks(corpus: str) -> pd.DataFrame:
+def known_networks(corpus: str, most: int | None = None) -> pd.DataFrame:
     """What is known before the first cycle, in the order of the names: columns name, family, code.
 
     ``lemur``: every published network that keeps the contract. ``narrow``: those of them, at reduced width, that the
-    nano coder's data card lists as sound, whether it was trained on them or not.
+    nano coder's data card lists as sound, whether it was trained on them or not. ``most``: only those that are known to
+    have at most so many weights (``weight_counts.keep_limit``).
     """
     if corpus == "narrow":
         return narrow.load()[["name", "family", "code"]]
     if corpus != "lemur":
         raise UsageError(f"there is no corpus {corpus!r}", "use 'lemur' or 'narrow'")
     table = architectures.load().architectures.sort_values("name")[["name", "family", "code"]]
+    table = table[keep_limit(table["code"], corpus, most)]
     sound = [contract.check(code, Kind.ARCHITECTURE).status == Status.OK for code in table["code"]]
     return table[sound].astype({"name": str, "family": str}).reset_index(drop=True)
 

@@ -16,7 +16,6 @@ from nngpt_lab.papers.architecture_loop.base_model import sample_base_model, thr
 from nngpt_lab.papers.architecture_loop.design import ARMS, Arm, Design
 from nngpt_lab.papers.architecture_loop.lab import Lab, known_networks, open_lab
 from nngpt_lab.papers.architecture_loop.transfer import transfer
-from nngpt_lab.papers.architecture_loop.weight_counts import keep_limit
 from nngpt_lab.records.results import Results
 from nngpt_lab.statistics import intervals
 from nngpt_lab.study.comparison import RESULT
@@ -57,7 +56,7 @@ def described(design: Design) -> pd.DataFrame:
     table, most = describe(design), get_protocol(design.protocol).max_parameters
     if not design.corpus_pairs:
         return table
-    left = f"{keep_limit(known_networks(design.corpus)['code'], design.corpus, most).sum():,} networks"
+    left = f"{len(known_networks(design.corpus, most)):,} networks"
     return pd.concat([table, pd.DataFrame({"setting": ["left for corpus pairs"], "value": [left]})], ignore_index=True)
 
 
