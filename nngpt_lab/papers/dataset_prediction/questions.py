@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -63,9 +64,9 @@ def build_questions(records: pd.DataFrame, architectures: pd.DataFrame) -> pd.Da
     (data set), first_wins (bool), tie (bool).
     """
     rows = []
-    for name, group in best_records(records).groupby("architecture"):
-        entries = sorted(group[["id", "dataset", "normalised"]].itertuples(index=False, name=None))
-        rows += [(name, d1, d2, n1, n2) for (_, d1, n1), (_, d2, n2) in combinations(entries, 2)]
+    best = best_records(records)[["architecture", "id", "dataset", "normalised"]].itertuples(index=False, name=None)
+    for name, entries in groupby(sorted(best), key=itemgetter(0)):
+        rows += [(name, d1, d2, n1, n2) for (*_, d1, n1), (*_, d2, n2) in combinations(entries, 2)]
     questions = pd.DataFrame(rows, columns=["architecture", "dataset_1", "dataset_2", "norm_1", "norm_2"])
     facts = architectures.set_index("name").loc[questions["architecture"]]
     first_wins = questions["norm_1"] >= questions["norm_2"]
