@@ -38,6 +38,9 @@ def test_no_workers_is_refused():
         RayPool(light_recipe.LightRecipe(), workers=0)
 
 
+SOON_MISSED = {"health_check_period_ms": 300}  # a node that does not answer is waited for as long as ever
+
+
 @pytest.fixture(scope="module")
 def cluster():
     pytest.importorskip("ray", reason="Ray is not installed (extra cluster)")
@@ -49,7 +52,7 @@ def cluster():
         for attempt in range(3):
             cluster = Cluster()
             try:
-                cluster.add_node(num_cpus=0, include_dashboard=False)
+                cluster.add_node(num_cpus=0, include_dashboard=False, _system_config=SOON_MISSED)
                 cluster.workers = [cluster.add_node(num_cpus=2) for _ in range(2)]
                 break
             except Exception as error:  # Ray raises nothing more special
@@ -62,15 +65,23 @@ def cluster():
         cluster.shutdown()
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    return CountingRecipe(str(tmp_path / "log"))
-
-
-@pytest.fixture
-def pool(cluster, recipe):
+@pytest.fixture(scope="module")
+def opened(cluster, tmp_path_factory):
+    """What is evaluated, and the pool that does it, for all tests: an actor takes seconds to come up."""
+    recipe = CountingRecipe(str(tmp_path_factory.mktemp("evaluations") / "log"))
     with RayPool(recipe, workers=2, address=cluster.address) as pool:
-        yield pool
+        yield recipe, pool
+
+
+@pytest.fixture
+def recipe(opened):
+    Path(opened[0].log).unlink(missing_ok=True)
+    return opened[0]
+
+
+@pytest.fixture
+def pool(opened):
+    return opened[1]
 
 
 @pytest.fixture
@@ -180,9 +191,9 @@ def kill_a_node(cluster) -> None:
     cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
 
 
-def test_a_cluster_without_a_usable_node_is_refused(cluster, recipe):
+def test_a_cluster_without_a_usable_node_is_refused(cluster, tmp_path):
     """After the test above, only the driver's node is left, which has no cores to give."""
     while cluster.workers:
         cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
     with pytest.raises(LabError, match=r"no node of the Ray cluster can be used"):
-        RayPool(recipe, workers=2, address=cluster.address)
+        RayPool(CountingRecipe(str(tmp_path / "log")), workers=2, address=cluster.address)

@@ -23,7 +23,7 @@ from nngpt_lab.llm.prompts import prompt
 from nngpt_lab.papers.architecture_loop import loop
 from nngpt_lab.papers.architecture_loop.base_model import sample_base_model, thresholds
 from nngpt_lab.papers.architecture_loop.design import ARMS, AUTHORS, DEMO, DESIGNS, PAPER, SMOKE
-from nngpt_lab.papers.architecture_loop.lab import open_lab
+from nngpt_lab.papers.architecture_loop.lab import Lab, open_lab
 from nngpt_lab.papers.architecture_loop.pairs import Pair, messages, mix
 from nngpt_lab.papers.architecture_loop.selection import admit, choose
 from nngpt_lab.sandbox.parent import Sandbox
@@ -166,12 +166,26 @@ def test_near_copies_are_written_again_and_hotter_each_time(monkeypatch):
 # ------------------------------------------------------------------------------------------------------- the whole loop
 
 EVERYTHING_IS_NEW = dataclasses.replace(PAPER.novelty, form="raw_tokens", jaccard_threshold=1.0)
-TINY = dataclasses.replace(SMOKE, samples=4, thresholds=(0.2, 0.1, 0.0), novelty=EVERYTHING_IS_NEW, batch=3)
+TINY = dataclasses.replace(
+    SMOKE,
+    samples=4,
+    base_samples=8,
+    thresholds=(0.0, 0.0, 0.0),  # what is no worse than the base model's worst is tuned on
+    novelty=EVERYTHING_IS_NEW,
+    decoding=dataclasses.replace(SMOKE.decoding, temperature=0.7, max_new_tokens=192),  # most are sound
+    batch=3,
+)
 COLUMNS = ["position", "code_hash", "tokens", "status", "score", "parameters", "nearest", "passed", "novel", "accepted"]
 
 
-def run_all(folder: Path, design=TINY) -> pd.DataFrame:
-    with Ledger(folder / "ledger.sqlite") as ledger, open_lab(design, ledger, folder, workers=1, progress=False) as lab:
+def run_all(folder: Path, design=TINY, shared: Lab | None = None) -> pd.DataFrame:
+    """Two arms in a folder of their own, with the model and the evaluators of a ``shared`` lab, or of a new one."""
+    with contextlib.ExitStack() as stack:
+        ledger = stack.enter_context(Ledger(folder / "ledger.sqlite"))
+        if shared:
+            lab = replace(shared, design=design, ledger=ledger, folder=folder)
+        else:
+            lab = stack.enter_context(open_lab(design, ledger, folder, workers=1, progress=False))
         limits = thresholds(design, sample_base_model(lab))
         first = loop.run(lab, ARMS["loop"], 0, limits[0])
         quotas = first.groupby("cycle")["passed"].sum().tolist()
@@ -179,9 +193,16 @@ def run_all(folder: Path, design=TINY) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def shared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab")
+    with Ledger(folder / "unused.sqlite") as ledger, open_lab(TINY, ledger, folder, workers=1, progress=False) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shared):
     folder = tmp_path_factory.mktemp("loop")
-    return folder, run_all(folder)
+    return folder, run_all(folder, shared=shared)
 
 
 def test_the_loop_runs_and_everything_is_in_the_ledger(undisturbed):
@@ -190,21 +211,21 @@ def test_the_loop_runs_and_everything_is_in_the_ledger(undisturbed):
     first = table[table["cycle"] == 1].set_index(["arm", "position"])["code_hash"]
     assert first["loop"].equals(first["random pairs"])  # same seeds, same model
     assert (table["accepted"] <= table["passed"]).all()
-    assert len(content(folder)["samples"]) == TINY.base_samples + 16
+    assert len(content(folder)["samples"]) == TINY.base_samples + 16 and adapters(folder)
     assert table[["sampling", "evaluation", "selection", "tuning"]].notna().all(axis=None)
 
 
-def test_repeating_it_changes_nothing_and_does_nothing(undisturbed):
+def test_repeating_it_changes_nothing_and_does_nothing(undisturbed, shared):
     folder, table = undisturbed
     before, weights = content(folder), adapters(folder)
-    again = run_all(folder)
+    again = run_all(folder, shared=shared)
     pd.testing.assert_frame_equal(again, table)  # the seconds too: they are those of the first time
     assert content(folder) == before and adapters(folder) == weights
 
 
-def test_more_cycles_continue_a_run(undisturbed, tmp_path):
-    run_all(tmp_path, dataclasses.replace(TINY, cycles=1))
-    table = run_all(tmp_path)
+def test_more_cycles_continue_a_run(undisturbed, shared, tmp_path):
+    run_all(tmp_path, dataclasses.replace(TINY, cycles=1), shared)
+    table = run_all(tmp_path, shared=shared)
     pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
     assert adapters(tmp_path) == adapters(undisturbed[0])
 
@@ -221,10 +242,10 @@ def test_with_jobs_and_children_ahead_as_on_a_gpu_it_ends_in_the_same_ledger(und
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
-def test_killed_it_resumes_to_the_same_ledger_and_adapters(undisturbed, tmp_path):
+def test_killed_it_resumes_to_the_same_ledger_and_adapters(undisturbed, shared, tmp_path):
     # In the first cycle, while the rest of its samples are written and evaluated
     run_until(lambda: samples(tmp_path) > TINY.base_samples + 1, __name__, tmp_path)
-    table = run_all(tmp_path)
+    table = run_all(tmp_path, shared=shared)
     pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
     assert content(tmp_path) == content(undisturbed[0])
     assert adapters(tmp_path) == adapters(undisturbed[0])
@@ -274,9 +295,9 @@ def test_the_time_of_a_stage_within_a_stage_counts_once(tmp_path, monkeypatch):
     assert state.end_cycle(1) == {"sampling": 7, "evaluation": 23, "selection": 0, "tuning": 0}
 
 
-def test_adapters_without_their_ledger_are_refused(undisturbed, tmp_path):
+def test_adapters_without_their_ledger_are_refused(undisturbed, shared, tmp_path):
     folder, _ = undisturbed
     for name in [path.name for path in folder.iterdir() if path.is_dir()]:
         (tmp_path / name).symlink_to(folder / name)
-    with pytest.raises(DataError, match="samples of cycle"):
-        run_all(tmp_path)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger, pytest.raises(DataError, match="samples of cycle"):
+        loop.run(replace(shared, ledger=ledger, folder=tmp_path), ARMS["loop"], 0, 0.1)

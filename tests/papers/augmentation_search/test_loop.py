@@ -1,5 +1,6 @@
 """Paper A's live loop: its stations as pure functions; the whole loop with the nano coder; killed and resumed."""
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -20,7 +21,7 @@ from nngpt_lab.papers.augmentation_search import archive as archives
 from nngpt_lab.papers.augmentation_search import checks, loop
 from nngpt_lab.papers.augmentation_search.design import ARMS, DEMO, DESIGNS, GPU, PAPER, SMOKE
 from nngpt_lab.papers.augmentation_search.generator import function, generate
-from nngpt_lab.papers.augmentation_search.lab import open_lab
+from nngpt_lab.papers.augmentation_search.lab import Lab, open_lab
 from nngpt_lab.papers.augmentation_search.pairs import pair_examples
 from nngpt_lab.papers.augmentation_search.prompting import styled
 from nngpt_lab.sandbox.status import Status
@@ -224,19 +225,36 @@ TINY = dataclasses.replace(SMOKE, epochs=2, start=4, samples=4, batch=3)
 COLUMNS = ["position", "code_hash", "tokens", "status", "score", "valid", "accepted", "copy", "operations"]
 
 
-def run_all(folder: Path, design=TINY, arms=("loop",)) -> pd.DataFrame:
+@contextlib.contextmanager
+def opened(folder: Path):
     with (
         mock.patch("nngpt_lab.papers.augmentation_search.lab.known_functions", corpus),
         Ledger(folder / "ledger.sqlite") as ledger,
-        open_lab(design, ledger, folder, workers=1, progress=False) as lab,
+        open_lab(TINY, ledger, folder, workers=1, progress=False) as lab,
     ):
-        return pd.concat([loop.run(lab, ARMS[arm], 0) for arm in arms], ignore_index=True)
+        yield lab
+
+
+def run_all(folder: Path, design=TINY, arms=("loop",), shared: Lab | None = None) -> pd.DataFrame:
+    """Arms in a folder of their own; without a ``shared`` lab, whose model and evaluators are used, in a new one."""
+    with (
+        Ledger(folder / "ledger.sqlite") as ledger,
+        contextlib.nullcontext(shared) if shared else opened(folder) as lab,
+    ):
+        own = dataclasses.replace(lab, design=design, ledger=ledger, folder=folder)
+        return pd.concat([loop.run(own, ARMS[arm], 0) for arm in arms], ignore_index=True)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def shared(tmp_path_factory):
+    with opened(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shared):
     folder = tmp_path_factory.mktemp("live")
-    return folder, run_all(folder)
+    return folder, run_all(folder, shared=shared)
 
 
 def test_the_loop_runs_and_everything_is_in_the_ledger(undisturbed):
@@ -247,32 +265,34 @@ def test_the_loop_runs_and_everything_is_in_the_ledger(undisturbed):
     assert (table["score"].notna() == (table["status"] == "ok")).all()
 
 
-def test_arms_begin_alike(undisturbed, tmp_path):
+def test_arms_begin_alike(undisturbed, shared, tmp_path):
     (tmp_path / "ledger.sqlite").write_bytes((undisturbed[0] / "ledger.sqlite").read_bytes())
-    others = run_all(tmp_path, arms=("no tuning", "shuffled pairs"))
+    others = run_all(tmp_path, arms=("no tuning", "shuffled pairs"), shared=shared)
     first = undisturbed[1].query("epoch == 1").set_index("position")["code_hash"]
     for _, part in others[others["epoch"] == 1].groupby("arm"):
         assert part.set_index("position")["code_hash"].equals(first)
 
 
-def test_repeating_it_changes_nothing_and_does_nothing(undisturbed):
+def test_repeating_it_changes_nothing_and_does_nothing(undisturbed, shared):
     folder, table = undisturbed
     before, weights = content(folder), adapters(folder)
-    pd.testing.assert_frame_equal(run_all(folder), table)  # the seconds too: they are those of the first time
+    pd.testing.assert_frame_equal(
+        run_all(folder, shared=shared), table
+    )  # the seconds too: they are those of the first time
     assert content(folder) == before and adapters(folder) == weights
 
 
-def test_more_epochs_continue_a_run(undisturbed, tmp_path):
-    run_all(tmp_path, dataclasses.replace(TINY, epochs=1))
-    table = run_all(tmp_path)
+def test_more_epochs_continue_a_run(undisturbed, shared, tmp_path):
+    run_all(tmp_path, dataclasses.replace(TINY, epochs=1), shared=shared)
+    table = run_all(tmp_path, shared=shared)
     pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
     assert adapters(tmp_path) == adapters(undisturbed[0])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
-def test_killed_it_resumes_to_the_same_ledger_and_adapters(undisturbed, tmp_path):
+def test_killed_it_resumes_to_the_same_ledger_and_adapters(undisturbed, shared, tmp_path):
     run_until(lambda: samples(tmp_path) > TINY.samples, __name__, tmp_path)  # in the second epoch, after tuning
-    table = run_all(tmp_path)
+    table = run_all(tmp_path, shared=shared)
     pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
     assert content(tmp_path) == content(undisturbed[0])
     assert adapters(tmp_path) == adapters(undisturbed[0])

@@ -110,7 +110,11 @@ SMALLEST = dataclasses.replace(
     SMALLEST,
     samples=3,
     design=dataclasses.replace(
-        SMALLEST.design, samples=2, decoding=dataclasses.replace(SMALLEST.design.decoding, max_new_tokens=64)
+        SMALLEST.design,
+        samples=2,
+        start=4,
+        decoding=dataclasses.replace(SMALLEST.design.decoding, max_new_tokens=64),
+        recipe=dataclasses.replace(SMALLEST.design.recipe, epochs=1),
     ),
 )
 

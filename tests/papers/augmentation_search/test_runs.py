@@ -1,5 +1,6 @@
 """What a notebook gets of paper A's live loop: all arms and seeds, policies, and the same again from the ledger."""
 
+import dataclasses
 from unittest import mock
 
 import pandas as pd
@@ -12,12 +13,14 @@ from nngpt_lab.papers.augmentation_search.generator import POLICIES
 from nngpt_lab.records.results import Results
 from tests.papers.augmentation_search.test_loop import TINY, corpus
 
+SMALLER = dataclasses.replace(TINY, epochs=1, samples=3)
+
 
 def run(folder):
     with mock.patch.object(lab, "known_functions", corpus):
         return runs.run_arms(
             Results(folder, "smoke"),
-            TINY,
+            SMALLER,
             [ARMS["random generator"]],
             [0, 1],
             workers=1,
@@ -31,7 +34,7 @@ def test_everything_is_run_once(tmp_path):
     pd.testing.assert_frame_equal(first.candidates, again.candidates)
     pd.testing.assert_frame_equal(first.policies, again.policies)
     assert set(first.candidates["seed"]) == {0, 1} and set(first.start["seed"]) == {0, 1}
-    assert set(first.thresholds) == {0, 1} and len(first.start) == 2 * TINY.start
+    assert set(first.thresholds) == {0, 1} and len(first.start) == 2 * SMALLER.start
     assert first.candidates["tokens"].sum() == 0
     names = first.policies["policy"]
     assert set(names) == {*POLICIES, "best of random generator", "best of start"}
