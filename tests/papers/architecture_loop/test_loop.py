@@ -251,7 +251,7 @@ def test_killed_it_resumes_to_the_same_ledger_and_adapters(undisturbed, shared, 
     assert adapters(tmp_path) == adapters(undisturbed[0])
 
 
-@pytest.mark.slow  # opens the lab eleven times, a minute; a single stop is tested above
+@pytest.mark.slow  # opens the lab eleven times, a minute and a half; a single stop is tested above
 def test_stopped_at_ten_random_points_and_moved_it_ends_as_if_it_had_not_been(undisturbed, tmp_path, monkeypatch):
     """What slices of time do (``--minutes``): an interrupt anywhere, the folder copied, the same call again."""
     done, stop = [0], [0]
@@ -272,13 +272,15 @@ def test_stopped_at_ten_random_points_and_moved_it_ends_as_if_it_had_not_been(un
     folder, rng, stops = tmp_path / "0", np.random.default_rng(0), 0
     folder.mkdir()
     while stops < 10:
-        done[0], stop[0] = 0, int(rng.integers(1, 6))
+        # What is in the ledger is filed again, and counts, before anything new is written
+        done[0], stop[0] = 0, samples(folder) + int(rng.integers(1, 10))
         with contextlib.suppress(KeyboardInterrupt):
             table = run_all(folder)
             break
         stops += 1
         folder = folder.rename(tmp_path / str(stops))
     else:
+        assert samples(folder) > TINY.base_samples + TINY.samples  # stops beyond the first cycle
         stop[0] = 0
         table = run_all(folder)
     assert stops == 10, "it ended before it had been stopped ten times: stop earlier"

@@ -276,9 +276,8 @@ def test_arms_begin_alike(undisturbed, shared, tmp_path):
 def test_repeating_it_changes_nothing_and_does_nothing(undisturbed, shared):
     folder, table = undisturbed
     before, weights = content(folder), adapters(folder)
-    pd.testing.assert_frame_equal(
-        run_all(folder, shared=shared), table
-    )  # the seconds too: they are those of the first time
+    again = run_all(folder, shared=shared)
+    pd.testing.assert_frame_equal(again, table)  # the seconds too: they are those of the first time
     assert content(folder) == before and adapters(folder) == weights
 
 
