@@ -22,7 +22,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -166,7 +166,7 @@ def prepare(
         values = defaults | own | {"profile": profile.name, "seed": seed, "output": str(folder)}
         again = rerun_command(notebook, profile.name, seed, own, results if output else None)
         jobs.append(Job(notebook, contents[notebook], values, folder, again))
-    doctor.check_hardware(profile if given.get("device") != "cpu" else replace(profile, device="cpu", gpu_memory_gib=0))
+    doctor.check_hardware(profile.on("cpu") if given.get("device") == "cpu" else profile)
     for job in jobs:
         doctor.check_writable(job.folder)
     return jobs

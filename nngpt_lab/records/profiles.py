@@ -6,8 +6,9 @@ uncertainty is resolved and, in the notebooks that train something, what is trai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.names import named
 
 
@@ -86,6 +87,17 @@ class Profile:
     augmentation_search: AugmentationSearch
     dataset_prediction: DatasetPrediction
     walkthroughs: Walkthroughs
+
+    def on(self, device: str | None) -> Profile:
+        """The same on another device, a CPU without any demand on a GPU's memory; itself for None.
+
+        UsageError if there is no such kind of device.
+        """
+        if device is None:
+            return self
+        if device.partition(":")[0] not in ("cpu", "cuda"):
+            raise UsageError(f"there is no device {device!r}", "use cpu or cuda, or None for the profile's own")
+        return replace(self, device=device, gpu_memory_gib=0 if device == "cpu" else self.gpu_memory_gib)
 
 
 TWO_ARMS = "loop, no tuning"

@@ -13,13 +13,11 @@ Layout of one notebook's folder, ``results/<profile>/<notebook>/``::
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from nngpt_lab.ground import paths
-from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.records.profiles import Profile, get_profile
 
 PNG_DPI = 150
@@ -34,11 +32,7 @@ class Results:
     """
 
     def __init__(self, folder: str | Path, profile: str, device: str | None = None):
-        self.profile: Profile = get_profile(profile)
-        if device is not None:
-            if device.partition(":")[0] not in ("cpu", "cuda"):
-                raise UsageError(f"there is no device {device!r}", "use cpu or cuda, or None for the profile's own")
-            self.profile = replace(self.profile, device=device)
+        self.profile: Profile = get_profile(profile).on(device)
         self.folder = Path(folder)
         self._contents: dict[str, dict[str, dict[str, str]]] = {"tables": {}, "figures": {}}
         for part in self._contents:

@@ -6,11 +6,13 @@ minutes from hours and hours from days, no more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nngpt_lab.llm import models
 from nngpt_lab.llm.catalogue import GIB
 from nngpt_lab.llm.recipe import Recipe
+from nngpt_lab.study.design import Arm, LoopDesign
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,28 @@ RATES = {  # benchmarks/results: gpu.md (one H200, 0.5 B; candidates: paper B's 
     "cuda": Rates(494_032_768, written=10_000, read=110_000, tuned=20_000, candidates=1_500),
     "cpu": Rates(3_344_640, written=4_200, read=8_000, tuned=2_300, candidates=6_000),
 }
+
+
+def of_a_loop(
+    design: LoopDesign, arms: Sequence[Arm], seeds: int, *, texts: int, candidates: int, pairs: int, once: int
+) -> Work:
+    """What a loop's runs take at most, one for each arm and seed.
+
+    Args:
+        texts, candidates, pairs: that a run writes, trains, and is tuned on in all its cycles.
+        once: texts that are written and trained whatever the runs.
+    """
+    writing = seeds * sum(arm.proposer == "coder" for arm in arms)
+    tuning = seeds * sum(arm.tuned for arm in arms)
+    longest = min(design.recipe.max_length, 2 * design.decoding.max_new_tokens)
+    written = writing * texts + once
+    return Work(
+        texts=written,
+        written=written * design.decoding.max_new_tokens,
+        tuned=tuning * design.recipe.epochs * longest * pairs,
+        candidates=seeds * len(arms) * candidates + once,
+        adapters=2 * tuning,
+    )
 
 
 def expected(work: Work, coder: str, recipe: Recipe, device: str) -> str:

@@ -20,7 +20,7 @@ from nngpt_lab.records.results import Results
 from nngpt_lab.statistics import intervals
 from nngpt_lab.study.comparison import RESULT
 from nngpt_lab.study.design import describe
-from nngpt_lab.study.estimate import Work
+from nngpt_lab.study.estimate import Work, of_a_loop
 from nngpt_lab.study.samples import LOOP
 
 TRANSFER = {  # protocol of the loop -> data sets of the transfer, and how many images of each are trained on
@@ -62,14 +62,9 @@ def described(design: Design) -> pd.DataFrame:
 
 def work(design: Design, arms: Sequence[Arm], seeds: int) -> Work:
     """What the runs take at most."""
-    writing = seeds * sum(arm.proposer == "coder" for arm in arms)
-    tuning = seeds * sum(arm.tuned for arm in arms)
-    texts = writing * design.cycles * design.samples * design.tries + design.base_samples
-    pairs = design.pairs_per_cycle or design.corpus_pairs + design.cycles * design.samples // 2
-    longest = min(design.recipe.max_length, 2 * design.decoding.max_new_tokens)
-    tuned = tuning * design.recipe.epochs * longest * (design.corpus_pairs + (design.cycles - 1) * pairs)
-    candidates = len(arms) * seeds * design.cycles * design.samples + design.base_samples
-    return Work(texts, texts * design.decoding.max_new_tokens, 0, tuned, candidates, 2 * tuning)
+    samples, base = design.cycles * design.samples, design.base_samples
+    pairs = design.corpus_pairs + (design.cycles - 1) * (design.pairs_per_cycle or design.corpus_pairs + samples // 2)
+    return of_a_loop(design, arms, seeds, texts=samples * design.tries, candidates=samples, pairs=pairs, once=base)
 
 
 def run_arms(

@@ -17,7 +17,7 @@ from nngpt_lab.papers.augmentation_search.design import Arm, Design
 from nngpt_lab.papers.augmentation_search.generator import POLICIES
 from nngpt_lab.papers.augmentation_search.lab import Lab, open_lab
 from nngpt_lab.records.results import Results
-from nngpt_lab.study.estimate import Work
+from nngpt_lab.study.estimate import Work, of_a_loop
 
 FRESH = 1000  # seeds from here on score what was selected with smaller ones
 
@@ -41,13 +41,9 @@ class LiveRuns:
 
 def work(design: Design, arms: Sequence[Arm], seeds: int) -> Work:
     """What the runs take at most."""
-    writing = seeds * sum(arm.proposer == "coder" for arm in arms)
-    tuning = seeds * sum(arm.tuned for arm in arms)
-    texts = writing * design.epochs * design.samples
-    longest = min(design.recipe.max_length, 2 * design.decoding.max_new_tokens)
-    tuned = tuning * design.recipe.epochs * longest * (design.epochs - 1) * design.pairs_per_epoch
-    candidates = seeds * (design.start + len(arms) * design.epochs * design.samples)
-    return Work(texts, texts * design.decoding.max_new_tokens, 0, tuned, candidates, 2 * tuning)
+    samples, pairs = design.epochs * design.samples, (design.epochs - 1) * design.pairs_per_epoch
+    loops = of_a_loop(design, arms, seeds, texts=samples, candidates=samples, pairs=pairs, once=0)
+    return replace(loops, candidates=loops.candidates + seeds * design.start)
 
 
 def run_arms(
