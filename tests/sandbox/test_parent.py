@@ -7,6 +7,7 @@ layers behave one by one, and without namespaces, is in ``test_confine.py``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import textwrap
@@ -49,31 +50,45 @@ def benign(payload, arrays):
     return {"clean": clean, "left_over": left_over}, {"predictions": product.detach().numpy()}
 
 
-@pytest.fixture(scope="module")
-def box():
+@contextlib.contextmanager
+def canary_box(*setup: str, **options):
+    """A sandbox to attack, with an open descriptor and a variable outside that no task may find."""
     # joblib's workers, which other tests leave waiting, would leave in the middle of a count of processes and files
     get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
     canary = os.open("/etc/hostname", os.O_RDONLY)
     os.set_inheritable(canary, True)
     os.environ["CANARY"] = "canary-in-the-environment"
     images = np.ones((8, 4), np.float32)
-    with Sandbox(LIMITS, (__name__, "torch"), shared={"images": images}) as sandbox:
+    with Sandbox(LIMITS, setup, shared={"images": images}, **options) as sandbox:
         sandbox.canary = canary
         yield sandbox
     os.close(canary)
     del os.environ["CANARY"]
 
 
-@pytest.fixture(autouse=True)
-def unharmed(box):
-    """After each attack: the next task is clean, no process is left, and no descriptor."""
+@contextlib.contextmanager
+def clean_afterwards(box):
+    """After what is done within, the next task is clean, and no descriptor is left."""
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     yield
     report = box.run("benign", {}, expect=PREDICTIONS)
     assert (report.status, report.value) == (Status.OK, {"clean": True, "left_over": []}), report
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+@pytest.fixture(scope="module")
+def box():
+    with canary_box(__name__, "torch") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(autouse=True)
+def unharmed(box):
+    """After each attack: the next task is clean, no process is left, and no descriptor."""
+    with clean_afterwards(box):
+        yield
     below = confine.descendants(box._process.pid)
     assert len(below) == ("pid namespace" in box.isolation), below
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
 def attack(box: Sandbox, code: str, limits: Limits | None = None, **payload) -> Report:
