@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import nbval.kernel
 import pytest
 
 from tests.helpers.executed import warnings_in
@@ -14,6 +15,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: before torc
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure():
+    """nbval's kernels are started as the lab's: once more if they end before their first answer."""
+    from nngpt_lab.runner import twice_if_it_never_began  # not before the number of threads is set
+
+    start = nbval.kernel.start_new_kernel
+    nbval.kernel.start_new_kernel = lambda *a, **options: twice_if_it_never_began(lambda: start(*a, **options))
 
 
 def pytest_ignore_collect(collection_path, config):

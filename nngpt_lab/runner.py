@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -407,7 +408,8 @@ def _execute(job: Job, deadline: float) -> dict[str, Any] | None:
     bar = {"desc": job.notebook.stem, "bar_format": shape, "leave": False, "disable": None}
     try:
         with (job.folder / KERNEL_LOG).open("wb") as log, _interrupted_at(deadline, kernels):
-            papermill.execute_notebook(
+            execute = functools.partial(
+                papermill.execute_notebook,
                 _injected(job),
                 executed,
                 kernel_name="python3",
@@ -416,6 +418,7 @@ def _execute(job: Job, deadline: float) -> dict[str, Any] | None:
                 cwd=str(job.notebook.parent),  # as in JupyterLab and nbval
                 kernel_manager_class=_this_python(log, job.folder / PROGRESS, kernels),
             )
+            twice_if_it_never_began(execute)
     except papermill.PapermillExecutionError as error:
         return _error(error.exec_count, error.source, error.ename, error.evalue)
     except Exception as error:  # a kernel that died or never came up must not stop the other notebooks
@@ -423,6 +426,17 @@ def _execute(job: Job, deadline: float) -> dict[str, Any] | None:
         hint = f"(often: out of memory; what the kernel last said is in {manifest.display(job.folder / KERNEL_LOG)})"
         return _error(last.index, last.source, type(error).__name__, f"{error} {hint}")
     return None
+
+
+def twice_if_it_never_began(start: Callable[[], Any]) -> Any:
+    """Call ``start``, and once more where its kernel ended before its first answer. A kernel opens the ports that were
+    found free a second before; another program may have taken one of them meanwhile."""
+    try:
+        return start()
+    except RuntimeError as error:
+        if "before replying" not in str(error):
+            raise
+        return start()
 
 
 def _injected(job: Job):

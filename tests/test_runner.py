@@ -427,6 +427,19 @@ def test_a_damaged_manifest_counts_as_none(tmp_path, text):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_a_kernel_that_ends_before_it_begins_is_started_once_more(tmp_path, monkeypatch):
+    """As one does whose port was taken meanwhile; what ends a second time is an error."""
+    python = f"exec {sys.executable} -m ipykernel_launcher -f {{connection_file}}"
+    counter = tmp_path / "starts"
+    for ends, status in (1, "ok"), (2, "failed"):
+        shell = f"echo x >> {counter}; if [ $(wc -l < {counter}) -gt {ends} ]; then {python}; fi"
+        monkeypatch.setattr("ipykernel.kernelspec.get_kernel_dict", lambda shell=shell: {"argv": ["sh", "-c", shell]})
+        outcome = run_notebook(write_notebook(tmp_path / "x.ipynb", "1 + 1"), output=tmp_path / status)
+        assert (outcome.status, times(counter)) == (status, 2)
+        counter.unlink()
+    assert "before replying" in outcome.error["message"]
+
+
 def test_interrupted_busy_and_continued(tmp_path):
     """Ctrl-C in mid-notebook leaves no manifest and no kernel; meanwhile a second run is refused; a third continues."""
     counter, begun, go_on = tmp_path / "counter", tmp_path / "begun", tmp_path / "go_on"

@@ -262,7 +262,7 @@ def test_an_interrupt_drops_what_waits(recipe, ledger):
         recipe.events.begun.clear()
         again = evaluate(map(candidate, ["crash", *codes[4:]]), recipe, ledger, pool=pool)
     assert scores(again) == [None, *(i / 10 for i in range(2, 9))]
-    assert [code for code, _ in recipe.events.begun] == codes[4:]
+    assert sorted(code for code, _ in recipe.events.begun) == codes[4:]  # of two workers either may begin first
 
 
 def test_a_warm_pool_keeps_its_evaluators(recipe, ledger):
