@@ -5,6 +5,7 @@ Only what ``--help`` needs is imported at the top (a test holds it): the help mu
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 import traceback
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 TIME_UP = 75  # EX_TEMPFAIL of sysexits.h: try again later
+THE_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+FOLDERS = "--output, NNGPT_LAB_CACHE, TMPDIR and HOME name the folders that are written to"
 PAPER_NOTEBOOKS = "0[1-9]_*.ipynb"
 
 EPILOG = """\b
@@ -35,7 +38,7 @@ Start here:
 \b
 Exit codes:
   0    done
-  1    a notebook failed; the others ran, and what it did is kept
+  1    a notebook, or a figure or table of it, failed; the rest ran, and what it did is kept
   2    bad input: nothing was started
   3    published data cannot be had
   4    another process is working in the same folder
@@ -58,6 +61,14 @@ class Lab(click.Group):
                 traceback.print_exc()
             click.echo(f"error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in THE_DISKS or ctx.params["debug"]:
+                raise
+            place = f": {error.filename}" if error.filename else ""
+            click.echo(
+                f"error: {error.strerror}{place}\n  cure: make room there, or make it writable; {FOLDERS}", err=True
+            )
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted: nothing that was finished is lost; the same command continues", err=True)
             ctx.exit(INTERRUPTED)
@@ -70,7 +81,7 @@ def cli(debug: bool) -> None:
     """Re-run, question and teach the NNGPT papers.
 
     Each paper is a notebook. This command runs them with parameters you choose, keeps their figures, tables and a
-    record of the run in results/PROFILE/NOTEBOOK/, and builds one page from it all.
+    record of the run in results/PROFILE/NOTEBOOK/RUN/, and builds one page from it all.
     """
 
 
@@ -173,6 +184,32 @@ def report(folder: str | None, profile: str) -> None:
 
     get_profile(profile)
     click.echo(f"report  {build_report(paths.results_folder(profile, folder))}")
+
+
+@cli.command(short_help="Free the disk of runs that newer ones have replaced.")
+@click.argument("folder", required=False)
+@click.option("--profile", default="demo", show_default=True, metavar="|".join(PROFILES), help="Prune this profile.")
+@click.option("--yes", is_flag=True, help="Delete them; without it they are only listed.")
+def prune(folder: str | None, profile: str, yes: bool) -> None:
+    """List, and with --yes delete, runs in FOLDER, or else in results/PROFILE.
+
+    Of each notebook the newest finished run stays, and so does what began after it, has not ended, or is running.
+    """
+    from nngpt_lab.records import run_folders
+
+    get_profile(profile)
+    place = paths.results_folder(profile, folder)
+    if place.is_relative_to(paths.results_root() / "reference"):
+        raise UsageError("the reference runs are kept", "name another folder")
+    total = 0
+    for notebook in sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else ():
+        for run in run_folders.prunable(notebook):
+            size, status = run_folders.size(run), run_folders.status(run)
+            gone = yes and run_folders.remove(run)
+            click.echo(f"{'deleted' if gone else 'in use' if yes else 'would go'}  {notebook.name}/{run.name}  "
+                       f"{size / 1e6:,.0f} MB  {status}")  # fmt: skip
+            total += size
+    click.echo(f"{total / 1e6:,.0f} MB" + ("" if yes or not total else "; delete them with --yes"))
 
 
 @cli.command(short_help="What this machine can do, and the cures.")

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.formatting import format_column, number, present, show, show_estimate, slug, words
-from nngpt_lab.records import manifest
+from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import PROFILES
 from nngpt_lab.records.results import PNG_DPI
 
@@ -54,10 +54,12 @@ class Item:
 
 @dataclass
 class Section:
-    """One notebook's folder: what it says about itself, its figures and tables, and what is wrong with it."""
+    """One notebook's run: what it says about itself, its figures and tables, and what is wrong with it. ``address``:
+    of its folder, as seen from the report."""
 
     name: str
     anchor: str
+    address: str
     title: str
     lead: str = ""
     record: dict[str, Any] | None = None
@@ -76,13 +78,21 @@ class Section:
         return self.record is not None and self.record["status"] != "ok"
 
     @property
+    def incomplete(self) -> bool:
+        """Whether it went to its end, but without some figures or tables."""
+        return self.record is not None and self.record["status"] == "incomplete"
+
+    @property
     def error(self) -> str:
-        """What stopped a failed notebook (:attr:`failed`), and in which cell, where that had a number."""
-        error = (self.record or {}).get("error")
-        if not error:
+        """What went wrong in a failed notebook (:attr:`failed`), and in which cells, where those had numbers."""
+        record = self.record or {}
+        if not (errors := record.get("failures") or [error for error in [record.get("error")] if error]):
             return "The manifest does not say what stopped it."
-        where = f"\nin cell [{error['cell']}]: {error['line']}" if error["cell"] is not None else ""
-        return f"{error['type']}: {error['message']}{where}"
+        return "\n\n".join(
+            f"{error['type']}: {error['message']}"
+            + (f"\nin cell [{error['cell']}]: {error['line']}" if error["cell"] is not None else "")
+            for error in errors
+        )
 
     @property
     def warnings(self) -> list[dict[str, Any]]:
@@ -92,6 +102,8 @@ class Section:
     @property
     def notice(self) -> str:
         """What a reader of the claims table must know about the numbers of this notebook; mostly nothing."""
+        if self.incomplete:
+            return "some of its figures or tables failed."
         if self.failed:
             return "this notebook failed; its claims may be missing or come from part of the run."
         by_hand = "run by hand, no manifest vouches for its numbers."
@@ -115,20 +127,22 @@ def build_report(folder: Path) -> Path:
     """Write ``index.html`` in ``folder``, and ``executed.html`` beside each notebook there; return the former's path.
 
     Args:
-        folder: a results folder, one sub-folder per notebook (``results/<profile>``).
+        folder: a results folder, one sub-folder per notebook (``results/<profile>``). Of a notebook's runs the latest
+            is shown; a folder with one run's files in itself, as earlier versions left them, is shown as it is.
 
     Raises:
         UsageError: nothing to report there, or no permission to write there.
     """
     folder = Path(folder)
-    paths_there = sorted(folder.iterdir()) if folder.is_dir() else []
-    places = [path for path in paths_there if path.is_dir() and any((path / mark).exists() for mark in FOLDER_MARKS)]
+    notebooks = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
+    shown = {notebook: run_folders.latest(notebook) or notebook for notebook in notebooks}
+    places = {run: notebook for notebook, run in shown.items() if any((run / mark).exists() for mark in FOLDER_MARKS)}
     if not places:
         raise UsageError(
             f"there are no results in {manifest.display(folder)}",
             "run `nngpt-lab demo` first, or name a results folder",
         )
-    sections = [read_section(place) for place in places]
+    sections = [read_section(run, notebook) for run, notebook in places.items()]
     for kind in ("figures", "tables"):
         for count, item in enumerate((item for section in sections for item in getattr(section, kind)), 1):
             item.label = f"{kind[:-1].capitalize()} {count}"
@@ -163,9 +177,10 @@ def homes_of(claims: list[dict[str, Any]]) -> dict[str, str]:
 # --- one notebook's folder ---------------------------------------------------------------------------------------
 
 
-def read_section(folder: Path) -> Section:
-    """Everything of one notebook but its claims; writes its ``executed.html`` on the way."""
-    section = Section(folder.name, slug(folder.name), words(re.sub(r"^\d+[_-]", "", folder.name)))
+def read_section(folder: Path, notebook: Path) -> Section:
+    """Everything of one notebook's run but its claims; writes its ``executed.html`` on the way."""
+    title, address = words(re.sub(r"^\d+[_-]", "", notebook.name)), folder.relative_to(notebook.parent).as_posix()
+    section = Section(notebook.name, slug(notebook.name), address, title)
     section.record = manifest.read(folder)
     if section.record is None and (folder / manifest.FILENAME).exists():
         section.problems.append("manifest.json cannot be read.")
@@ -174,16 +189,21 @@ def read_section(folder: Path) -> Section:
         section.problems.append(f"manifest.json lacks {', '.join(missing)}, so it is left out: run the notebook again.")
     if changed := manifest.changed_files(folder, section.record or {}):
         section.problems.append(f"Changed since the run that the manifest describes: {', '.join(changed)}.")
+    began = str((manifest.read(folder) or {}).get("started", ""))
+    for run in run_folders.runs(notebook):
+        later = manifest.read(run) or {}
+        if later.get("status") == "failed" and str(later.get("started", "")) > began:
+            section.problems.append(f"A later run failed: {run.name}.")
     read_notebook(folder, section)
     for kind, name, caption in read_contents(folder, section):
         try:
             if kind == "figures":
-                section.figures.append(read_figure(folder, name, caption))
+                section.figures.append(read_figure(folder, section, name, caption))
             elif name != "claims":  # they are the page's first table
-                section.tables.append(read_table(folder, name, caption))
+                section.tables.append(read_table(folder, section, name, caption))
         except (OSError, ValueError, struct.error) as error:
             section.problems.append(f"{kind}/{name} cannot be shown ({type(error).__name__}).")
-    section.links += existing(folder, {"claims.csv": "tables/claims.csv", "manifest.json": manifest.FILENAME})
+    section.links += existing(folder, section, {"claims.csv": "tables/claims.csv", "manifest.json": manifest.FILENAME})
     return section
 
 
@@ -204,8 +224,9 @@ def read_notebook(folder: Path, section: Section) -> None:
     section.title = title or section.title
     section.lead = markdown(lead)
     body = notebook_body(notebook)
-    write(folder / "executed.html", page("executed.html.j2", title=section.title, anchor=section.anchor, body=body))
-    section.links += existing(folder, {"executed notebook": "executed.html", "as .ipynb": "executed.ipynb"})
+    back = "../" * (section.address.count("/") + 1) + f"index.html#{section.anchor}"
+    write(folder / "executed.html", page("executed.html.j2", title=section.title, back=back, body=body))
+    section.links += existing(folder, section, {"executed notebook": "executed.html", "as .ipynb": "executed.ipynb"})
 
 
 def opening(notebook) -> tuple[str, str]:
@@ -253,24 +274,24 @@ def read_contents(folder: Path, section: Section) -> list[tuple[str, str, str]]:
     return [(kind, name, "") for kind in kinds for name in sorted({path.stem for path in (folder / kind).glob("*.*")})]
 
 
-def read_figure(folder: Path, name: str, caption: str) -> Item:
+def read_figure(folder: Path, section: Section, name: str, caption: str) -> Item:
     """The figure as a data URI: SVG unless that is large. Its size is the PNG's, so that nothing jumps on loading."""
     svg, png = folder / "figures" / f"{name}.svg", folder / "figures" / f"{name}.png"
     pixels = png.read_bytes()
     kind, data = ("svg+xml", svg.read_bytes()) if svg.stat().st_size <= LARGEST_SVG else ("png", pixels)
-    item = Item(f"{slug(folder.name)}-figure-{slug(name)}", words(name), caption, existing(
-        folder, {"SVG": f"figures/{name}.svg", "PNG": f"figures/{name}.png"}))  # fmt: skip
+    item = Item(f"{section.anchor}-figure-{slug(name)}", words(name), caption, existing(
+        folder, section, {"SVG": f"figures/{name}.svg", "PNG": f"figures/{name}.png"}))  # fmt: skip
     item.src = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     item.width, item.height = (round(side * 96 / PNG_DPI) for side in struct.unpack_from(">II", pixels, 16))
     return item
 
 
-def read_table(folder: Path, name: str, caption: str) -> Item:
+def read_table(folder: Path, section: Section, name: str, caption: str) -> Item:
     """The first rows of a table, numbers rounded column by column."""
     path = folder / "tables" / f"{name}.csv"
     frame = read_csv(path)
-    item = Item(f"{slug(folder.name)}-table-{slug(name)}", words(name), caption, existing(
-        folder, {"CSV": f"tables/{name}.csv", "Markdown": f"tables/{name}.md"}))  # fmt: skip
+    item = Item(f"{section.anchor}-table-{slug(name)}", words(name), caption, existing(
+        folder, section, {"CSV": f"tables/{name}.csv", "Markdown": f"tables/{name}.md"}))  # fmt: skip
     columns = [format_column(list(frame[column])) for column in frame]
     item.columns = [(str(name).replace("_", " "), kind) for name, (kind, _) in zip(frame, columns, strict=True)]
     shown = [[(cell, kind) for cell in cells[:ROWS_SHOWN]] for kind, cells in columns]
@@ -278,9 +299,9 @@ def read_table(folder: Path, name: str, caption: str) -> Item:
     return item
 
 
-def existing(folder: Path, files: dict[str, str]) -> list[tuple[str, str]]:
+def existing(folder: Path, section: Section, files: dict[str, str]) -> list[tuple[str, str]]:
     """Text and address, relative to the report, of those files that exist."""
-    return [(text, quote(f"{folder.name}/{name}")) for text, name in files.items() if (folder / name).is_file()]
+    return [(text, quote(f"{section.address}/{name}")) for text, name in files.items() if (folder / name).is_file()]
 
 
 def read_csv(path: Path):

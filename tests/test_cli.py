@@ -1,6 +1,7 @@
 """The command line: exit codes, what it says, and that the verbs reach what they promise."""
 
 import contextlib
+import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from nngpt_lab.corpora import architectures, artifacts, augmentations
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError
 from nngpt_lab.records import manifest
+from tests.records.test_run_folders import leave
 from tests.test_runner import counting, times, write_notebook
 
 
@@ -174,7 +176,7 @@ def test_demo_runs_all_papers_reports_and_exits_with_1_if_one_fails(own_notebook
     assert len(result.stderr.splitlines()) == 3
     assert "ValueError: broken" in result.stderr
     assert times(counter) == 1
-    record = manifest.read(out / "02_good")
+    record = manifest.read(out / "02_good" / "latest")
     assert (record["profile"], record["seed"], record["status"]) == ("demo", 4, "ok")
 
 
@@ -183,14 +185,25 @@ def test_run_passes_parameters_and_says_where(own_notebooks, tmp_path):
     result = lab("run", "01", "-p", "top", "-4", "-p", "size", "3", "--output", tmp_path)
     assert result.exit_code == 0
     assert result.stdout.startswith("ok  01_x  ")
-    assert "-8 3.0" in (tmp_path / "01_x" / "executed.ipynb").read_text()
-    assert manifest.read(tmp_path / "01_x")["parameters"] == {"top": -4, "size": 3.0}
+    assert "-8 3.0" in (tmp_path / "01_x" / "latest" / "executed.ipynb").read_text()
+    assert manifest.read(tmp_path / "01_x" / "latest")["parameters"] == {"top": -4, "size": 3.0}
 
 
 def test_fetch_by_name_compiles_nothing(published):
     name = next(iter(artifacts.ARTIFACTS))
     assert lab("fetch", name).exit_code == 0
     assert (published.fetched, published.compiled) == ([name], [])
+
+
+def test_prune_lists_deletes_when_told_and_keeps_the_reference(tmp_path, monkeypatch):
+    for name, day in ("seed-0", 1), ("seed-1", 2):
+        leave(tmp_path / "01_x" / name, day=day)
+    listed = lab("prune", tmp_path)
+    assert "would go  01_x/seed-0" in listed.stdout and "--yes" in listed.stdout and (tmp_path / "01_x/seed-0").exists()
+    assert "deleted  01_x/seed-0" in lab("prune", tmp_path, "--yes").stdout
+    assert [path.name for path in (tmp_path / "01_x").iterdir()] == ["seed-1"]
+    monkeypatch.setattr(paths, "results_root", lambda: tmp_path)
+    assert lab("prune", tmp_path / "reference" / "demo", "--yes").exit_code == 2
 
 
 def test_report_of_a_profile_or_a_folder(published, tmp_path):
@@ -214,6 +227,15 @@ def test_doctor_exits_with_1_only_when_nothing_can_run(monkeypatch):
     result = lab("doctor", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["smoke_possible"] is False
+
+
+def test_a_disk_s_refusal_has_a_cure_and_no_traceback(monkeypatch, published):
+    def full(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system", "/home/me")
+
+    monkeypatch.setattr(artifacts, "fetch", full)
+    result = lab("fetch")
+    assert result.exit_code == 1 and "error: Read-only file system: /home/me\n  cure: " in result.stderr
 
 
 def test_ctrl_c_exits_with_130(monkeypatch, published):

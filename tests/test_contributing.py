@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from nngpt_lab import runner
+from nngpt_lab import parameters
 from nngpt_lab.candidates import protocols
 from nngpt_lab.corpora import images
 from nngpt_lab.ground.paths import checkout
@@ -106,7 +106,7 @@ def test_a_claim(tmp_path):
 def test_a_notebook():
     cell = nbformat.v4.new_code_cell(example("A notebook"), metadata={"tags": ["parameters"]})
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Mine"), cell])
-    values = runner.read_parameters(notebook, "mine")
+    values = parameters.read_parameters(notebook, "mine")
     assert list(values) == ["profile", "seed", "output", "repeats"]
 
 

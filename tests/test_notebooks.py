@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from nngpt_lab import runner
+from nngpt_lab import parameters
 from nngpt_lab.cli import cli
 from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground import paths
@@ -61,7 +61,7 @@ def test_there_are_notebooks():
 
 def test_parameters_cell_has_smoke_defaults(notebook):
     path, content = notebook
-    values = runner.read_parameters(content, path.name)
+    values = parameters.read_parameters(content, path.name)
     assert [values[name].default for name in ("profile", "seed", "output")] == ["smoke", 0, ""]
 
 
@@ -99,7 +99,7 @@ def smoke_run(tmp_path_factory):
     name = "02_brute_force_to_semantic_insight"
     done = CliRunner().invoke(cli, ["run", "02", "--profile", "smoke", "--output", str(output)])
     assert done.exit_code == 0, done.output
-    return output / name
+    return output / name / "seed-0"
 
 
 def test_run_leaves_tables_figures_and_a_manifest_that_vouches_for_them(smoke_run):
@@ -107,7 +107,7 @@ def test_run_leaves_tables_figures_and_a_manifest_that_vouches_for_them(smoke_ru
     assert manifest["status"] == "ok"
     assert manifest["data"][f"{artifacts.NNGPT.name}=={artifacts.NNGPT.version}"] == artifacts.NNGPT.sha256
     tables = {path.stem for path in (smoke_run / "tables").glob("*.csv")}
-    assert tables >= PROMISED[smoke_run.name]
+    assert tables >= PROMISED[smoke_run.parent.name]
     for file in (*(smoke_run / "tables").glob("*.csv"), *(smoke_run / "figures").glob("*.svg")):
         assert file.relative_to(smoke_run).as_posix() in manifest["outputs"]
     contents = json.loads((smoke_run / "contents.json").read_text())

@@ -13,7 +13,8 @@ import papermill
 import psutil
 import pytest
 
-from nngpt_lab import runner
+from nngpt_lab import parameters, runner
+from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import BusyError, UsageError
 from nngpt_lab.records import manifest
 from tests.helpers.waiting import LIMIT, wait_for
@@ -74,10 +75,10 @@ def test_a_path_that_is_there_is_one_from_where_the_command_was_typed(tmp_path, 
     (tmp_path / "loop").mkdir()
     (tmp_path / "a.gguf").touch()
     monkeypatch.chdir(tmp_path)
-    text = runner.Parameter(None, str, optional=True)
-    assert runner.convert("coder", "./models/mine", text) == str(tmp_path / "models" / "mine")
-    assert runner.convert("coder", "nano-coder,models/mine", text) == f"nano-coder,{tmp_path / 'models' / 'mine'}"
-    assert runner.convert("coder", "a.gguf", text) == str(tmp_path / "a.gguf")
+    text = parameters.Parameter(None, str, optional=True)
+    assert parameters.convert("coder", "./models/mine", text) == str(tmp_path / "models" / "mine")
+    assert parameters.convert("coder", "nano-coder,models/mine", text) == f"nano-coder,{tmp_path / 'models' / 'mine'}"
+    assert parameters.convert("coder", "a.gguf", text) == str(tmp_path / "a.gguf")
     for name in (
         "b.gguf",
         "loop",
@@ -85,7 +86,7 @@ def test_a_path_that_is_there_is_one_from_where_the_command_was_typed(tmp_path, 
         "models/other",
         "a/b",
     ):  # a name is no path, and what is not there stays
-        assert runner.convert("arms", name, text) == name
+        assert parameters.convert("arms", name, text) == name
 
 
 def test_unknown_parameter_names_the_nearest(tmp_path, no_kernel):
@@ -111,14 +112,14 @@ def test_every_notebook_is_checked_before_the_first_starts(tmp_path, no_kernel):
     assert "bad.ipynb lacks seed, output" in refused(good, bad, output=tmp_path / "out")
 
 
-def parameter(default) -> runner.Parameter:
+def parameter(default) -> parameters.Parameter:
     """A parameter as the line ``x = default`` makes it."""
     return read(f"x = {default!r}")["x"]
 
 
-def read(lines: str) -> dict[str, runner.Parameter]:
+def read(lines: str) -> dict[str, parameters.Parameter]:
     cell = nbformat.v4.new_code_cell(HEADER + lines, metadata={"tags": ["parameters"]})
-    return runner.read_parameters(nbformat.v4.new_notebook(cells=[cell]), "n.ipynb")
+    return parameters.read_parameters(nbformat.v4.new_notebook(cells=[cell]), "n.ipynb")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def read(lines: str) -> dict[str, runner.Parameter]:
     ],
 )
 def test_values_take_the_type_of_the_default(default, given, expected):
-    value = runner.convert("x", given, parameter(default))
+    value = parameters.convert("x", given, parameter(default))
     assert value == expected
     assert type(value) is type(expected)
 
@@ -152,7 +153,7 @@ def test_values_take_the_type_of_the_default(default, given, expected):
 )  # fmt: skip
 def test_a_wrong_type_is_refused_by_name_type_and_value(default, given, kind):
     with pytest.raises(UsageError) as error:
-        runner.convert("epochs", given, parameter(default))
+        parameters.convert("epochs", given, parameter(default))
     assert "'epochs'" in error.value.cause
     assert f"({kind})" in error.value.cause
     assert repr(given) in error.value.cause
@@ -173,7 +174,7 @@ ANNOTATED = {
 def test_values_take_the_type_of_the_annotation(annotated):
     """``none``, in any case, is None where the annotation allows it; 0 is 0."""
     for given, expected in ANNOTATED[annotated].items():
-        value = runner.convert("x", given, read(f"x: {annotated}")["x"])
+        value = parameters.convert("x", given, read(f"x: {annotated}")["x"])
         assert value == expected and type(value) is type(expected), given
 
 
@@ -192,7 +193,7 @@ def test_values_take_the_type_of_the_annotation(annotated):
 )
 def test_what_an_annotation_does_not_allow_is_refused(annotated, given, message):
     with pytest.raises(UsageError) as error:
-        runner.convert("x", given, read(f"x: {annotated}")["x"])
+        parameters.convert("x", given, read(f"x: {annotated}")["x"])
     assert message in str(error.value)
 
 
@@ -308,7 +309,8 @@ def test_a_run_and_its_manifest(tmp_path, monkeypatch):
     )
     outcome = run_notebook(notebook, "demo", 7, {"place": str(tmp_path)}, output=folder / "out")
 
-    place = folder / "out" / "01_x"
+    place = outcome.job.folder
+    assert place.parent == folder / "out" / "01_x" and place.name.startswith("seed-7-place-")
     assert outcome.lines() == [f"ok  01_x  {outcome.seconds:.1f} s  {str(place).removeprefix('/')}"]
     cwd, python, cublas, pair, keyed, given = json.loads((place / "facts.json").read_text())
     assert (cwd, python, cublas) == (str(folder), sys.executable, ":4096:8")
@@ -344,12 +346,102 @@ def test_a_failed_notebook_is_kept_and_the_others_run(tmp_path):
     assert what == "  KeyError: 'it broke'"
     assert "executed.ipynb" in next_step
     assert "nngpt-lab run" in next_step
-    kept = nbformat.read(tmp_path / "out" / "bad" / "executed.ipynb", 4)
+    kept = nbformat.read(tmp_path / "out" / "bad" / "seed-0" / "executed.ipynb", 4)
     assert any(output.output_type == "error" for cell in kept.cells for output in cell.get("outputs", []))
-    record = manifest.read(tmp_path / "out" / "bad")
+    record = manifest.read(tmp_path / "out" / "bad" / "seed-0")
     assert (record["status"], record["error"]["type"], record["error"]["cell"]) == ("failed", "KeyError", 4)
     assert outcomes[1].error["type"] == "DeadKernelError"
     assert outcomes[1].error["line"] == "import os; os._exit(3)"
+
+
+def test_a_figure_or_table_that_fails_does_not_end_its_notebook(tmp_path):
+    """Whatever it raised, but for errors that the user has a cure for; any other cell ends it, as ever."""
+    shows = "from types import SimpleNamespace\nresults = SimpleNamespace(figure=print, table=print)"
+    cells = [shows, "results.figure(1 / 0, 'a', 'A.')", "done = 7", "results.table(missing)\nnever = 1", "print(done)"]
+    outcome = run_notebook(write_notebook(tmp_path / "n.ipynb", *cells), output=tmp_path / "out")
+    record = manifest.read(outcome.job.folder)
+    assert outcome.status == record["status"] == "incomplete"
+    assert outcome.lines()[0].startswith("incomplete  n  ") and "ZeroDivisionError" in outcome.lines()[1]
+    assert [(failure["cell"], failure["type"]) for failure in record["failures"]] == [
+        (4, "ZeroDivisionError"),
+        (6, "NameError"),
+    ]
+    assert "7" in (outcome.job.folder / "executed.ipynb").read_text()
+    assert not manifest.is_current(outcome.job.folder, record["fingerprint"])  # the same call mends it
+    told = "from nngpt_lab.ground.errors import UsageError\nraise UsageError('a', 'b')\nresults.figure(1)"
+    for last in (told, "raise KeyboardInterrupt\nresults.figure(1)", "1 / 0"):
+        ends = write_notebook(tmp_path / "n.ipynb", *cells[:2], last, "open(output + '/went_on', 'w')")
+        outcome = run_notebook(ends, output=tmp_path / "out")
+        assert outcome.status == "failed" and not (outcome.job.folder / "went_on").exists()
+
+
+def test_an_executed_notebook_run_again_takes_the_new_parameters_and_shows_no_folder_of_ours(tmp_path):
+    home = "from pathlib import Path\nprint(Path.home(), 'EPOCHS', epochs, 'SEED', seed); 1 / 0"
+    notebook = write_notebook(tmp_path / "n.ipynb", home, parameters="epochs = 5")
+    first = run_notebook(notebook, parameters={"epochs": "3"}, output=tmp_path / "a")
+    again = run_notebook(first.job.folder / "executed.ipynb", "smoke", 4, {"epochs": "7"}, output=tmp_path / "b")
+    text = (again.job.folder / "executed.ipynb").read_text()
+    assert "~ EPOCHS 7 SEED 4" in text and "EPOCHS 3" not in text
+    assert text.count('"injected-parameters"') == 1 and text.count("papermill-error-cell-tag") == 2
+    for private in (str(tmp_path), str(Path.home()), sys.prefix):
+        assert private not in text, private
+
+
+def test_a_wrong_value_after_a_good_run_costs_nothing(tmp_path):
+    """Neither one that is refused, nor one that fails in the notebook; nor a change after which the same run fails."""
+    notebook = write_notebook(tmp_path / "n.ipynb", WRITES_A_TABLE, "assert top < 9", parameters="top = 1")
+    good = run_notebook(notebook, output=tmp_path / "out")
+    assert "takes a whole number" in refused(notebook, output=tmp_path / "out", parameters={"top": "many"})
+    assert run_notebook(notebook, output=tmp_path / "out", parameters={"top": "9"}).status == "failed"
+    assert manifest.is_current(good.job.folder, manifest.read(good.job.folder)["fingerprint"])
+    write_notebook(notebook, "1 / 0", parameters="top = 1")
+    assert run_notebook(notebook, output=tmp_path / "out").job.folder == good.job.folder
+    kept = (tmp_path / "out" / "n" / "latest").resolve()
+    assert kept.name.startswith("seed-0-before-") and (kept / "tables" / "t.csv").read_text() == "smoke,0"
+    assert not manifest.changed_files(kept, manifest.read(kept))
+
+
+def test_a_disk_that_is_full_at_the_manifest_is_told(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest, "write", full)
+    outcome = run_notebook(write_notebook(tmp_path / "n.ipynb", "1 + 1"), output=tmp_path / "out")
+    assert outcome.status == "failed" and "No space left on device; make room" in outcome.lines()[1]
+
+
+VALUES = [
+    ("01_memorization_to_creativity", {"arms": "lop"}, "did you mean 'loop'"),
+    ("01_memorization_to_creativity", {"coder": "nano-codr"}, "did you mean 'nano-coder'"),
+    ("01_memorization_to_creativity", {"loop_seeds": "-1"}, "from 1 up, not -1"),
+    ("01_memorization_to_creativity", {"device": "tpu"}, "no device 'tpu'"),
+    ("02_brute_force_to_semantic_insight", {"live_arms": "lop"}, "did you mean 'loop'"),
+    ("02_brute_force_to_semantic_insight", {"policy_seeds": "-1"}, "from 0 up, not -1"),
+    ("02_brute_force_to_semantic_insight", {"replay": "ful"}, "did you mean 'full'"),
+    ("03_code_to_prediction", {"prompts": "cde"}, "did you mean 'code'"),
+    ("03_code_to_prediction", {"splits": "nosuch"}, "no split 'nosuch'"),
+    ("ablations/loop_settings", {"axes": "ranks"}, "did you mean 'rank'"),
+    ("ablations/network_prompts", {"prompts": "architecture_papers"}, "did you mean 'architecture_paper'"),
+    ("walkthroughs/from_text_to_score", {"protocol": "nosuch"}, "no protocol 'nosuch'"),
+    ("walkthroughs/from_text_to_score", {"augmentation_protocol": "nosuch"}, "no protocol 'nosuch'"),
+    ("walkthroughs/from_text_to_score", {"minutes": "0"}, "above 0, not 0"),
+]
+
+
+@pytest.mark.parametrize(("notebook", "given", "message"), VALUES)
+def test_the_lab_s_notebooks_get_no_value_that_their_tables_lack(notebook, given, message, tmp_path, no_kernel):
+    path = paths.notebooks_folder() / f"{notebook}.ipynb"
+    assert message in refused(path, output=tmp_path / "out", parameters=given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_text_that_a_notebook_of_the_lab_s_takes_is_checked():
+    for path in paths.notebooks_folder().rglob("*.ipynb"):
+        taken = parameters.read_parameters(parameters.read_notebook(path), path.name)
+        texts = {name for name, parameter in taken.items() if parameter.kind in (str, None)} - {*parameters.OWN_OPTIONS}
+        assert texts <= set(parameters.TABLES), path
+        numbers = {name for name, parameter in taken.items() if parameter.kind is int} - {"seed", "parameters"}
+        assert numbers <= set(parameters.LEAST) | {"rank", "alpha", "texts"}, path
 
 
 def test_cells_that_warn_are_recorded_and_told(tmp_path):
@@ -359,7 +451,7 @@ def test_cells_that_warn_are_recorded_and_told(tmp_path):
     logs = "import sys\nprint('\\n  a log line\\nand another', file=sys.stderr)"
     notebook = write_notebook(tmp_path / "n.ipynb", "1 + 1", warns, logs)
     outcome = run_notebook(notebook, output=tmp_path / "out")
-    assert manifest.read(tmp_path / "out" / "n")["warnings"] == [
+    assert manifest.read(tmp_path / "out" / "n" / "seed-0")["warnings"] == [
         {"cell": 4, "line": "<python>/x.py:3: FutureWarning: old name"},
         {"cell": 5, "line": "a log line"},
     ]
@@ -394,14 +486,16 @@ def test_only_what_changed_is_run_again(tmp_path):
 
     run("ok")
     run("up to date")
-    (out / "n" / "executed.html").write_text("rendered by the report")
+    place = out / "n" / "seed-0"
+    (place / "executed.html").write_text("rendered by the report")
     run("up to date")
     run("ok", force=True)
-    (out / "n" / "tables" / "t.csv").unlink()
-    (out / "n" / "tables" / "stale.csv").write_text("of an earlier run")
+    (place / "tables" / "t.csv").unlink()
+    (place / "tables" / "stale.csv").write_text("of an earlier run")
     run("ok")
-    assert not (out / "n" / "tables" / "stale.csv").exists()
+    assert not (place / "tables" / "stale.csv").exists()
     run("ok", seed=1)
+    run("up to date")  # another seed is another run
     run("ok", seed=1, parameters={"top": "2"})
     write_notebook(notebook, counting(counter), WRITES_A_TABLE + "# edited", parameters="top = 1")
     run("ok", seed=1, parameters={"top": "2"})
@@ -462,18 +556,17 @@ def test_interrupted_busy_and_continued(tmp_path):
     finally:
         running.kill()
     assert running.returncode == 130
-    assert "the same command continues" in said
-    assert "Traceback" not in said
+    assert said == "interrupted: nothing that was finished is lost; the same command continues\n"
     wait_for(lambda: not psutil.pid_exists(int(begun.read_text())))
-    assert (tmp_path / "out" / "second" / "executed.ipynb").exists()
-    assert not (tmp_path / "out" / "second" / "manifest.json").exists()
+    assert (tmp_path / "out" / "second" / "seed-0" / "executed.ipynb").exists()
+    assert not (tmp_path / "out" / "second" / "seed-0" / "manifest.json").exists()
 
     go_on.touch()
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0
     assert "first  up to date" in done.stdout
     assert times(counter) == 1
-    assert manifest.read(tmp_path / "out" / "second")["status"] == "ok"
+    assert manifest.read(tmp_path / "out" / "second" / "seed-0")["status"] == "ok"
 
 
 def test_time_up_stops_what_runs_and_the_same_call_goes_on(tmp_path, monkeypatch):
@@ -493,7 +586,7 @@ def test_time_up_stops_what_runs_and_the_same_call_goes_on(tmp_path, monkeypatch
     assert [outcome.status for outcome in done] == ["ok", "stopped", "stopped"]
     assert [outcome.left for outcome in done] == ["", "cell 3 of 4, runs: 3 of 8", "not begun"]
     assert "go on: nngpt-lab run" in done[1].lines()[1]
-    assert not (tmp_path / "out" / "second" / "manifest.json").exists()
+    assert not (tmp_path / "out" / "second" / "seed-0" / "manifest.json").exists()
 
     (tmp_path / "out").rename(tmp_path / "moved")
     go_on.touch()

@@ -1,13 +1,17 @@
 """Every candidate and its outcome, once, durable: one SQLite file that only grows.
 
 Tables: ``protocols``, ``codes`` (each text once), ``samples`` (every text a model wrote, per run and position, with its
-static status) and ``evaluations`` (one per code hash, protocol hash and seed: the first wins, so a score is never
-computed twice). What these and the views for plain SQL hold stands in ``ledger.sql``.
+static status), ``evaluations`` (one per code hash, protocol hash and seed: the first wins, so a score is never
+computed twice) and ``dropped`` (evaluations that were taken out again). What these and the views for plain SQL hold
+stands in ``ledger.sql``.
 
 * Durable: a method that returned has its row on the disk, and ``kill -9`` at any instant leaves whole rows or none
   (write-ahead log, ``synchronous=FULL``). While a ledger is open its log is part of it: copy it with
   ``sqlite3 ledger.sqlite ".backup copy.sqlite"``, not with ``cp``.
-* Append-only: triggers refuse every update, deletion and replacement, whoever tries.
+* Append-only: triggers refuse every update, deletion and replacement, whoever tries. An evaluation that the machine
+  decided, not the code, is moved to ``dropped`` by :meth:`Ledger.drop`, and its code can be evaluated anew.
+* A ledger of an earlier version is migrated when it is opened, in one step, and loses nothing but what that version is
+  known to have misfiled.
 * Several processes on one machine may write to one ledger. SQLite's locks do not work across a network file system.
 * A text that cannot be encoded (it holds lone surrogates, which no Python source may) is stored with them escaped as
   ``\\udXXX``; its code hash is computed from the text itself.
@@ -37,16 +41,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the tables; raise it with any change to ledger.sql
+VERSION = 2  # of the tables; raise it with any change to ledger.sql
 APPLICATION = 0x4E4E4C42  # "NNLB" in the file's header, so that another program's file is not taken for ours
 BUSY_SECONDS = 60.0
+MISFILED = """\
+SELECT code_hash, protocol_hash, seed FROM evaluations JOIN protocols ON protocols.hash = protocol_hash
+WHERE (status = 'crash' AND message IN ('the sandbox had to be replaced while it ran',
+        'its supervisor was killed, perhaps for memory', 'killed by SIGKILL'))
+    OR (status = 'timeout' AND total_seconds > 30 + json_extract(record, '$.wall_seconds'))
+"""  # by version 1: killed by the machine, or the driver was stopped while the clock ran on
 SCHEMA = Path(__file__).with_name("ledger.sql")
 STATIC = (Status.OK, Status.NO_CODE, Status.SYNTAX, Status.CONTRACT, Status.DUPLICATE)
-ORDERS = {
+TABLES = {
     "protocols": "hash",
     "codes": "hash",
     "samples": "run, position",
     "evaluations": "protocol_hash, code_hash, seed",
+    "dropped": "protocol_hash, code_hash, seed, finished",
+}
+ORDERS = TABLES | {
     "validity": "run",
     "sample_statuses": "run, status",
     "sample_outcomes": "run, position, protocol_hash, seed",
@@ -154,6 +167,22 @@ class Ledger:
             self._insert("evaluations", values | {"finished": _now()})
             return True
 
+    def drop(self, code_hash: str, protocol_hash: str, seed: int, reason: str) -> bool:
+        """Take an evaluation out, whose end was the machine's doing; False if there is none. The row itself, and the
+        reason, are kept in the table ``dropped``."""
+        with self._told(), self._writing():
+            return self._drop(code_hash, protocol_hash, seed, reason)
+
+    def _drop(self, code_hash: str, protocol_hash: str, seed: int, reason: str) -> bool:
+        row = self._evaluation(code_hash, protocol_hash, seed)
+        if row is None:
+            return False
+        key = {name: row[name] for name in ("code_hash", "protocol_hash", "seed", "finished")}
+        self._insert("dropped", key | {"evaluation": json.dumps(dict(row)), "reason": reason})
+        where = " AND ".join(f"{name} = ?" for name in key)
+        self._connection.execute(f"DELETE FROM evaluations WHERE {where}", [*key.values()])
+        return True
+
     # --- reading --------------------------------------------------------------------------------------------------
 
     def outcome(self, code_hash: str, protocol_hash: str, seed: int) -> Outcome | None:
@@ -205,6 +234,8 @@ class Ledger:
         if _pragma(connection, "application_id") != APPLICATION:
             with self._writing():  # under the lock, as another process may be creating it, too
                 self._create()
+        if _pragma(connection, "user_version") < VERSION:
+            self._migrate()
         if (version := _pragma(connection, "user_version")) != VERSION:
             raise DataError(
                 f"{manifest.display(self.path)} is a ledger of version {version}; this lab writes version {VERSION}",
@@ -235,14 +266,48 @@ class Ledger:
                 f"{manifest.display(self.path)} is a data base, but not a ledger of the lab's",
                 "name another file, or move this one away",
             )
+        self._create_tables()
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+
+    def _create_tables(self) -> None:
         statuses, static = (", ".join(f"'{status}'" for status in some) for some in (Status, STATIC))
         text = SCHEMA.read_text(encoding="utf-8").replace(":statuses", statuses).replace(":static", static)
         if sqlite3.sqlite_version_info < (3, 37):
             text = text.replace(") STRICT;", ");")
         for statement in text.split(";;"):  # not executescript, which would commit before it begins
-            connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+            self._connection.execute(statement)
+        self._connection.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _migrate(self) -> None:
+        """Move the rows of an earlier version's tables into this one's, and drop what it is known to have misfiled."""
+        connection = self._connection
+        connection.execute("PRAGMA foreign_keys = OFF")  # heeded between transactions only
+        try:
+            with self._writing():
+                if _pragma(connection, "user_version") == VERSION:  # another process was quicker
+                    return
+                made = connection.execute("SELECT type, name FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+                for kind in ("view", "trigger", "index"):
+                    for name in [name for other, name in made if other == kind]:
+                        connection.execute(f"DROP {kind} {name}")
+                old = [name for kind, name in made if kind == "table" and name in TABLES]
+                for name in old:
+                    connection.execute(f"ALTER TABLE {name} RENAME TO old_{name}")
+                self._create_tables()
+                for name in old:
+                    ours, theirs = (self._columns(table) for table in (name, f"old_{name}"))
+                    shared = ", ".join(column for column in theirs if column in ours)
+                    connection.execute(f"INSERT INTO {name} ({shared}) SELECT {shared} FROM old_{name}")
+                for name in old:
+                    connection.execute(f"DROP TABLE old_{name}")
+                for code_hash, protocol_hash, seed in connection.execute(MISFILED).fetchall():
+                    why = "an earlier version filed for the code what the machine had done"
+                    self._drop(code_hash, protocol_hash, seed, why)
+        finally:
+            connection.execute("PRAGMA foreign_keys = ON")
+
+    def _columns(self, table: str) -> list[str]:
+        return [row["name"] for row in self._connection.execute(f"PRAGMA table_info({table})")]
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -272,6 +337,11 @@ class Ledger:
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "Could not decode" in str(error):
             rescue = f"`sqlite3 {self.path.name} .recover | sqlite3 rescued.sqlite` saves what can be read"
             return DataError(f"the ledger {place} is damaged: {error}", f"move it away and run again; {rescue}")
+        if isinstance(error, sqlite3.ProgrammingError) and "thread" in str(error):
+            return UsageError(f"the ledger {place} was opened in another thread", "open it in the thread that uses it")
+        if code in (sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOLFS):
+            cure = "keep it on a local disk (--output), not on a network's, where locks do not work; copy it afterwards"
+            return DataError(f"cannot use the ledger {place}: {error}", cure)
         if isinstance(error, OverflowError | sqlite3.IntegrityError | sqlite3.InterfaceError):
             return UsageError(f"the ledger {place} refuses a row: {error}", "see ledger.sql for what a row may hold")
         return DataError(f"cannot use the ledger {place}: {error}", "is there space, and may you write to its folder?")

@@ -1,4 +1,4 @@
--- The ledger's tables and views, version 1. Statements end with two semicolons, as triggers hold single ones;
+-- The ledger's tables and views, version 2. Statements end with two semicolons, as triggers hold single ones;
 -- ":statuses" and ":static" stand for the names of nngpt_lab.candidates.outcome.Status.
 
 -- What a protocol hash stands for.
@@ -50,6 +50,17 @@ CREATE TABLE evaluations (
     PRIMARY KEY (code_hash, protocol_hash, seed)
 ) STRICT;;
 
+-- Evaluations that were taken out again, whole, because the machine and not the code had decided how they ended.
+CREATE TABLE dropped (
+    code_hash TEXT NOT NULL,
+    protocol_hash TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    finished TEXT NOT NULL,
+    evaluation TEXT NOT NULL CHECK (json_valid(evaluation)), -- the row as it was
+    reason TEXT NOT NULL,
+    PRIMARY KEY (code_hash, protocol_hash, seed, finished)
+) STRICT;;
+
 CREATE INDEX samples_by_code ON samples (code_hash);;
 CREATE INDEX evaluations_by_protocol ON evaluations (protocol_hash, seed);;
 
@@ -72,7 +83,14 @@ CREATE TRIGGER samples_insert BEFORE INSERT ON samples
 CREATE TRIGGER evaluations_update BEFORE UPDATE ON evaluations
     BEGIN SELECT RAISE(ABORT, 'a ledger is append-only'); END;;
 CREATE TRIGGER evaluations_delete BEFORE DELETE ON evaluations
-    BEGIN SELECT RAISE(ABORT, 'a ledger is append-only'); END;;
+    WHEN NOT EXISTS (
+        SELECT 1 FROM dropped
+        WHERE code_hash = OLD.code_hash AND protocol_hash = OLD.protocol_hash AND seed = OLD.seed
+            AND finished = OLD.finished
+    )
+    BEGIN SELECT RAISE(ABORT, 'a ledger is append-only: what is dropped is kept in the table of that name'); END;;
+CREATE TRIGGER dropped_update BEFORE UPDATE ON dropped BEGIN SELECT RAISE(ABORT, 'a ledger is append-only'); END;;
+CREATE TRIGGER dropped_delete BEFORE DELETE ON dropped BEGIN SELECT RAISE(ABORT, 'a ledger is append-only'); END;;
 CREATE TRIGGER evaluations_insert BEFORE INSERT ON evaluations
     WHEN EXISTS (
         SELECT 1 FROM evaluations

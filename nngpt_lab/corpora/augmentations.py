@@ -23,7 +23,7 @@ import ast
 import json
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ class Augmentations:
 
 def load() -> Augmentations:
     """Paper A's functions from the cache; fetched and compiled on first use (seconds)."""
-    tables = compiled.load_or_compile("augmentations", VERSION, artifacts.NNGPT, compile_tables)
+    names = [field.name for field in fields(Augmentations)]
+    tables = compiled.load_or_compile("augmentations", VERSION, artifacts.NNGPT, names, compile_tables)
     return Augmentations(**{name: table.to_pandas() for name, table in tables.items()})
 
 

@@ -34,6 +34,7 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
+SOURCES = r"<unknown>\Z"  # what ast.parse calls the file of a source
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 """What parsing raises: ValueError for null bytes and lone surrogates, the last two for nesting too deep."""
 
@@ -41,11 +42,15 @@ UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 def parse(code: str) -> ast.Module:
     """The syntax tree of a source, without Python's warnings about it (an odd escape in a string, say).
 
+    They are filtered by where they come from, for good: ``catch_warnings`` would change, and between threads mix up,
+    the filters of the whole process.
+
     Raises what ``UNREADABLE`` lists.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return ast.parse(code)
+    first = warnings.filters[0][3] if warnings.filters else None
+    if getattr(first, "pattern", None) != SOURCES:
+        warnings.filterwarnings("ignore", module=SOURCES)
+    return ast.parse(code)
 
 
 def code_hash(text: str) -> str:

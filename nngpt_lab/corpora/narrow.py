@@ -46,7 +46,8 @@ def load() -> pd.DataFrame:
     parameters, code. Compiled into the user's cache on first use (seconds).
     """
     card = pd.read_parquet(CARD).query("part in @SOUND").sort_values("name", ignore_index=True)
-    tables = compiled.load_or_compile("narrow", VERSION, artifacts.LEMUR, lambda wheel: _compile(wheel, card))
+    lemur = artifacts.LEMUR
+    tables = compiled.load_or_compile("narrow", VERSION, lemur, ["narrow"], lambda wheel: _compile(wheel, card))
     return card.merge(tables["narrow"].to_pandas(), on="name", validate="1:1")
 
 

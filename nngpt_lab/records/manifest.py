@@ -26,6 +26,7 @@ from nngpt_lab.ground.files import replacing
 from nngpt_lab.ground.hashing import sha256_file, sha256_json
 
 FILENAME, EXECUTED = "manifest.json", "executed.ipynb"
+RESULTS = (FILENAME, EXECUTED, "executed.html", "contents.json", "tables", "figures")  # what a new run replaces
 SOURCES = ("*.py", "*.toml", "*.txt", "*.md", "*.sql")  # what a result depends on: code, claims, prompts
 FOLDERS = re.compile(r"(?<![\w.>~:/])/(?:[^\s/'\"]+/)+")  # of an absolute path inside a text; not of a URL or of 1/2
 ALSO_RECORDED = ("nngpt-lab", "ipykernel", "ipython", "matplotlib", "nbclient")  # decide outputs, but come indirectly
@@ -51,13 +52,14 @@ def fingerprint(notebook, parameters: dict[str, Any], data: Mapping[str, str]) -
 
 @dataclass(frozen=True)
 class Cell:
-    """A code cell that was started: its number as Jupyter shows it, its source, its seconds, and the first line that
-    it wrote to stderr (empty if none)."""
+    """A code cell that was started: its number as Jupyter shows it, its source, its seconds, the first line that it
+    wrote to stderr (empty if none), and the kind and message of the error that ended it, if any."""
 
     index: int
     source: str
     seconds: float
     warning: str
+    error: tuple[str, str] | None = None
 
 
 def cells(folder: Path) -> list[Cell]:
@@ -75,7 +77,8 @@ def cells(folder: Path) -> list[Cell]:
         if times.get("start_time"):
             stderr = "".join(output.text for output in cell.outputs if output.get("name") == "stderr")
             warning = next((line.strip()[:200] for line in stderr.splitlines() if line.strip()), "")
-            begun.append(Cell(index, cell.source, round(times.get("duration") or 0, 2), warning))
+            error = next(((o.ename, o.evalue) for o in cell.outputs if o.output_type == "error"), None)
+            begun.append(Cell(index, cell.source, round(times.get("duration") or 0, 2), warning, error))
     return begun
 
 
@@ -103,12 +106,9 @@ def outputs(folder: Path) -> dict[str, str]:
 
 
 def clear(folder: Path) -> None:
-    """Remove an earlier run's results, the manifest that vouches for them first. A ledger stays: runs resume by it."""
-    for name in (FILENAME, EXECUTED, "executed.html", "contents.json"):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("tables", "figures"):
-        if (folder / name).exists():
-            shutil.rmtree(folder / name)
+    """Remove what an unfinished or failed run left, its manifest first. A ledger stays: runs resume by it."""
+    for part in (folder / name for name in RESULTS):
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -152,11 +152,40 @@ def without_machine_paths(value: Any, folder: Path) -> Any:
         return [without_machine_paths(item, folder) for item in value]
     if not isinstance(value, str):
         return value
+    value = _named_places(value, folder)
+    return f"<path>/{Path(value).name}" if Path(value).is_absolute() else FOLDERS.sub("<path>/", value)
+
+
+def _named_places(text: str, folder: Path) -> str:
+    """``text`` with the folders that are known replaced by what they are for."""
     known = [(folder, "<results>"), (paths.PACKAGE.parent, "<lab>"), (sys.prefix, "<python>"), (Path.home(), "~")]
     for place, name in sorted(known, key=lambda pair: len(str(pair[0])), reverse=True):  # the innermost folder first
         if len(str(place)) > 1:  # a home of "/" would eat every slash
-            value = value.replace(str(place), name)
-    return f"<path>/{Path(value).name}" if Path(value).is_absolute() else FOLDERS.sub("<path>/", value)
+            text = text.replace(str(place), name)
+    return text
+
+
+def hide_places(folder: Path) -> None:
+    """Take the folders of this machine that are known out of what the executed notebook in ``folder`` shows as text,
+    and out of its parameters: run by hand, it then writes where any notebook does."""
+    import nbformat
+
+    try:
+        notebook = nbformat.read(folder / EXECUTED, as_version=4)
+    except Exception:  # not there, or half a file
+        return
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = re.sub(r"^output = .*$", "output = ''", cell.source, flags=re.MULTILINE)
+            cell.source = _named_places(cell.source, folder)
+        for output in cell.get("outputs", []):
+            data, traceback = output.get("data", {}), output.get("traceback", [])
+            output.update({key: _named_places(output[key], folder) for key in ("text", "evalue") if key in output})
+            output.update({"traceback": [_named_places(line, folder) for line in traceback]} if traceback else {})
+            data.update({key: _named_places(data[key], folder) for key in data if key.startswith("text/")})
+    notebook.metadata.pop("papermill", None)  # the paths of input and output
+    with contextlib.suppress(OSError), replacing(folder / EXECUTED) as file:
+        file.write(nbformat.writes(notebook).encode())
 
 
 def provenance(data: Mapping[str, str]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What a notebook leaves behind: tables as CSV and Markdown, figures as SVG and PNG, each with its caption.
 
-Layout of one notebook's folder, ``results/<profile>/<notebook>/``::
+Layout of one run's folder, ``results/<profile>/<notebook>/<run>/`` (``run_folders.py`` names it)::
 
     executed.ipynb  manifest.json                     (written by runner.py)
-    executed.html, and index.html one folder up       (written by report.py)
+    executed.html, and index.html two folders up      (written by report.py)
     tables/<name>.csv  tables/<name>.md               full precision; rounded for reading
     figures/<name>.svg  figures/<name>.png
     contents.json                                     names, titles and captions, in the order they were made
@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from nngpt_lab.ground import paths
+from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import Profile, get_profile
 
 PNG_DPI = 150
@@ -27,7 +28,7 @@ SVG_SALT = "nngpt-lab"  # fixed, so that the same figure gives the same file
 class Results:
     """Writes one notebook's tables and figures, and remembers their captions for the report.
 
-    Opening it removes an earlier run's manifest: a manifest vouches for the tables beside it, and those are about to
+    Opening it sets a finished run's results aside: a manifest vouches for the tables beside it, and those are about to
     be replaced.
     """
 
@@ -35,9 +36,10 @@ class Results:
         self.profile: Profile = get_profile(profile).on(device)
         self.folder = Path(folder)
         self._contents: dict[str, dict[str, dict[str, str]]] = {"tables": {}, "figures": {}}
+        run_folders.set_aside(self.folder)
         for part in self._contents:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
-        (self.folder / "manifest.json").unlink(missing_ok=True)
+        (self.folder / manifest.FILENAME).unlink(missing_ok=True)
 
     def table(self, frame: pd.DataFrame, name: str, caption: str, digits: int = 3) -> pd.DataFrame:
         """Write ``frame`` as CSV (full precision) and Markdown (``digits``); return it rounded, to show in a cell."""
@@ -72,7 +74,8 @@ class Results:
 
 
 def open_results(notebook: str, profile: str, output: str = "", device: str | None = None) -> Results:
-    """Results of ``notebook`` in ``output``, if the runner named one, else in ``results/<profile>/<notebook>``; with
-    ``device``, computed there instead of on the profile's own."""
-    folder = Path(output).expanduser().resolve() if output else paths.results_folder(profile) / notebook
+    """Results of ``notebook`` in ``output``, if the runner named one, else in ``results/<profile>/<notebook>/by-hand``;
+    with ``device``, computed there instead of on the profile's own."""
+    by_hand = paths.results_folder(profile) / notebook / run_folders.BY_HAND
+    folder = Path(output).expanduser().resolve() if output else by_hand
     return Results(folder, profile, device)

@@ -20,6 +20,7 @@ import contextlib
 import ctypes
 import errno
 import gc
+import hashlib
 import importlib
 import json
 import math
@@ -64,6 +65,15 @@ class Failure(Exception):
     def __init__(self, status: Status, message: str):
         super().__init__(message)
         self.status = status
+
+
+def code_sha256() -> str:
+    """Hash of the code that parent and child share: were it not the same, neither could rely on the other."""
+    digest = hashlib.sha256()
+    for room in ("candidates", "ground", "sandbox"):
+        for path in sorted(Path(__file__).parents[1].joinpath(room).glob("*.py")):
+            digest.update(f"{room}/{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 # --- launcher and zygote ------------------------------------------------------------------------------------------
@@ -121,7 +131,7 @@ class Zygote:
         gc.collect()
         gc.freeze()  # a collection in a task would touch, and so copy, every page with an object on it
         threads = len(confine._listing("/proc/self/task")) or 1
-        self.say({"ready": layers(config), "threads": threads})
+        self.say({"ready": layers(config), "threads": threads, "code": code_sha256()})
 
     def say(self, message: dict[str, Any]) -> None:
         """One line to the parent."""

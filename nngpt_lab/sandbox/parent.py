@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -40,17 +41,32 @@ from typing import Any, Self
 
 import numpy as np
 
+from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import LabError
 from nngpt_lab.sandbox import confine
-from nngpt_lab.sandbox.child import written
+from nngpt_lab.sandbox.child import code_sha256, written
 from nngpt_lab.sandbox.parcels import ALIGNMENT, JSON_BYTES, Expected, Report, nbytes, parcel, printable, read_answer
 from nngpt_lab.sandbox.status import Status
 
-BOOT = "import json, sys; sys.path += json.loads(sys.argv[1])['path']; from nngpt_lab.sandbox import child; "
-BOOT += "child.main(sys.argv[1])"
+log = logging.getLogger(__name__)
+
+BOOT = """\
+import importlib.util, json, sys
+config = json.loads(sys.argv[1])
+sys.path += config["path"]
+place = config["package"]  # first of all, and wherever another copy of the package is installed
+spec = importlib.util.spec_from_file_location("nngpt_lab", f"{place}/__init__.py", submodule_search_locations=[place])
+sys.modules["nngpt_lab"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from nngpt_lab.sandbox import child
+child.main(sys.argv[1])
+"""
+OURS = code_sha256()  # when this process read it
 PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")  # the machine's, not the user's
 TICK_SECONDS = 0.2  # how often memory is looked at
 START_SECONDS, GRACE_SECONDS = 300.0, 15.0  # for importing torch on a loaded machine; for a zygote to obey
+PAUSE_SECONDS = 2.0  # without a look, and this process was stopped itself: the candidate's time does not run on
+TRIES = 3  # of a task that the machine, not its own code, has ended
 TAIL_BYTES = 8192
 
 
@@ -58,6 +74,10 @@ class SandboxError(LabError):
     """The sandbox itself failed; nothing is said about the candidate."""
 
     exit_code = 6
+
+
+class _MachineFault(Exception):
+    """A task was ended by what it cannot have done itself."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +139,7 @@ class Sandbox:
         self.limits = limits or Limits()
         self.isolation: tuple[str, ...] = ()
         self.zygotes = 0  # how many were started, for those who wonder
+        self._leaving = False
         self._setup = [setup] if isinstance(setup, str) else list(setup)
         self._require, self._fresh = tuple(require), fresh
         self._options = {"threads": threads, "namespaces": namespaces, "gpu": gpu, "setup": self._setup}
@@ -149,10 +170,14 @@ class Sandbox:
         """Start the zygote if there is none; SandboxError if it cannot be, or lacks a required layer."""
         if self._process is not None:
             return
-        self._folder = tempfile.mkdtemp(prefix="nngpt-sandbox-")
+        try:
+            self._folder = tempfile.mkdtemp(prefix="nngpt-sandbox-")
+        except OSError as error:
+            cure = "free some space there, or let TMPDIR name another folder"
+            raise SandboxError(f"the sandbox gets no folder for temporary files: {error.strerror}", cure) from error
         ours, theirs = socket.socketpair()
         config = self._options | {"control": theirs.fileno(), "shared": self._shared, "folder": self._folder}
-        config["path"] = [str(Path(entry).resolve()) for entry in sys.path]
+        config |= {"path": [str(Path(entry).resolve()) for entry in sys.path], "package": str(paths.PACKAGE)}
         self._control = ours
         self._process = subprocess.Popen(
             [sys.executable, "-s", "-P", "-c", BOOT, json.dumps(config)],
@@ -168,6 +193,10 @@ class Sandbox:
         if "ready" not in hello:
             self._stop()
             raise SandboxError("the sandbox's zygote did not start", f"see above; can {self._setup} be imported?")
+        if hello["code"] != OURS:
+            self._stop()
+            cure = "start it again (in JupyterLab: restart the kernel)"
+            raise SandboxError("the lab's own files have changed since this process began", cure)
         self.isolation = tuple(hello["ready"])
         missing = [layer for layer in self._require if layer not in self.isolation]
         if missing or hello["threads"] > 1:
@@ -178,7 +207,7 @@ class Sandbox:
 
     def stop(self) -> None:
         """From another thread: end the task that runs now, whose report then means nothing. For leaving early."""
-        control = self._control
+        control, self._leaving = self._control, True
         if control is not None:
             with contextlib.suppress(OSError):
                 control.shutdown(socket.SHUT_RDWR)  # the zygote takes it for our end, and so does the waiting thread
@@ -205,22 +234,41 @@ class Sandbox:
             expect: what must come back, as name -> (dtype, shape); any other array, type or shape is Status.SHAPE, a
                 value that is not finite Status.NON_FINITE.
             limits: other than the sandbox's own.
+
+        Raises:
+            SandboxError: no child could be started or confined, or the machine ended it each time it was tried: the
+                kernel for want of memory, say.
         """
-        name = self._task(task)
+        name, used = self._task(task), limits or self.limits
         with self._lock:
-            self.start()
-            used = limits or self.limits
-            if self._options["warm"]:
-                self._await_warm_child(used)
-            sent = parcel({"task": name, "payload": payload, "limits": asdict(used)}, {})
-            try:
-                report = _Run(self, used, expect or {}).run(sent)
-            except BaseException:  # an interrupt, for example: the zygote may still be at work
-                self._stop()
-                raise
+            self._leaving = False
+            for tries in range(1, TRIES + 1):
+                try:
+                    report = self._run(name, payload, expect or {}, used)
+                    break
+                except _MachineFault as fault:
+                    if tries < TRIES:
+                        log.warning("%s; the candidate, whose fault that is not, is run again", fault)
+                    elif "pid namespace" in self.isolation:  # no candidate can reach what was killed
+                        cure = "free memory or use fewer workers, and repeat the call"
+                        raise SandboxError(f"{fault}, {TRIES} times one after the other", cure) from None
+                    else:
+                        report = Report(Status.CRASH, message=f"{fault}, {TRIES} times one after the other")
             if self._fresh or (report.killed and "pid namespace" not in self.isolation):
                 self._stop()  # without a namespace nobody can swear that nothing survived
             return replace(report, isolation=self.isolation)
+
+    def _run(self, name: str, payload: Any, expect: Expected, limits: Limits) -> Report:
+        """Run it once; _MachineFault if the machine ended it."""
+        self.start()
+        if self._options["warm"]:
+            self._await_warm_child(limits)
+        sent = parcel({"task": name, "payload": payload, "limits": asdict(limits)}, {})
+        try:
+            return _Run(self, limits, expect).run(sent)
+        except BaseException:  # an interrupt, for example: the zygote may still be at work
+            self._stop()
+            raise
 
     def _task(self, name: str) -> str:
         """``module:function``, of a module that the zygote imports."""
@@ -280,6 +328,7 @@ class _Run:
         self.answer, self.output, self.printed = bytearray(), b"", 0
         self.room = JSON_BYTES + sum(nbytes(*spec) + ALIGNMENT for spec in expect.values())
         self.reason: tuple[Status, str] | None = None  # why it was killed
+        self.paused, self.killed_before = 0.0, kills_for_memory()
 
     def run(self, sent: int) -> Report:
         """Send, watch, judge."""
@@ -292,8 +341,8 @@ class _Run:
                 socket.send_fds(self.sandbox._control, [b"run\n"], [result_end, output_end, sent])
             for descriptor in (sent, result_end, output_end):
                 os.close(descriptor)
-            said = self.watch(result, output, begin + self.limits.wall_seconds)
-            seconds = time.monotonic() - begin
+            said = self.watch(result, output, begin)
+            seconds = time.monotonic() - begin - self.paused
         finally:
             os.close(result)
             os.close(output)
@@ -301,9 +350,10 @@ class _Run:
         tail = printable(self.output.decode(errors="replace"))
         return replace(report, seconds=seconds, killed=self.reason is not None, output=tail)
 
-    def watch(self, result: int, output: int, deadline: float) -> dict[str, Any] | None:
+    def watch(self, result: int, output: int, begin: float) -> dict[str, Any] | None:
         """Collect what comes until the zygote says that all is over; what it said, None if it had to be replaced."""
         control, patience = self.sandbox._control, None
+        deadline, last = begin + self.limits.wall_seconds, begin
         open_ends, look = {result, output}, time.monotonic() + TICK_SECONDS
         while True:
             until = min(deadline if patience is None else patience, look)
@@ -312,6 +362,10 @@ class _Run:
                 if not self.collect(descriptor, descriptor == result):
                     open_ends.discard(descriptor)
             now = time.monotonic()
+            if now - last > PAUSE_SECONDS and patience is None:
+                self.paused += now - last - TICK_SECONDS
+                deadline += now - last - TICK_SECONDS
+            last = now
             if now >= look and patience is None:
                 self.check_use()
                 look = time.monotonic() + TICK_SECONDS
@@ -373,13 +427,15 @@ class _Run:
         """The status, from the strongest witness to the weakest: us, the supervisor, the task itself."""
         if self.reason is not None:
             return Report(*self.reason[:1], message=self.reason[1])
+        if said is None and self.sandbox._leaving:
+            return Report(Status.CRASH, message="it was stopped from here, which says nothing about it")
         if said is None:
-            return Report(Status.CRASH, message="the sandbox had to be replaced while it ran")
+            raise _MachineFault("the sandbox's zygote was killed")
         if "setup" in said:
             raise SandboxError(f"a task could not be confined: {said['setup']}", "see `nngpt-lab doctor`, isolation")
         code = said.get("exit")
         if code is None:
-            return Report(Status.CRASH, message="its supervisor was killed, perhaps for memory")
+            raise _MachineFault("the candidate's supervisor was killed, perhaps for memory")
         if said.get("written", 0) > self.limits.file_mib << 20:
             return Report(Status.FORBIDDEN, message=f"it wrote more than {self.limits.file_mib} MiB")
         if code != 0:
@@ -396,10 +452,22 @@ class _Run:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         if name in ("SIGXCPU", "SIGKILL") and cpu >= self.limits.cpu_seconds * 0.98:
             return Report(Status.TIMEOUT, message=f"it used more than {self.limits.cpu_seconds} s of CPU time")
+        if name == "SIGKILL" and kills_for_memory() > self.killed_before:
+            raise _MachineFault("the kernel killed a candidate within its limits for want of memory")
         if name == "SIGSYS":
             return Report(Status.FORBIDDEN, message="killed by SIGSYS: code for another instruction set")
         status = Status.OUT_OF_MEMORY if b"bad_alloc" in self.output else Status.CRASH
         return Report(status, message=f"killed by {name}")
+
+
+def kills_for_memory() -> int:
+    """How many processes the kernel has killed for want of memory, here or in this control group, as far as it says."""
+    count = 0
+    for place in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
+        with contextlib.suppress(OSError):
+            lines = Path(place).read_text(encoding="utf-8").splitlines()
+            count += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return count
 
 
 def _environment(folder: str, gpu: bool = False) -> dict[str, str]:

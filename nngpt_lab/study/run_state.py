@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -22,6 +23,7 @@ from nngpt_lab.llm import adapters, lora
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.study.samples import STAGES
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -100,10 +102,10 @@ class RunState:
     def end_cycle(self, cycle: int) -> dict[str, float]:
         """Seconds by stage of a finished cycle, as they were when it finished for the first time."""
         name = f"cycle-{cycle:02d}.json"
-        if not (self.folder / name).exists():
-            self._write(name, self._seconds)
+        if not (seconds := self._read(name)):
+            self._write(name, seconds := self._seconds)
         self._seconds = dict.fromkeys(STAGES, 0.0)
-        return self._read(name)
+        return seconds
 
     def _wear(self, adapter: str | None) -> None:
         if adapter == self._loaded:
@@ -115,8 +117,17 @@ class RunState:
         self._loaded = adapter
 
     def _read(self, name: str) -> dict:
+        """A record; empty if there is none, or only what a full or failing disk has left of one. A run then tunes again
+        on what the ledger holds, which gives the same adapter."""
         path = self.folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            log.warning("%s of run %s is damaged: what it said is found out again", name, self.folder.name)
+            return {}
+        return record
 
     def _write(self, name: str, values: dict) -> None:
         with replacing(self.folder / name) as file:

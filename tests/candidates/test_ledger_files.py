@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from nngpt_lab.candidates import ledger as ledger_module
 from nngpt_lab.candidates.ledger import ORDERS, Ledger
 from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
-from nngpt_lab.ground.errors import BusyError, DataError
+from nngpt_lab.ground.errors import BusyError, DataError, UsageError
 from nngpt_lab.sandbox.status import Status
 
 PROTOCOL = "p" * 64
@@ -69,8 +70,77 @@ def test_a_newer_ledger_is_refused(ledger, path):
     ledger.close()
     with plain(path) as other:
         other.execute(f"PRAGMA user_version = {ledger_module.VERSION + 1}")
-    with pytest.raises(DataError, match=r"version 2.*\n.*update nngpt-lab"):
+    with pytest.raises(DataError, match=rf"version {ledger_module.VERSION + 1}.*\n.*update nngpt-lab"):
         Ledger(path)
+
+
+def version_1(path) -> None:
+    """Make of a ledger one as the lab wrote it at first: without the table of what was dropped."""
+    with plain(path) as other:
+        other.executescript("""
+            DROP TRIGGER evaluations_delete; DROP TRIGGER dropped_update; DROP TRIGGER dropped_delete;
+            DROP TABLE dropped;
+            CREATE TRIGGER evaluations_delete BEFORE DELETE ON evaluations
+                BEGIN SELECT RAISE(ABORT, 'a ledger is append-only'); END;
+            PRAGMA user_version = 1;
+        """)
+
+
+def test_an_older_ledger_is_migrated_and_rid_of_what_was_misfiled(path):
+    """Everything stays but what the machine did: kills, and time in which the driver was stopped."""
+    kept = {
+        "crash": Outcome(Status.CRASH, protocol_hash=PROTOCOL, message="killed by SIGSEGV"),
+        "slow": Outcome(Status.TIMEOUT, protocol_hash=PROTOCOL, message="it took long", seconds={"total": 75.0}),
+        "good": GOOD,
+    }
+    misfiled = {
+        "zygote": replace(kept["crash"], message="the sandbox had to be replaced while it ran"),
+        "memory": replace(kept["crash"], message="killed by SIGKILL"),
+        "stopped": replace(kept["slow"], seconds={"total": 7200.0}),
+    }
+    with Ledger(path) as ledger:
+        ledger.add_protocol(PROTOCOL, {"wall_seconds": 60})
+        ledger.add_sample("run", 0, candidate("good"), Status.OK, "")
+        for code, outcome in (kept | misfiled).items():
+            ledger.add_outcome(candidate(code), outcome)
+        before = {name: ledger.table(name) for name in ("protocols", "codes", "samples")}
+    version_1(path)
+    for _ in range(2):  # and then once more, when there is nothing left to do
+        with Ledger(path) as ledger:
+            for name, table in before.items():
+                assert ledger.table(name).equals(table), name
+            assert ledger.known(PROTOCOL) == {(candidate(code).code_hash, 0) for code in kept}
+            dropped = ledger.table("dropped")
+    assert set(dropped["code_hash"]) == {candidate(code).code_hash for code in misfiled}
+    assert "SIGKILL" in "".join(dropped["evaluation"])
+    with plain(path) as other, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        other.execute("DELETE FROM evaluations")
+
+
+def test_what_is_dropped_is_kept_and_can_be_evaluated_anew(ledger):
+    assert not ledger.drop(candidate().code_hash, PROTOCOL, 0, "there is none")
+    ledger.add_outcome(candidate(), Outcome(Status.TIMEOUT, protocol_hash=PROTOCOL))
+    assert ledger.drop(candidate().code_hash, PROTOCOL, 0, "the laptop slept")
+    assert ledger.outcome(candidate().code_hash, PROTOCOL, 0) is None
+    assert ledger.add_outcome(candidate(), GOOD)
+    assert ledger.table("dropped")["reason"].to_list() == ["the laptop slept"]
+
+
+def test_a_ledger_of_another_thread_is_told_as_such(ledger):
+    with ThreadPoolExecutor(1) as threads, pytest.raises(UsageError, match="in the thread that uses it"):
+        threads.submit(ledger.known, PROTOCOL).result()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_IOERR | 15 << 8])
+def test_a_network_disk_is_named(tmp_path, monkeypatch, code):
+    def on_a_network_disk(*_):
+        error = sqlite3.OperationalError("locking protocol")
+        error.sqlite_errorcode = code
+        raise error
+
+    monkeypatch.setattr(ledger_module, "_pragma", on_a_network_disk)
+    with pytest.raises(DataError, match="keep it on a local disk"):
+        Ledger(tmp_path / "ledger.sqlite")
 
 
 def test_a_damaged_ledger_says_so(ledger, path):

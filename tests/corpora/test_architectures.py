@@ -16,6 +16,8 @@ import pytest
 from nngpt_lab.corpora import architectures, artifacts, compiled
 from nngpt_lab.ground import paths
 
+TABLES = ("architectures", "records", "issues")
+
 ACC = "ab/nn/stat/train/img-classification_cifar-10_acc_"
 CODE = "ab/nn/nn/"
 GOOD = {
@@ -173,7 +175,7 @@ def compile_once(wheel, cache, monkeypatch):
         return architectures.compile_tables(path)
 
     monkeypatch.setattr(artifacts, "fetch", lambda artifact: wheel)
-    return calls, lambda version=1: compiled.load_or_compile("tiny", version, artifacts.LEMUR, compiler)
+    return calls, lambda version=1: compiled.load_or_compile("tiny", version, artifacts.LEMUR, TABLES, compiler)
 
 
 def test_round_trip_through_the_cache(compile_once, tables, cache):
@@ -213,6 +215,14 @@ def test_a_damaged_file_is_compiled_again(compile_once, cache, caplog, damage, t
     assert len(calls) == 2  # and the file is sound again
 
 
+@pytest.mark.parametrize("table", TABLES)
+def test_a_missing_file_is_compiled_again(compile_once, cache, table):
+    calls, load = compile_once
+    sound = load()
+    next(cache.rglob(f"{table}.parquet")).unlink()
+    assert load()[table].equals(sound[table]) and len(calls) == 2
+
+
 def test_another_version_is_compiled_beside_the_old_one(compile_once, cache):
     calls, load = compile_once
     load(1), load(2), load(1)
@@ -227,7 +237,7 @@ def test_a_compiler_that_fails_leaves_no_folder(cache, monkeypatch, wheel):
         raise KeyError("broken")
 
     with pytest.raises(KeyError):
-        compiled.load_or_compile("tiny", 1, artifacts.LEMUR, fails)
+        compiled.load_or_compile("tiny", 1, artifacts.LEMUR, TABLES, fails)
     assert not [p for p in cache.iterdir() if p.is_dir()]
 
 
@@ -268,7 +278,7 @@ def compiler(path):
     time.sleep(0.5)
     return {"t": pa.table({"x": [1, 2, 3]})}
 
-print(compiled.load_or_compile("slow", 1, artifacts.LEMUR, compiler)["t"]["x"].to_pylist())
+print(compiled.load_or_compile("slow", 1, artifacts.LEMUR, "t", compiler)["t"]["x"].to_pylist())
 """
 
 
@@ -288,5 +298,5 @@ def test_an_unwritable_cache_is_a_data_error(cache, monkeypatch, wheel):
     monkeypatch.setattr(artifacts, "fetch", lambda artifact: wheel)
     monkeypatch.setattr(compiled.pq, "write_table", full)
     with pytest.raises(artifacts.DataError, match="NNGPT_LAB_CACHE"):
-        compiled.load_or_compile("tiny", 1, artifacts.LEMUR, lambda path: {"t": pa.table({"x": [1]})})
+        compiled.load_or_compile("tiny", 1, artifacts.LEMUR, "t", lambda path: {"t": pa.table({"x": [1]})})
     assert not [p for p in cache.iterdir() if p.is_dir()]

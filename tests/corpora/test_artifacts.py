@@ -212,6 +212,27 @@ def test_a_damaged_wheel_is_noticed_reported_and_fetched_again(lab, caplog, kind
     assert "damaged" in caplog.text and str(lab.wheel) in caplog.text
 
 
+def test_a_wheel_damaged_behind_its_stamp_is_found_by_who_reads_it(lab):
+    """Bytes that rot change neither size nor time; a reader that fails on a sound wheel is told its own error."""
+    lab.pip("works")
+    wheel = lab.fetch()
+    when = wheel.stat().st_mtime_ns
+    wheel.write_bytes(damaged(lab.data, "bit-flipped"))
+    os.utime(wheel, ns=(when, when))
+    assert lab.fetch().read_bytes() != lab.data  # the stamp still holds
+
+    def reader(path: Path) -> bytes:
+        if path.read_bytes() != lab.data:
+            raise zipfile.BadZipFile("Bad CRC-32")
+        return path.read_bytes()
+
+    assert artifacts.read(lab.artifact, reader) == lab.data
+    assert lab.downloads() == 2
+    with pytest.raises(KeyError):
+        artifacts.read(lab.artifact, lambda path: {}["no such file in it"])
+    assert lab.downloads() == 2
+
+
 def test_a_damaged_wheel_is_never_returned_when_it_cannot_be_fetched_again(lab):
     lab.put(damaged(lab.data, "bit-flipped"))
     assert "cannot be reached" in lab.error(OFFLINE).cause

@@ -7,12 +7,16 @@ import doctest
 import gc
 import importlib
 import pkgutil
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import nngpt_lab
+from nngpt_lab.corpora import code
 from nngpt_lab.corpora.code import describe, no_collection, strip_docstrings
 
 NET = '''"""A small net."""
@@ -190,3 +194,33 @@ def test_some_module_has_a_doctest():
     finder = doctest.DocTestFinder(exclude_empty=True)
     examples = [t for n in doctested_modules() for t in finder.find(importlib.import_module(n)) if t.examples]
     assert len(examples) >= 3
+
+
+def test_parsing_in_threads_leaves_the_filters_of_warnings_alone(monkeypatch):
+    """Two sources are parsed so that the first to begin is the first to end: as between a pool's threads."""
+    before, began, ended = list(warnings.filters), threading.Event(), threading.Event()
+    both, really = threading.Barrier(2), ast.parse
+
+    def slow(source):
+        began.set()
+        both.wait()
+        if source == "2":
+            ended.wait()
+        return really(source)
+
+    monkeypatch.setattr(ast, "parse", slow)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(code.parse, "1")
+        began.wait()
+        second = threads.submit(code.parse, "2")
+        first.result()
+        ended.set()
+        second.result()
+    added = [entry for entry in warnings.filters if entry not in before]
+    assert all(entry[3] is not None and entry[3].pattern == code.SOURCES for entry in added)
+    monkeypatch.undo()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        code.parse("x = '\\d'")
+        warnings.warn("an odd escape in our own code", SyntaxWarning, stacklevel=1)
+    assert [str(one.message) for one in told] == ["an odd escape in our own code"]

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,7 +143,9 @@ def test_saved_in_pefts_format_and_read_by_peft_alone(tmp_path):
     lora.tune(coder, EXAMPLES, RECIPE, 0, progress=False)
     adapters.save_adapter(coder, tmp_path / "adapter")
     adapters.save_adapter(coder, tmp_path / "adapter")  # over the old one
-    assert {"adapter_config.json", "adapter_model.safetensors"} <= {p.name for p in (tmp_path / "adapter").iterdir()}
+    written = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()}
+    assert set(written) == {"adapter_config.json", "adapter_model.safetensors"}  # and no card that names a folder
+    assert not any(str(place).encode() in written["adapter_config.json"] for place in (Path.home(), tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 8, "tiny")

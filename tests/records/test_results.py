@@ -80,7 +80,7 @@ def test_a_new_run_forgets_the_old_contents_and_its_manifest(tmp_path):
 
 def test_where_results_go(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "results_root", lambda: tmp_path / "results")
-    assert open_results("01_story", "demo").folder == tmp_path / "results" / "demo" / "01_story"
+    assert open_results("01_story", "demo").folder == tmp_path / "results" / "demo" / "01_story" / "by-hand"
     chosen = open_results("01_story", "demo", str(tmp_path / "elsewhere"))
     assert chosen.folder == tmp_path / "elsewhere" and chosen.profile.name == "demo"
 

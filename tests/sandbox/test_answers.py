@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from multiprocessing import connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 
-from nngpt_lab.sandbox import confine, parcels
+from nngpt_lab.ground import paths
+from nngpt_lab.sandbox import confine, parcels, parent
 from nngpt_lab.sandbox.parent import Sandbox, SandboxError
 from nngpt_lab.sandbox.status import Status
 from tests.helpers.waiting import LIMIT, when
@@ -198,15 +204,90 @@ def task_runs(box):
     return lambda: len(launcher.children(recursive=True)) > resting
 
 
-def test_the_zygote_is_replaced_when_it_dies(box):
-    started = box.zygotes
+# --- faults of the machine, which are no candidate's --------------------------------------------------------------
+
+
+def run_again(caplog) -> int:
+    return sum("is run again" in record.getMessage() for record in caplog.records)
+
+
+def test_a_task_whose_zygote_was_killed_runs_again(box, caplog):
     attack(box, "value = 'started'")
-    killer = when(task_runs(box), psutil.Process(box._process.pid).kill)
-    report = attack(box, "import time\ntime.sleep(600)")
+    started, payload = box.zygotes, {"code": "import time\ntime.sleep(payload['seconds'])\nvalue = 5", "seconds": 600}
+
+    def kill():
+        payload["seconds"] = 0  # for the second try
+        psutil.Process(box._process.pid).kill()
+
+    killer = when(task_runs(box), kill)
+    report = box.run("execute", payload)
     killer.join()
-    assert report.status == Status.CRASH and "replaced" in report.message
-    assert attack(box, "value = 5").value == 5
-    assert box.zygotes == started + 1
+    assert (report.status, report.value, box.zygotes) == (Status.OK, 5, started + 1)
+    assert run_again(caplog) == 1
+
+
+def test_what_is_killed_each_time_is_an_error_of_ours(box, caplog, monkeypatch):
+    """For the task's zygote, and for a task that the kernel kills for want of memory."""
+    kills = itertools.count()
+    monkeypatch.setattr(parent, "kills_for_memory", lambda: next(kills))
+    suicide = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    if "pid namespace" in box.isolation:
+        with pytest.raises(SandboxError, match="want of memory, 3 times") as error:
+            attack(box, suicide)
+        assert "fewer workers" in error.value.cure
+    else:  # without one it may have been the candidate
+        assert attack(box, suicide).status == Status.CRASH
+    assert run_again(caplog) == parent.TRIES - 1
+    monkeypatch.setattr(parent, "kills_for_memory", lambda: 7)  # killed, but not by the kernel: its own doing
+    assert attack(box, suicide).message == "killed by SIGKILL"
+    assert run_again(caplog) == parent.TRIES - 1
+
+
+def test_time_in_which_the_driver_was_stopped_is_not_the_task_s(box, monkeypatch):
+    """As SIGSTOP or a sleeping machine stops it: its clock is hours on when it looks again."""
+    clock, waits = SimpleNamespace(now=0.0), []
+
+    def wait(*arguments):
+        ready = connection.wait(*arguments)
+        waits.append(ready)
+        clock.now += 7200 * (len(waits) == 1)
+        return ready
+
+    attack(box, "value = 'started'")
+    monkeypatch.setattr(parent, "wait", wait)
+    monkeypatch.setattr(parent, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + clock.now))
+    report = attack(box, "import time\ntime.sleep(0.5)\nvalue = 5")
+    assert (report.status, report.value) == (Status.OK, 5) and report.seconds < 7200
+    assert attack(box, "while True: pass", limits=test_parent.SHORT).status == Status.TIMEOUT
+
+
+def test_a_child_runs_the_code_of_its_parent(box, tmp_path, monkeypatch, capfd):
+    """Wherever another copy of the package is installed; and it does not start if the code has changed since."""
+    place = attack(box, "import nngpt_lab\nvalue = nngpt_lab.__file__").value
+    assert Path(place) == paths.PACKAGE / "__init__.py"
+    with monkeypatch.context() as patch:
+        patch.setattr(parent, "OURS", "of another version")
+        with pytest.raises(SandboxError, match="have changed since"), Sandbox(setup="json"):
+            pass
+    other = tmp_path / "nngpt_lab"
+    (other / "sandbox").mkdir(parents=True)
+    (other / "__init__.py").touch()
+    (other / "sandbox" / "__init__.py").touch()
+    (other / "sandbox" / "child.py").write_text("raise SystemExit('it is here')")
+    monkeypatch.setattr(paths, "PACKAGE", other)  # where the parent's code would be
+    with pytest.raises(SandboxError, match="did not start"), Sandbox(setup="json"):
+        pass
+    assert "it is here" in capfd.readouterr().err
+
+
+def test_without_room_for_temporary_files_there_is_a_cure(monkeypatch):
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(parent.tempfile, "mkdtemp", full)
+    with pytest.raises(SandboxError, match="No space left") as error, Sandbox(setup="json"):
+        pass
+    assert "TMPDIR" in error.value.cure
 
 
 def test_an_interrupt_leaves_nothing_behind(box):

@@ -108,7 +108,8 @@ def _box(ax: Axes, column: int, row: int, layer: str, colour: str) -> None:
     for i, line in enumerate(lines):
         look = {"fontsize": 7.5} if i else {"fontsize": 9, "fontweight": "bold" if "(" in layer else "normal"}
         place = (0, LINE * ((len(lines) - 1) / 2 - i))
-        ax.annotate(line, (column, row), xytext=place, textcoords="offset points", ha="center", va="center", **look)
+        drawn = ax.annotate(line, (column, row), xytext=place, textcoords="offset points", **look)
+        drawn.set(ha="center", va="center", parse_math=False)  # a dollar in a network's text is a dollar
 
 
 def _lines(layer: str) -> list[str]:

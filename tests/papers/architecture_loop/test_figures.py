@@ -222,7 +222,9 @@ def test_layers_are_read_in_the_order_of_the_text():
     ]
 
 
-@pytest.mark.parametrize("code", ["", "def", "\0", "x = 1", "(" * 5000, "nn.Linear(" + "-" * 3000 + "1)"])
+@pytest.mark.parametrize(
+    "code", ["", "def", "\0", "x = 1", "(" * 5000, "nn.Linear(" + "-" * 3000 + "1)", "nn.X('$\\x$', '${')"]
+)
 def test_no_text_is_too_strange_to_be_read(code):
     rendered(layer_diagram.layer_diagram(layer_diagram.layers_of(code)))
 

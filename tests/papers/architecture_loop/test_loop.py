@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -295,6 +296,16 @@ def test_the_time_of_a_stage_within_a_stage_counts_once(tmp_path, monkeypatch):
     with state.timed("evaluation"):
         assert list(state.timed_steps("sampling", (step for step in "ab"))) == ["a", "b"]
     assert state.end_cycle(1) == {"sampling": 7, "evaluation": 23, "selection": 0, "tuning": 0}
+
+
+@pytest.mark.parametrize("left", ["", "{", "[]", '{"cycle"'])
+def test_what_a_full_disk_left_of_a_record_counts_as_none(tmp_path, left, caplog):
+    for name in ("state.json", "cycle-01.json"):
+        (tmp_path / name).write_text(left)
+    state = RunState(None, None, tmp_path, 0)
+    assert (state.cycle, state.adapter) == (-1, None) and "state.json" in caplog.text
+    assert state.end_cycle(1) == RunState(None, None, tmp_path, 0).end_cycle(1)  # written anew
+    assert json.loads((tmp_path / "cycle-01.json").read_text())["tuning"] == 0
 
 
 def test_adapters_without_their_ledger_are_refused(undisturbed, shared, tmp_path):

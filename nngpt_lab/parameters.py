@@ -1,0 +1,270 @@
+"""What a notebook takes, and whether what was given fits: names, types, and values by the tables that the code uses.
+
+All of it is decided before anything starts.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.names import did_you_mean, named
+from nngpt_lab.records import manifest
+from nngpt_lab.records.profiles import Profile
+
+KINDS: dict[type | None, str] = {
+    str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a dictionary",
+    list: "a list", tuple: "a list in parentheses",
+}  # fmt: skip
+ANNOTATIONS = {kind.__name__: kind for kind in (int, float, str, bool)}
+EXAMPLES: dict[type | None, Any] = {int: 10, float: 0.5, bool: True}  # of a value to give, where None is the default
+OWN_OPTIONS = ("profile", "seed", "output")  # parameters every notebook has, set by options of their own
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A line of a parameters cell: ``name: kind | None = default``; ``optional`` says whether None is allowed.
+
+    Without an annotation the default's type is the kind. Where neither says one, any literal will do.
+    """
+
+    default: Any
+    kind: type | None
+    optional: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Whether it can have this value, as it is. Numbers are finite: a manifest is JSON."""
+        if value is None or self.kind is None:
+            return self.optional
+        return type(value) is self.kind and repr(value) not in ("nan", "inf", "-inf")
+
+
+def read_notebook(path: Path):
+    """The notebook as nbformat 4, or a UsageError when it cannot be read."""
+    import nbformat
+
+    shown = manifest.display(path)
+    try:
+        return nbformat.read(path, as_version=4)
+    except OSError as error:
+        raise UsageError(f"cannot read {shown}: {error.strerror}", "give the path of a notebook") from error
+    except Exception as error:  # nbformat raises many kinds for what is not a notebook
+        raise UsageError(f"{shown} is not a Jupyter notebook", "open it in JupyterLab to repair it") from error
+
+
+def read_parameters(notebook, name: str) -> dict[str, Parameter]:
+    """Names, types and defaults of the cell tagged ``parameters``, read without running it.
+
+    Raises:
+        UsageError: there is not exactly one such cell, a line of it is neither ``name = literal`` nor
+            ``name: type = literal``, or one of ``profile``, ``seed``, ``output`` is missing.
+    """
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise UsageError(
+            f"{name} has {len(cells) or 'no'} cell{'s' * (len(cells) > 1)} tagged 'parameters'",
+            "tag exactly one (JupyterLab: the gear at the right, Cell Tags)",
+        )
+    where = f"the parameters cell of {name}"
+    try:
+        statements = ast.parse(cells[0].source).body
+    except SyntaxError as error:
+        raise UsageError(f"{where} is not Python: {error.msg}", "mend it in JupyterLab") from error
+    parameters = dict(_parameter(statement, where) for statement in statements)
+    if missing := ", ".join(option for option in OWN_OPTIONS if option not in parameters):
+        raise UsageError(f"{where} lacks {missing}", 'it must hold profile = "smoke", seed = 0 and output = ""')
+    return parameters
+
+
+def _parameter(statement: ast.stmt, where: str) -> tuple[str, Parameter]:
+    """One line of a parameters cell (an error says which, by ``where``): the name and what it may be."""
+    try:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                default = ast.literal_eval(value)
+                return name, Parameter(default, None if default is None else type(default), default is None)
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value):
+                default, written = ast.literal_eval(value), ast.unparse(annotation)
+            case _:
+                raise ValueError("no assignment of one value to one name")
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"{where} holds more than plain values: {ast.unparse(statement)}",
+            "write one `name = literal` or `name: type = literal` a line there and compute in the next cell",
+        ) from error
+    kind, *others = [part for part in written.split(" | ") if part != "None"] or [written]
+    said = f"{where} gives {name!r} the type {written}"
+    if others or kind not in ANNOTATIONS:
+        raise UsageError(said, f"use {', '.join(ANNOTATIONS)}, each alone or with `| None`")
+    default = float(default) if kind == "float" and type(default) is int else default
+    parameter = Parameter(default, ANNOTATIONS[kind], optional="None" in written)
+    if not parameter.allows(default):
+        raise UsageError(f"{said} and the value {default!r}", "change one of them in JupyterLab")
+    return name, parameter
+
+
+def check_names(given: dict[str, Any], parameters: dict[Path, dict[str, Parameter]]) -> None:
+    """Refuse a parameter that none of the notebooks has, and those that have an option of their own."""
+    known = sorted({name for own in parameters.values() for name in own if name not in OWN_OPTIONS})
+    for name in given:
+        if name in OWN_OPTIONS:
+            raise UsageError(f"{name!r} is not set with -p", f"use --{name} {given[name]}")
+        if name not in known:
+            notebooks = ", ".join(notebook.stem for notebook in parameters)
+            choice = f"it takes {', '.join(known)}" if known else "it takes no parameters of its own"
+            raise UsageError(f"{notebooks} has no parameter {name!r}", did_you_mean(name, known) + choice)
+
+
+def convert(name: str, given: Any, parameter: Parameter) -> Any:
+    """``given`` as the parameter takes it; a text, as the command line gives it, is read as its type.
+
+    >>> convert("epochs", "3", Parameter(5, int)), convert("resamples", "none", Parameter(None, int, optional=True))
+    (3, None)
+    """
+    kind, value = parameter.kind, given
+    if isinstance(value, str) and parameter.optional and value.lower() == "none":
+        return None
+    if isinstance(value, str):
+        value = _absolute(value) if kind is str else _read_literal(value, kind)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind in (list, tuple) and isinstance(value, list | tuple):
+        value = kind(value)
+    if not parameter.allows(value):
+        example = EXAMPLES.get(kind, "NAME") if parameter.default is None else parameter.default
+        raise UsageError(
+            f"parameter {name!r} takes {KINDS.get(kind, 'a value')} ({kind and kind.__name__}), not {given!r}",
+            f"for example -p {name} {shlex.quote(str(example))}" + f", or -p {name} none" * parameter.optional,
+        )
+    return value
+
+
+def _absolute(text: str) -> str:
+    """Paths to what is there, made absolute, since a notebook runs in its own folder; all else as it is. Several may be
+    separated by commas; a path has a slash, or is a GGUF file's."""
+    parts = ((part, Path(part.strip()).expanduser()) for part in text.split(","))
+    return ",".join(
+        str(path.resolve()) if ("/" in part or path.suffix.lower() == ".gguf") and path.exists() else part
+        for part, path in parts
+    )
+
+
+def _read_literal(text: str, kind: type | None) -> Any:
+    """``text`` read as ``kind``, or unchanged, for the caller to refuse, when it cannot be."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        return kind(text) if kind in (int, float) else ast.literal_eval(text)
+    return text
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+COUNTS = (
+    *(
+        "altered",
+        "batch",
+        "corpus",
+        "cycles",
+        "epochs",
+        "functions",
+        "live_seeds",
+        "llm_seeds",
+        "loop_seeds",
+        "minutes",
+    ),
+    *("networks", "repeats", "resamples", "sample", "samples", "seeds", "test", "train", "train_images", "workers"),
+)
+LEAST = dict.fromkeys(COUNTS, 1) | {"policy_seeds": 0}
+
+
+def check_values(notebook: Path, given: dict[str, Any], profile: Profile) -> None:
+    """Refuse what one of the lab's own notebooks would refuse, too, but only once it runs. In a user's notebook a name
+    may mean anything.
+
+    Raises:
+        UsageError: no such model, arm, protocol, prompt, ...; or a count that is too small.
+    """
+    if not notebook.is_relative_to(paths.notebooks_folder()):
+        return
+    tables = TABLES | ({"prompts": _questions} if notebook.stem.startswith("03") else {})
+    for name, value in given.items():
+        if isinstance(value, str) and name in tables:
+            tables[name](value, profile)
+        elif type(value) is int and value < LEAST.get(name, value):
+            raise UsageError(f"{name} takes a whole number from {LEAST[name]} up, not {value}", f"say -p {name} 3")
+        elif type(value) is float and name in LEAST and value <= 0:
+            raise UsageError(f"{name} takes a number above 0, not {value:g}", f"say -p {name} 0.5")
+
+
+def _coders(names: str, profile: Profile) -> None:
+    from nngpt_lab.llm import models
+
+    for name in () if names == "all" else names.split(","):
+        models.find(name.strip())
+
+
+def _arms(names: str, profile: Profile) -> None:
+    from nngpt_lab.papers.architecture_loop.design import ARMS
+    from nngpt_lab.study.design import get_arms
+
+    get_arms(names, ARMS)
+
+
+def _live_arms(names: str, profile: Profile) -> None:
+    from nngpt_lab.papers.augmentation_search.design import ARMS
+    from nngpt_lab.study.design import get_arms
+
+    get_arms(names, ARMS)
+
+
+def _axes(names: str, profile: Profile) -> None:
+    from nngpt_lab.papers.architecture_loop.settings import AXES
+
+    for name in names.split(","):
+        named("setting", name.strip(), AXES)
+
+
+def _replay(name: str, profile: Profile) -> None:
+    from nngpt_lab.papers.augmentation_search.replay import get_replay
+
+    get_replay(name)
+
+
+def _protocol(name: str, profile: Profile) -> None:
+    from nngpt_lab.candidates.protocols import get_protocol
+
+    get_protocol(name)
+
+
+def _prompts(names: str, profile: Profile) -> None:
+    from nngpt_lab.llm.prompts import prompt
+
+    for name in names.split(","):
+        prompt(name.strip())
+
+
+def _questions(names: str, profile: Profile) -> None:
+    from nngpt_lab.papers.dataset_prediction.design import DESIGNS, narrowed
+
+    narrowed(DESIGNS[profile.dataset_prediction.design], None, names, None)
+
+
+def _splits(names: str, profile: Profile) -> None:
+    from nngpt_lab.papers.dataset_prediction.design import DESIGNS, narrowed
+
+    narrowed(DESIGNS[profile.dataset_prediction.design], None, None, names)
+
+
+TABLES: dict[str, Callable[[str, Profile], Any]] = {  # each imported only when asked: some take seconds
+    "arms": _arms, "augmentation_protocol": _protocol, "axes": _axes, "coder": _coders, "live_arms": _live_arms,
+    "device": lambda device, profile: profile.on(device), "prompts": _prompts, "protocol": _protocol,
+    "replay": _replay, "splits": _splits,
+}  # fmt: skip

@@ -1,0 +1,201 @@
+"""Where a run of a notebook lies: ``results/<profile>/<notebook>/<run>/``, and ``latest`` beside the runs.
+
+A run is a notebook, a profile, a seed and the parameters that were given; the same call is the same run and continues
+it. Its folder is named after seed and parameters: ``seed-0``, or ``seed-0-cycles-3-b8e2d1``. What is run outside the
+runner (in JupyterLab, say) goes to ``by-hand``. A finished run that is run again, because the code or the notebook has
+changed, first sets its results aside: ``seed-0-before-20260107-103000``. Nothing but ``prune`` removes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from nngpt_lab.ground.errors import BusyError, UsageError
+from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.records import manifest
+
+LATEST, BY_HAND = "latest", "by-hand"
+RUN = re.compile(rf"seed-\d+(-.*)?|{BY_HAND}")
+FINISHED = ("ok", "incomplete")  # what a manifest says of a run that went to its notebook's end
+LOCK, HOLDER = ".lock", ".lock-holder.json"
+NOTEBOOK = ".notebook"  # which one writes here, as seen from this folder: another of its name must not
+LONGEST = 40  # characters of a name that tell parameters; what tells runs apart is the hash behind them
+
+
+def name(seed: int, given: Mapping[str, Any]) -> str:
+    """A run's folder, from its seed and from those parameters that differ from the notebook's own.
+
+    >>> name(0, {}), name(1, {"cycles": 3})
+    ('seed-0', 'seed-1-cycles-3-8f1976')
+    """
+    if not given:
+        return f"seed-{seed}"
+    chosen = {key: _portable(value) for key, value in sorted(given.items())}
+    said = " ".join(f"{key} {str(value).rpartition('/')[2]}" for key, value in chosen.items())
+    text = re.sub(r"[^A-Za-z0-9.]+", "-", said).strip("-.")[:LONGEST].rstrip("-.")
+    return f"seed-{seed}-{text}-{sha256_json(chosen)[:6]}"
+
+
+def _portable(value: Any) -> Any:
+    """A path below the working directory as it was typed there: a project that was moved continues its runs."""
+    return manifest.display(Path(value)) if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def runs(notebook: Path) -> list[Path]:
+    """The run folders of a notebook's results folder, by name."""
+    there = sorted(notebook.iterdir()) if notebook.is_dir() else []
+    return [path for path in there if RUN.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
+
+
+def status(run: Path) -> str:
+    """``ok``, ``incomplete`` or ``failed``, as its manifest says; ``unfinished`` while there is none."""
+    return str((manifest.read(run) or {}).get("status", "unfinished"))
+
+
+def latest(notebook: Path) -> Path | None:
+    """The run that stands for a notebook: the newest that finished, else the newest. None: there is none."""
+
+    def age(run: Path) -> tuple[bool, str, float]:
+        record = manifest.read(run) or {}
+        return record.get("status") in FINISHED, str(record.get("started", "")), run.stat().st_mtime
+
+    return max(runs(notebook), key=age, default=None)
+
+
+def link_latest(notebook: Path) -> None:
+    """Let ``latest`` point to the latest run: a link, or a file with its name where links cannot be made. A folder of
+    that name, as copying makes one of a link, is only a copy, and gets out of the way."""
+    run, link = latest(notebook), notebook / LATEST
+    if run is None:
+        return
+    if link.is_dir() and not link.is_symlink():
+        link.rename(free(notebook / f"{LATEST}-copied"))
+    part = notebook / f".{LATEST}-{os.getpid()}"
+    part.unlink(missing_ok=True)
+    try:
+        part.symlink_to(run.name, target_is_directory=True)
+    except OSError:
+        part.write_text(f"{run.name}\n", encoding="utf-8")
+    part.replace(link)
+
+
+def set_aside(run: Path) -> None:
+    """Move a finished run's results to a folder of their own, with a manifest that vouches for what was moved. What a
+    run continues by (its ledger, its adapters) stays. Does nothing where no run has finished."""
+    record = manifest.read(run) or {}
+    if record.get("status") not in FINISHED:
+        return
+    stamp = re.sub(r"[-:]", "", str(record.get("started", "")))[:15].replace("T", "-")
+    place = free(run.with_name(f"{run.name.partition('-before-')[0]}-before-{stamp}"))
+    place.mkdir()
+    for part in manifest.RESULTS:
+        if part != manifest.FILENAME and (run / part).exists():
+            (run / part).rename(place / part)
+    moved = {file: digest for file, digest in record.get("outputs", {}).items() if (place / file).exists()}
+    manifest.write(place, record | {"outputs": moved})
+    (run / manifest.FILENAME).unlink()
+
+
+def free(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3``, ... that is not there."""
+    tries, number = path, 1
+    while tries.exists():
+        number += 1
+        tries = path.with_name(f"{path.name}-{number}")
+    return tries
+
+
+def claim(notebook: Path, folder: Path) -> None:
+    """Note that this notebook writes to this results folder. UsageError if another one does, which has its name."""
+    note, here = folder / NOTEBOOK, os.path.relpath(notebook, folder)
+    with contextlib.suppress(OSError):
+        known = note.read_text(encoding="utf-8").strip()
+        if known not in ("", here) and (folder / known).exists() and not (folder / known).samefile(notebook):
+            raise UsageError(
+                f"{manifest.display(folder)} holds results of another notebook of this name",
+                "choose another --output, or give one of the two another name",
+            )
+    note.write_text(f"{here}\n", encoding="utf-8")
+
+
+def adopt(folder: Path, run: str, own: Mapping[str, Any]) -> None:
+    """Make a run folder of what an earlier version of the lab left in the notebook's folder itself.
+
+    Args:
+        run: its name, if no manifest says whose run it was: most likely this one's, which then continues.
+        own: the notebook's own parameters, from which a run's name leaves out what is the same.
+    """
+    if not any((folder / part).exists() for part in (*manifest.RESULTS, "ledger.sqlite")):
+        return
+    if record := manifest.read(folder):
+        known = record.get("parameters", {})
+        given = {key: value for key, value in known.items() if key not in own or own[key] != value}
+        run = name(record.get("seed", 0), given)
+    with hold(folder):  # an earlier version may be at work there
+        place = free(folder / run)
+        place.mkdir()
+        ours = {LATEST, LOCK, HOLDER, NOTEBOOK, *(path.name for path in runs(folder))}
+        for path in [path for path in folder.iterdir() if path.name not in ours]:
+            path.rename(place / path.name)
+
+
+def prunable(notebook: Path) -> list[Path]:
+    """Runs that may go: those that ended and began before the newest finished one. Without such a one none may, nor
+    may any that has no manifest: a call may still continue it."""
+    keep = latest(notebook)
+    if keep is None or status(keep) not in FINISHED:
+        return []
+    began = {run: str((manifest.read(run) or {}).get("started", "")) for run in runs(notebook)}
+    return [run for run, when in began.items() if run != keep and when and when <= began[keep]]
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other processes out of ``folder``; a BusyError at once, naming the holder, when one is already there.
+
+    The lock is the system's, so it dies with its process; the file beside it only says whose it is.
+    """
+    from filelock import FileLock, Timeout
+
+    holder = folder / HOLDER
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            started = datetime.now().astimezone().isoformat(timespec="seconds")
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started}))
+            try:
+                yield
+            finally:
+                holder.unlink(missing_ok=True)
+    except Timeout:
+        try:
+            who = "process {pid} on {host}, since {started}".format(**json.loads(holder.read_text()))
+        except (OSError, ValueError, KeyError):
+            who = "it has not said who it is"
+        raise BusyError(
+            f"another process is working in {manifest.display(folder)} ({who})",
+            "wait for it, or choose another --output",
+        ) from None
+
+
+def size(run: Path) -> int:
+    """Bytes of all files in a run's folder."""
+    return sum(path.lstat().st_size for path in run.rglob("*") if not path.is_dir())
+
+
+def remove(run: Path) -> bool:
+    """Delete a run's folder; False if a process is working there."""
+    try:
+        with hold(run):
+            shutil.rmtree(run)
+    except BusyError:
+        return False
+    return True
