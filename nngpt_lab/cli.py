@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nngpt_lab import __version__
-from nngpt_lab.ground import paths
+from nngpt_lab.ground import isolation, paths
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
 from nngpt_lab.ground.names import did_you_mean, named
 from nngpt_lab.records.profiles import PROFILES, get_profile
@@ -99,6 +99,11 @@ def common_options(command: Any) -> Any:
             help="Stop after so long; the same command continues, also where the results folder was copied to.",
         ),
         click.option("--output", metavar="DIR", help="Folder for the results.  [default: results/PROFILE]"),
+        click.option(
+            "--isolation",
+            type=click.Choice(list(isolation.CHOICES)),
+            help="weak: run a model's code also where this machine cannot confine it, as if it were your own.",
+        ),
     ):
         command = option(command)
     return command
@@ -106,7 +111,7 @@ def common_options(command: Any) -> Any:
 
 @cli.command(short_help="All papers on the published data, and the report.")
 @common_options
-def demo(output: str | None, minutes: float | None, seed: int, force: bool) -> None:
+def demo(output: str | None, minutes: float | None, seed: int, force: bool, isolation: str | None) -> None:
     """Fetch the published data, run the paper notebooks, build the report.
 
     Needs no GPU and takes about ten minutes. Run again, it continues where it stopped and repeats nothing that
@@ -122,7 +127,8 @@ def demo(output: str | None, minutes: float | None, seed: int, force: bool) -> N
     doctor.check_writable(folder)
     doctor.check_disk(get_profile("demo"))
     fetch_and_compile()
-    outcomes = runner.run_notebooks(notebooks, "demo", seed, output=output, force=force, on_done=tell, minutes=minutes)
+    given = {} if isolation is None else {"isolation": isolation}
+    outcomes = runner.run_notebooks(notebooks, "demo", seed, given, output, force, on_done=tell, minutes=minutes)
     click.echo(f"report  {build_report(folder)}")
     stop_if_failed(outcomes)
 
@@ -142,6 +148,7 @@ def run(
     minutes: float | None,
     seed: int,
     force: bool,
+    isolation: str | None,
 ) -> None:
     """Run notebooks, one after the other.
 
@@ -158,7 +165,8 @@ def run(
     from nngpt_lab import runner
 
     chosen = [find_notebook(name) for name in notebook]
-    given = dict(parameters) | ({} if device is None else {"device": device})
+    own = {"device": device, "isolation": isolation}
+    given = dict(parameters) | {name: value for name, value in own.items() if value is not None}
     stop_if_failed(runner.run_notebooks(chosen, profile, seed, given, output, force, on_done=tell, minutes=minutes))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import LabError, UsageError
+from nngpt_lab.ground.isolation import lacking
 from nngpt_lab.records import manifest
 from nngpt_lab.records.profiles import PROFILES, Profile
 
@@ -182,6 +183,11 @@ def _data() -> Iterator[Check]:
 
 
 NAMESPACES = "an administrator can allow namespaces (sysctl user.max_user_namespaces, AppArmor)"
+WITHOUT = (
+    "what the lines above lack: a Linux of your own, a virtual machine, WSL 2, or a container that may make namespaces "
+    "(Docker: --security-opt seccomp=unconfined); what is recorded is shown all the same. Or trust the code of a model "
+    "with all that you may do here: --isolation weak"
+)
 CURES = {  # of the sandbox's layers, those that a kernel may lack
     "user namespace": NAMESPACES,
     "network namespace": NAMESPACES,
@@ -218,9 +224,10 @@ def _isolation() -> Iterator[Check]:
         names = (*CURES, "resource limits", "cgroup")
         yield from (Check("isolation", name, None, f"not available on {sys.platform}") for name in names)
     missing = [layer for layer in every if layer not in held]
-    cure = "what the lines above lack; until then evaluate only code that you trust, or do it in a virtual machine"
     part = f"{len(held)} of {len(every)} layers; without {', '.join(missing)}"
-    yield _judge("isolation", "sandbox", not missing, f"all {len(every)} layers", part, cure)
+    yield _judge("isolation", "sandbox", not missing, f"all {len(every)} layers", part, "what the lines above lack")
+    open_to_it = f"candidates are not run: they could not be kept from {', '.join(lacking(held))}"
+    yield _judge("isolation", "minimum", not lacking(held), "candidates may be run", open_to_it, WITHOUT)
     if sys.platform == "linux":
         yield cuda_stand_in()
     if manifest.cuda_devices():

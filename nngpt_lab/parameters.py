@@ -15,6 +15,7 @@ from typing import Any
 
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.isolation import CHOICES
 from nngpt_lab.ground.names import did_you_mean, named
 from nngpt_lab.records import manifest
 from nngpt_lab.records.profiles import Profile
@@ -265,6 +266,7 @@ def _splits(names: str, profile: Profile) -> None:
 
 TABLES: dict[str, Callable[[str, Profile], Any]] = {  # each imported only when asked: some take seconds
     "arms": _arms, "augmentation_protocol": _protocol, "axes": _axes, "coder": _coders, "live_arms": _live_arms,
-    "device": lambda device, profile: profile.on(device), "prompts": _prompts, "protocol": _protocol,
+    "device": lambda device, profile: profile.on(device),
+    "isolation": lambda choice, profile: named("isolation", choice, CHOICES), "prompts": _prompts, "protocol": _protocol,
     "replay": _replay, "splits": _splits,
 }  # fmt: skip

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from nngpt_lab.candidates.ledger import isolation_in
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.formatting import format_column, number, present, show, show_estimate, slug, words
+from nngpt_lab.ground.isolation import described, lacking
 from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import PROFILES
-from nngpt_lab.records.results import PNG_DPI
+from nngpt_lab.records.results import LEDGER, PNG_DPI
 
 VERDICTS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not tested": "–"}  # in the page's order
 BOUNDS = {"at_least": "≥ ", "at_most": "≤ "}  # of a claim's test; a claim of equality needs no sign
@@ -75,12 +77,14 @@ class Section:
 
     @property
     def failed(self) -> bool:
-        return self.record is not None and self.record["status"] != "ok"
+        record = self.record or {"status": "ok"}  # a loop that was not run has not failed
+        return record["status"] not in ("ok", "incomplete") or self.incomplete
 
     @property
     def incomplete(self) -> bool:
         """Whether it went to its end, but without some figures or tables."""
-        return self.record is not None and self.record["status"] == "incomplete"
+        record = self.record or {}
+        return record.get("status") == "incomplete" and bool(record.get("failures"))
 
     @property
     def error(self) -> str:
@@ -194,6 +198,7 @@ def read_section(folder: Path, notebook: Path) -> Section:
         later = manifest.read(run) or {}
         if later.get("status") == "failed" and str(later.get("started", "")) > began:
             section.problems.append(f"A later run failed: {run.name}.")
+    section.problems += isolation_problems(folder, section.record or {})
     read_notebook(folder, section)
     for kind, name, caption in read_contents(folder, section):
         try:
@@ -205,6 +210,15 @@ def read_section(folder: Path, notebook: Path) -> Section:
             section.problems.append(f"{kind}/{name} cannot be shown ({type(error).__name__}).")
     section.links += existing(folder, section, {"claims.csv": "tables/claims.csv", "manifest.json": manifest.FILENAME})
     return section
+
+
+def isolation_problems(folder: Path, record: dict[str, Any]) -> list[str]:
+    """What a reader must know of how candidates were confined: that they were not as they should be, or not run."""
+    layers = record.get("isolation") or isolation_in(folder / LEDGER)
+    problems = [f"{described(layers).capitalize()}."] if layers is not None and lacking(layers) else []
+    for why in list(manifest.not_run(folder).values())[:1]:
+        problems.append(f"Not run: {why['cause']}. Cure: {why['cure']}.")
+    return problems
 
 
 def read_notebook(folder: Path, section: Section) -> None:

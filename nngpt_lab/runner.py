@@ -24,18 +24,21 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from nngpt_lab import doctor
+from nngpt_lab.candidates import ledger
 from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground import paths, progress
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.isolation import described
 from nngpt_lab.parameters import OWN_OPTIONS, check_names, check_values, convert, read_notebook, read_parameters
 from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import Profile, get_profile
+from nngpt_lab.records.results import LEDGER
 
 KERNEL_LOG = ".kernel.log"  # of the kernel's process, not of the notebook; tells why a kernel died or never came up
 PROGRESS = ".progress.json"  # how far the cell that runs is
@@ -64,9 +67,9 @@ class Job:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a job ended: ``ok``, ``up to date``, ``failed``, ``incomplete`` when only figures or tables failed, or
-    ``stopped`` when its time was up; then ``left`` says how much there is still to do. ``warned``: numbers of the cells
-    that wrote to stderr."""
+    """How a job ended: ``ok``, ``up to date``, ``failed``, ``incomplete`` when only figures or tables failed or cells
+    were ``not_run``, or ``stopped`` when its time was up; then ``left`` says how much there is still to do. ``warned``:
+    numbers of the cells that wrote to stderr. ``isolation``: in a phrase, of the candidates that were run, if any."""
 
     job: Job
     status: str
@@ -74,6 +77,8 @@ class RunOutcome:
     error: dict[str, Any] | None = None
     warned: tuple[int, ...] = ()
     left: str = ""
+    not_run: dict[str, dict[str, str]] = field(default_factory=dict)
+    isolation: str = ""
 
     def lines(self) -> list[str]:
         """What to tell the user: one line, or three for a failure (where, what, what next)."""
@@ -83,7 +88,12 @@ class RunOutcome:
         if self.error is None:
             took = "up to date" if self.status == "up to date" else f"{self.seconds:.1f} s"
             warned = f"  warnings in cells {', '.join(map(str, self.warned))}" if self.warned else ""
-            return [f"ok  {name}  {took}  {manifest.display(folder)}{warned}"]
+            confined = f"  {self.isolation}" if self.isolation else ""
+            ended = "incomplete" if self.not_run else "ok"
+            lines = [f"{ended}  {name}  {took}  {manifest.display(folder)}{confined}{warned}"]
+            for why in list(self.not_run.values())[:1]:
+                lines += [f"  not run: cells {', '.join(self.not_run)}: {why['cause']}", f"  cure: {why['cure']}"]
+            return lines
         cell = self.error["cell"]
         where = self.error["line"] if cell is None else f"in cell [{cell}]: {self.error['line']}"
         return [
@@ -186,7 +196,9 @@ def _run(job: Job, force: bool, deadline: float) -> RunOutcome:
     if ended and time.monotonic() >= deadline:  # interrupted; an error of its own will come again
         return RunOutcome(job, "stopped", seconds, left=_left(job, len(cells)))
     failures = [_error(cell.index, cell.source, *cell.error) for cell in cells if cell.error]
-    error, status = ended or next(iter(failures), None), "failed" if ended else "incomplete" if failures else "ok"
+    not_run, layers = manifest.not_run(job.folder), ledger.isolation_in(job.folder / LEDGER)
+    error = ended or next(iter(failures), None)
+    status = "failed" if ended else "incomplete" if failures or not_run else "ok"
     warnings = [{"cell": cell.index, "line": cell.warning} for cell in cells if cell.warning]
     record = {
         "status": status,
@@ -200,6 +212,8 @@ def _run(job: Job, force: bool, deadline: float) -> RunOutcome:
         "warnings": warnings,
         "error": error,
         "failures": failures,
+        "not_run": not_run,
+        "isolation": layers,
         "fingerprint": mark,
         "notebook_sha256": manifest.notebook_sha256(job.content),
         **manifest.provenance(artifacts.hashes()),
@@ -210,7 +224,8 @@ def _run(job: Job, force: bool, deadline: float) -> RunOutcome:
     except OSError as full:
         why = f"{full.strerror or full}; make room there, and the same command continues"
         error, status = _error(None, "its manifest could not be written", type(full).__name__, why), "failed"
-    return RunOutcome(job, status, seconds, error, tuple(warning["cell"] for warning in warnings))
+    warned, confined = tuple(warning["cell"] for warning in warnings), "" if layers is None else described(layers)
+    return RunOutcome(job, status, seconds, error, warned, not_run=not_run, isolation=confined)
 
 
 def _left(job: Job, begun: int) -> str:

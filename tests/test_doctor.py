@@ -108,9 +108,11 @@ def with_layers(monkeypatch, *layers: str) -> dict[str, doctor.Check]:
 def test_isolation_elsewhere_is_not_available(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     checks = with_layers(monkeypatch, "process group", "closed descriptors")
-    whole = checks.pop("sandbox")
+    whole, least = checks.pop("sandbox"), checks.pop("minimum")
     assert {check.value for check in checks.values()} == {"not available on darwin"}
     assert whole.value.startswith("2 of 17 layers"), "what there is elsewhere is asked of the sandbox itself"
+    assert least.value.startswith("candidates are not run: they could not be kept from files (landlock files, seccomp)")
+    assert "--isolation weak" in least.cure
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux features")

@@ -362,6 +362,17 @@ class Ledger:
         self._connection.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", [*values.values()])
 
 
+def isolation_in(file: Path) -> list[str] | None:
+    """The layers that confined each candidate of a ledger's file, sorted; None if none was run or none can be read."""
+    query = "SELECT DISTINCT isolation FROM evaluations WHERE isolation <> '[]'"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            each = [set(json.loads(layers)) for (layers,) in connection.execute(query)]
+    except (sqlite3.Error, ValueError):
+        return None
+    return sorted(set.intersection(*each)) if each else None
+
+
 def _pragma(connection: sqlite3.Connection, text: str) -> Any:
     return connection.execute(f"PRAGMA {text}").fetchone()[0]
 

@@ -8,6 +8,7 @@ own, every node lost): what had finished is written first, what had not is dropp
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,8 +23,12 @@ from nngpt_lab.candidates.driver import Crew, Job, Pool
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.outcome import Candidate, Outcome
 from nngpt_lab.candidates.proxy import Proxy
+from nngpt_lab.ground import isolation
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.sandbox.parent import layers_here
 from nngpt_lab.sandbox.status import Status
+
+log = logging.getLogger(__name__)
 
 GPU_GIB = 5  # of a card, for one candidate: CUDA's own part takes half a GiB, and once more in its spare
 JOBS_AHEAD = 256  # on a GPU, where a language model writes faster than candidates are trained: a cycle's and more
@@ -77,7 +82,14 @@ def open_pool(proxy: Proxy, workers: int | None = None, engine: str = "local") -
 
     Without ``workers`` there are :func:`default_workers`. On a GPU each candidate may use an equal share of the memory,
     and one more share is left to a language model.
+
+    Raises:
+        IsolationError: no candidate may run here (:mod:`nngpt_lab.ground.isolation`).
     """
+    if engine == "local":  # each node of a cluster finds out for itself
+        layers = layers_here()
+        isolation.require(layers)
+        log.log(logging.WARNING if isolation.lacking(layers) else logging.INFO, isolation.described(layers))
     workers = default_workers(proxy.device) if workers is None else workers
     if proxy.gpu and workers > 0:
         proxy = replace(proxy, gpu_fraction=1 / (workers + 1))

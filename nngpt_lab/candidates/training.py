@@ -31,6 +31,7 @@ from nngpt_lab.candidates import batched_operations as operations
 from nngpt_lab.candidates.batched_transforms import batch_pipeline, pil_pipeline
 from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.candidates.protocols import Protocol
+from nngpt_lab.candidates.step_count import StepCount
 from nngpt_lab.sandbox.child import Failure, status_of
 from nngpt_lab.sandbox.status import Status
 
@@ -69,7 +70,7 @@ def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     images = on_device(arrays, device)
     labels = images["train_labels"]
     clock = Stopwatch(device)
-    with typed_failures():
+    with typed_failures(), StepCount() as count:
         prepares, path = preparations(payload, protocol, torch.Generator().manual_seed(draws))
         pinned = protocol.kind == Kind.AUGMENTATION
         source = (payload["network"], NETWORK) if pinned else (payload["code"], CANDIDATE)
@@ -80,12 +81,16 @@ def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarra
         for _ in range(protocol.epochs):
             shuffled = torch.randperm(len(labels), generator=orders).to(device)
             batches = Batches(images["train_images"], labels, shuffled, protocol.batch, prepares[0])
+            count.batches.append(batches)
             net.train()
+            if pinned:
+                check_learn(net)
             net.learn(batches)
             steps += batches.steps
         clock.lap("train")
         logits = predict(net, images["predict_images"], prepares[1], protocol.batch, payload["classes"])
         clock.lap("predict")
+        count.check()
     parameters = count_parameters(net)
     check_parameters(parameters, protocol)
     value = {"parameters": parameters, "steps": steps, "path": path, "seconds": clock.seconds}
@@ -120,8 +125,8 @@ def on_device(arrays: Mapping[str, Any], device: torch.device) -> dict[str, torc
 class Batches:
     """One pass over the training set, in a new order: an iterator of (inputs, labels), already on the device.
 
-    Like the authors' DataRoll it is exhausted after one epoch: a ``learn`` that loops over it twice trains once. (One
-    that keeps the batches can train on them again; only its time is limited then, in the authors' evaluator and here.)
+    Like the authors' DataRoll it is exhausted after one epoch: a ``learn`` that loops over it twice trains once. One
+    that keeps the batches can train on them again, in the authors' evaluator; here see ``step_count``.
     """
 
     def __init__(self, images: Images, labels: torch.Tensor, order: torch.Tensor, batch: int, prepare: Prepare):
@@ -213,6 +218,13 @@ def build(
     net.to(device)
     net.train_setup(prm)
     return net
+
+
+def check_learn(net: Any) -> None:
+    """Failure if an augmentation has put a ``learn`` of its own in the place of the pinned network's."""
+    code = getattr(getattr(net.learn, "__func__", None), "__code__", None)
+    if code is None or code.co_filename != NETWORK:
+        raise Failure(Status.FORBIDDEN, "the augmentation replaces the network's learn")
 
 
 def weights(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[int, dict]:

@@ -105,6 +105,14 @@ def outputs(folder: Path) -> dict[str, str]:
     return {name.as_posix(): sha256_file(folder / name) for name in kept if name != Path(FILENAME)}
 
 
+def not_run(folder: Path) -> dict[str, dict[str, str]]:
+    """The cells that were not run, by number: first line, cause and cure. Empty, as ever, if it cannot be read."""
+    try:
+        return json.loads((folder / "contents.json").read_text(encoding="utf-8")).get("not_run", {})
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
 def clear(folder: Path) -> None:
     """Remove what an unfinished or failed run left, its manifest first. A ledger stays: runs resume by it."""
     for part in (folder / name for name in RESULTS):

@@ -6,7 +6,7 @@ Layout of one run's folder, ``results/<profile>/<notebook>/<run>/`` (``run_folde
     executed.html, and index.html two folders up      (written by report.py)
     tables/<name>.csv  tables/<name>.md               full precision; rounded for reading
     figures/<name>.svg  figures/<name>.png
-    contents.json                                     names, titles and captions, in the order they were made
+    contents.json                                     names and captions in the order they were made; cells not run
     ledger.sqlite                                     every candidate evaluated, if any were (ledger.py)
 """
 
@@ -18,9 +18,12 @@ from pathlib import Path
 import pandas as pd
 
 from nngpt_lab.ground import paths
+from nngpt_lab.ground.isolation import choose
 from nngpt_lab.records import manifest, run_folders
+from nngpt_lab.records.not_run import go_on
 from nngpt_lab.records.profiles import Profile, get_profile
 
+LEDGER = "ledger.sqlite"
 PNG_DPI = 150
 SVG_SALT = "nngpt-lab"  # fixed, so that the same figure gives the same file
 
@@ -40,6 +43,7 @@ class Results:
         for part in self._contents:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.folder / manifest.FILENAME).unlink(missing_ok=True)
+        go_on(lambda cell, why: self._note("not_run", str(cell), why))
 
     def table(self, frame: pd.DataFrame, name: str, caption: str, digits: int = 3) -> pd.DataFrame:
         """Write ``frame`` as CSV (full precision) and Markdown (``digits``); return it rounded, to show in a cell."""
@@ -48,7 +52,7 @@ class Results:
         blank = rounded.astype(object).where(rounded.notna(), None)  # or a missing whole number would print as <NA>
         text = blank.to_markdown(index=False, floatfmt=f".{digits}f", missingval="")
         (self.folder / "tables" / f"{name}.md").write_text(f"{caption}\n\n{text}\n", encoding="utf-8")
-        self._note("tables", name, caption)
+        self._note("tables", name, {"caption": caption})
         return rounded
 
     def figure(self, figure, name: str, caption: str):
@@ -60,22 +64,31 @@ class Results:
         figure.savefig(
             self.folder / "figures" / f"{name}.png", dpi=PNG_DPI, metadata={"Software": None}, bbox_inches="tight"
         )
-        self._note("figures", name, caption)
+        self._note("figures", name, {"caption": caption})
         return figure
 
     @property
     def ledger_file(self) -> Path:
         """Where the run's ledger lies, which a repeated run continues: what it holds is not computed again."""
-        return self.folder / "ledger.sqlite"
+        return self.folder / LEDGER
 
-    def _note(self, part: str, name: str, caption: str) -> None:
-        self._contents[part][name] = {"caption": caption}
+    @property
+    def not_run(self) -> bool:
+        """Whether a cell of this notebook was not run, for want of isolation."""
+        return "not_run" in self._contents
+
+    def _note(self, part: str, name: str, said: dict[str, str]) -> None:
+        self._contents.setdefault(part, {})[name] = said
         (self.folder / "contents.json").write_text(json.dumps(self._contents, indent=1) + "\n", encoding="utf-8")
 
 
-def open_results(notebook: str, profile: str, output: str = "", device: str | None = None) -> Results:
+def open_results(
+    notebook: str, profile: str, output: str = "", device: str | None = None, isolation: str = "minimum"
+) -> Results:
     """Results of ``notebook`` in ``output``, if the runner named one, else in ``results/<profile>/<notebook>/by-hand``;
-    with ``device``, computed there instead of on the profile's own."""
+    with ``device``, computed there instead of on the profile's own. ``isolation``: what candidates may be run with in
+    this process (``ground.isolation.CHOICES``)."""
+    choose(isolation)
     by_hand = paths.results_folder(profile) / notebook / run_folders.BY_HAND
     folder = Path(output).expanduser().resolve() if output else by_hand
     return Results(folder, profile, device)

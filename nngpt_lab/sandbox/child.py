@@ -31,7 +31,6 @@ import shutil
 import signal
 import socket
 import sys
-import sysconfig
 import time
 import traceback
 from pathlib import Path
@@ -39,6 +38,7 @@ from typing import Any, NoReturn
 
 from nngpt_lab.sandbox import confine
 from nngpt_lab.sandbox.parcels import open_parcel, pack
+from nngpt_lab.sandbox.readable import SYSTEM_FILES, without_data
 from nngpt_lab.sandbox.status import Status
 
 ANSWER = 3  # the descriptor a task answers on
@@ -52,7 +52,6 @@ NO_MEMORY = (
     *("DefaultCPUAllocator", "annot allocate memory", "not enough memory", "bad_alloc"),
     *("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED"),  # torch's, the driver's, cuBLAS' words
 )
-SYSTEM_FILES = ("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/dev/urandom", "/etc/ld.so.cache")
 GPU_FILES = (
     *("/proc/driver/nvidia", "/proc/driver/nvidia-uvm", "/proc/self", "/proc/devices", "/proc/modules", "/proc/sys/vm"),
     *("/sys/bus/pci", "/sys/devices", "/sys/module/nvidia"),
@@ -127,11 +126,24 @@ class Zygote:
         for folder in config["hidden"] if config["namespaces"] else ():
             confine.private_disk(folder, 1)  # an empty one on top
         config["landlock"], config["seccomp"] = confine.landlock_abi(), confine.seccomp_works()
-        config["readable"] = readable_places() + (driver_places() if config["gpu"] else [])
+        _, descriptors, _, _ = socket.recv_fds(self.control, 16, 1)
+        (readable, listed), _ = open_parcel(descriptors[0])
+        config["rules"] = self.rules(readable, listed) if config["landlock"] else -1
         gc.collect()
         gc.freeze()  # a collection in a task would touch, and so copy, every page with an object on it
         threads = len(confine._listing("/proc/self/task")) or 1
         self.say({"ready": layers(config), "threads": threads, "code": code_sha256()})
+
+    def rules(self, readable: list[str], listed: list[str]) -> int:
+        """What every task may read, named once; each adds its own folder."""
+        rules, devices = confine.file_rules(), ["/dev/null", "/dev/zero"]
+        if self.config["gpu"]:
+            found = [without_data(os.path.realpath(place)) for place in driver_places()]
+            readable += [place for below, _ in found for place in below]
+            listed += [place for _, folders in found for place in folders]
+            devices += [str(path) for path in Path("/dev").glob("nvidia*")]
+        confine.allow_files(rules, readable, devices=devices, listed=listed)
+        return rules
 
     def say(self, message: dict[str, Any]) -> None:
         """One line to the parent."""
@@ -272,15 +284,6 @@ def layers(config: dict[str, Any]) -> list[str]:
     return sorted(names)
 
 
-def readable_places() -> list[str]:
-    """Folders and files that Python, torch and this package may still have to read: code, never data or settings."""
-    places = {str(Path(__file__).parent.parent), *SYSTEM_FILES, "/lib", "/lib64", "/usr/lib", "/usr/lib64"}
-    places |= {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    places |= {entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages", "lib-dynload")}
-    places |= {entry for entry in sys.path if entry.endswith(".zip")}
-    return sorted(places)
-
-
 def driver_places() -> list[str]:
     """Folders of CUDA's driver library, which lies wherever its installer put it, beside others that it loads later.
     It is loaded here and not started: a driver that runs does not outlive a fork."""
@@ -381,14 +384,14 @@ def begin(config: dict[str, Any], limits: dict[str, Any], descriptors: list[int]
         confine.die_with_parent()
         if confine.LINUX:  # elsewhere it stays in the supervisor's group, which is killed as a whole
             os.setsid()
-        rearrange_descriptors(descriptors, testimony)
+        rules = rearrange_descriptors(descriptors, testimony, config["rules"])
         os.chdir(config["folder"])
         os.umask(0o077)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         set_limits(config, limits)
         if confine.LINUX:
-            lock_up(config)
+            lock_up(config, rules)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(config["threads"])
     except BaseException as error:
@@ -397,16 +400,18 @@ def begin(config: dict[str, Any], limits: dict[str, Any], descriptors: list[int]
     os.close(ANSWER + 1)
 
 
-def rearrange_descriptors(descriptors: list[int], testimony: int) -> None:
-    """0 reads nothing, 1 and 2 are the output pipe, 3 the answer, 4 (until confined) the testimony; the rest closed."""
+def rearrange_descriptors(descriptors: list[int], testimony: int, rules: int) -> int:
+    """0 reads nothing, 1 and 2 are the output pipe, 3 the answer; until confined 4 is the testimony, 5 the rules for
+    files, if there are any, whose new number is returned; the rest closed."""
     result, output = (os.dup(descriptor) for descriptor in descriptors)
-    testimony = os.dup(testimony)
-    spare = [os.open(os.devnull, os.O_RDONLY), output, output, result, testimony]
+    kept = [os.dup(descriptor) for descriptor in (testimony, rules) if descriptor >= 0]
+    spare = [os.open(os.devnull, os.O_RDONLY), output, output, result, *kept]
     high = [os.dup2(descriptor, 100 + place) for place, descriptor in enumerate(spare)]
     os.closerange(0, 100)
     for place, descriptor in enumerate(high):
         os.dup2(descriptor, place, inheritable=False)
     os.closerange(len(high), 1 << 16)
+    return ANSWER + 2
 
 
 def set_limits(config: dict[str, Any], limits: dict[str, Any]) -> None:
@@ -417,6 +422,7 @@ def set_limits(config: dict[str, Any], limits: dict[str, Any]) -> None:
     confine.limit("NOFILE", 256)
     confine.limit("MEMLOCK", 0)
     confine.limit("MSGQUEUE", 0)
+    confine.limit("SIGPENDING", 128)  # timers, too
     if not config["gpu"]:
         confine.limit("AS", confine.address_space() + (limits["memory_mib"] << 20))
     # Counted with the task: in a namespace launcher, zygote and supervisor; elsewhere all that the user runs.
@@ -424,18 +430,16 @@ def set_limits(config: dict[str, Any], limits: dict[str, Any]) -> None:
     confine.limit("NPROC", limits["processes"] + others)
 
 
-def lock_up(config: dict[str, Any]) -> None:
+def lock_up(config: dict[str, Any], rules: int) -> None:
     """Give up rights, from the ones that the later steps need least."""
     Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")  # first to go when the machine runs short
     confine.drop_root()
     confine.drop_capabilities()
     if config["landlock"]:
-        devices = ["/dev/null", "/dev/zero"]
-        if config["gpu"]:
-            devices += [str(path) for path in Path("/dev").glob("nvidia*")]
-            devices += ["/proc/self/task"]  # where a thread is named
-        readable = [*config["readable"], *(GPU_FILES if config["gpu"] else ())]
-        confine.restrict_files(readable, [config["folder"]], devices)
+        if config["gpu"]:  # in a /proc of its own, where threads are named
+            confine.allow_files(rules, [*SYSTEM_FILES, *GPU_FILES], devices=["/proc/self/task"])
+        confine.allow_files(rules, writable=[config["folder"]])
+        confine.restrict_files(rules)
     confine.hide_memory()
     if config["seccomp"]:
         confine.filter_syscalls(cuda=config["gpu"])

@@ -289,25 +289,43 @@ def landlock_abi() -> int:
         return 0
 
 
-def restrict_files(readable: Iterable[str], writable: Iterable[str], devices: Iterable[str] = ()) -> None:
-    """Nothing on the disk but what is named: ``readable`` to read, ``writable`` folders to change, ``devices`` to open
-    both ways and to truncate (so is a file of /proc opened). Nothing may be executed. From ABI 4 no TCP, from ABI 6 no
-    abstract sockets and no signals outside."""
+def file_rules() -> int:
+    """A descriptor of rules by which nothing on the disk may be touched, until :func:`allow_files` names something.
+    From ABI 4 no TCP, from ABI 6 no abstract sockets and no signals outside."""
     abi = landlock_abi()
-    handled = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
     network, scopes = (3 if abi >= 4 else 0), (3 if abi >= 6 else 0)
-    attributes = struct.pack("=QQQ", handled, network, scopes)[: 8 if abi < 4 else 16 if abi < 6 else 24]
-    ruleset = _syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
-    try:
-        for path in readable:
-            _allow(ruleset, path, handled & (_READ_FILE | _READ_DIR))
-        for path in writable:
-            _allow(ruleset, path, handled & ~(_EXECUTE | _MAKE_DEVICES | _IOCTL_DEV))
-        for path in devices:
-            _allow(ruleset, path, handled & (_READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV | _READ_DIR))
-        _syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
-    finally:
-        os.close(ruleset)
+    attributes = struct.pack("=QQQ", _handled(), network, scopes)[: 8 if abi < 4 else 16 if abi < 6 else 24]
+    return _syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
+
+
+def allow_files(
+    rules: int,
+    readable: Iterable[str] = (),
+    writable: Iterable[str] = (),
+    devices: Iterable[str] = (),
+    listed: Iterable[str] = (),
+) -> None:
+    """Name files and folders, each with all below it: ``readable`` to read, ``writable`` folders to change, ``devices``
+    to open both ways and to truncate (so is a file of /proc opened), ``listed`` folders for names alone."""
+    for path in readable:
+        _allow(rules, path, _READ_FILE | _READ_DIR)
+    for path in writable:
+        _allow(rules, path, ~(_EXECUTE | _MAKE_DEVICES | _IOCTL_DEV))
+    for path in devices:
+        _allow(rules, path, _READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV | _READ_DIR)
+    for path in listed:
+        _allow(rules, path, _READ_DIR)
+
+
+def restrict_files(rules: int) -> None:
+    """Hold this process and all that it forks to the rules, and close their descriptor. Nothing may be executed."""
+    _syscall(_RESTRICT_SELF, ctypes.c_int(rules), ctypes.c_uint32(0))
+    os.close(rules)
+
+
+def _handled() -> int:
+    """All rights to files that this kernel's Landlock knows."""
+    return (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(landlock_abi(), 16)) - 1
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:
@@ -318,7 +336,7 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
         if not Path(path).is_dir():
             rights &= _FILE_RIGHTS
-        rule = struct.pack("=Qi", rights, place)  # struct landlock_path_beneath_attr is packed
+        rule = struct.pack("=Qi", rights & _handled(), place)  # struct landlock_path_beneath_attr is packed
         _syscall(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
     finally:
         os.close(place)
@@ -350,15 +368,29 @@ uselib 134 -1  setuid 105 146  setgid 106 144  setreuid 113 145  setregid 114 14
 setresgid 119 149  setgroups 116 159  setfsuid 122 151  setfsgid 123 152  move_pages 279 239  migrate_pages 256 238
 vhangup 153 58  open_tree_attr 467 467
 setpriority 141 140  ioprio_set 251 30  sched_setscheduler 144 119  sched_setparam 142 118  sched_setattr 314 274
-sched_setaffinity 203 122  sync 162 81  syncfs 306 267  file_setattr 469 469
+sched_setaffinity 203 122  sync 162 81  syncfs 306 267  file_setattr 469 469  inotify_init 253 -1  inotify_init1 294 26
+inotify_add_watch 254 27  fanotify_mark 301 263  io_setup 206 0  socketpair 53 199
 """
 _FOR_CUDA = ("bind", "listen")  # its driver names a local socket that nobody connects to, and does not start without
 _NEWEST = 469  # file_setattr, Linux 6.17: what comes after it was not judged, and is absent as on an older kernel
-# Looked at more closely below: kill, tgkill, clone, clone3, prctl, prlimit64, ioctl, socketpair.
-_EXAMINED = {"x86_64": (62, 234, 56, 435, 157, 302, 16, 53), "aarch64": (129, 131, 220, 435, 167, 261, 29, 199)}
+# Looked at more closely below: kill, tgkill, clone, prctl, prlimit64, ioctl, fcntl, open, openat.
+_EXAMINED = {
+    "x86_64": (62, 234, 56, 157, 302, 16, 72, 2, 257),
+    "aarch64": (129, 131, 220, 167, 261, 29, 25, -1, 56),
+}
+_OUT_OF_REACH = (435, 437)  # clone3, openat2: their flags lie in memory; libc then uses clone and openat
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # include/uapi/linux/audit.h
 _PRCTL_ALLOWED = (3, 15, 16, 21, 23, 38, 39, 41, 42, 0x53564D41)  # names, queries, huge pages, no_new_privs, PR_SET_VMA
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+# Questions to a terminal, bytes to read, blocking, closing on exec. Others change a file's inode for good
+# (FS_IOC_SETFLAGS, SETVERSION, ENABLE_VERITY), type into a terminal, or choose who gets a signal (FIOSETOWN).
+_IOCTL_ALLOWED = (0x5401, 0x802C542A, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+_IOCTL_CUDA = (0x4600, 0)  # kinds of requests: those of NVIDIA's driver, of its unified memory
+# Copies and flags of descriptors, locks, sizes. Others send signals (F_SETOWN, F_SETSIG), delay those who open a file
+# (F_SETLEASE), watch folders (F_NOTIFY) or make pipes large.
+_FCNTL_ALLOWED = (0, 1, 2, 3, 4, 5, 6, 7, 9, 36, 37, 38, 1025, 1030, 1032, 1034)
+# An old Landlock lets a file that may be read be emptied (O_TRUNC); none judges access 3, which is for ioctl alone
+_O_ACCMODE, _O_TRUNC = 3, 0x200
+_OPEN_REFUSED = (_O_ACCMODE, _O_ACCMODE | _O_TRUNC, os.O_RDONLY | _O_TRUNC)
 _NAMESPACE_FLAGS = NEWNS | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET | NEWCGROUP | NEWTIME
 _KILL, _REFUSE, _ABSENT, _PASS = 0x80000000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS, 0x7FFF0000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06  # linux/filter.h, man bpf
@@ -395,7 +427,7 @@ def _filter(machine: str, own: int, cuda: bool = False) -> Iterator[bytes]:
         tests = [part for value in values for part in (step(_EQUAL, value, 0, 1), step(_RETURN, _PASS))]
         return [step(_LOAD, 16 + 8 * argument), *tests, step(_RETURN, _REFUSE)]
 
-    kill, tgkill, clone, clone3, prctl, prlimit, ioctl, socketpair = _EXAMINED[machine]
+    kill, tgkill, clone, prctl, prlimit, ioctl, fcntl, *opens = _EXAMINED[machine]
     yield from (step(_LOAD, 4), step(_EQUAL, _AUDIT_ARCH[machine], 1, 0), step(_RETURN, _KILL), step(_LOAD, 0))
     if machine == "x86_64":  # the x32 table, where every call has a second number
         yield from (step(_AT_LEAST, 0x40000000, 0, 1), step(_RETURN, _REFUSE))
@@ -405,16 +437,25 @@ def _filter(machine: str, own: int, cuda: bool = False) -> Iterator[bytes]:
         if cuda and name == "socket":  # AF_UNIX (1) and SOCK_SEQPACKET (5): the driver's own kind
             local = (step(_LOAD, 16), step(_EQUAL, 1, 1, 0), step(_RETURN, _REFUSE))
             yield from when(number, *local, step(_LOAD, 24), step(_AND, 0xF), *only([5], 1)[1:])
+        elif cuda and name == "socketpair":  # whether the driver needs a stream was not tried; a datagram finds others
+            yield from when(number, step(_LOAD, 24), step(_AND, 0xF), *only([1], 1)[1:])
         elif number >= 0 and not (cuda and name in _FOR_CUDA):
             yield from when(number, step(_RETURN, _REFUSE))
     yield from when(kill, *only([own], 0))
     yield from when(tgkill, *only([own], 0))
     yield from when(prctl, *only(_PRCTL_ALLOWED, 0))
     yield from when(prlimit, *only([0, own], 0))
-    yield from when(socketpair, step(_LOAD, 24), step(_AND, 0xF), *only([1], 1)[1:])  # a datagram socket finds others
-    yield from when(clone3, step(_RETURN, _ABSENT))  # its flags lie in memory, out of reach: libc then uses clone
+    for number in _OUT_OF_REACH:
+        yield from when(number, step(_RETURN, _ABSENT))
+    yield from when(fcntl, *only(_FCNTL_ALLOWED, 1))
+    refused = [part for how in _OPEN_REFUSED for part in (step(_EQUAL, how, 0, 1), step(_RETURN, _REFUSE))]
+    for argument, number in enumerate(opens, start=1):
+        if number >= 0:
+            how = (step(_LOAD, 16 + 8 * argument), step(_AND, _O_ACCMODE | _O_TRUNC))
+            yield from when(number, *how, *refused, step(_RETURN, _PASS))
     flags = [step(_LOAD, 16), step(_ANY_BIT, _NAMESPACE_FLAGS & ~0xFF, 0, 1), step(_RETURN, _REFUSE)]
     yield from when(clone, *flags, step(_RETURN, _PASS))
-    typing = [step(_LOAD, 24), step(_EQUAL, _TIOCSTI, 1, 0), step(_EQUAL, _TIOCLINUX, 0, 1)]  # into a terminal
-    yield from when(ioctl, *typing, step(_RETURN, _REFUSE), step(_RETURN, _PASS))
+    kinds = [part for kind in _IOCTL_CUDA for part in (step(_EQUAL, kind, 0, 1), step(_RETURN, _PASS))] if cuda else []
+    exact = only(_IOCTL_ALLOWED, 1)
+    yield from when(ioctl, *exact[:-1], step(_AND, 0xFF00), *kinds, exact[-1])
     yield step(_RETURN, _PASS)

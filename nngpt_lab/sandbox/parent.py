@@ -14,13 +14,14 @@ process of its own and returns ``(value, arrays)``. What to rely on:
 
 What is not covered: side channels (time, caches), bugs of the kernel, names and sizes of files (``stat`` works on all
 paths), and on a GPU its memory and its driver (see ``gpu``). Worker processes of a DataLoader do not work inside. Where
-a layer is lacking, ``Sandbox.isolation`` does not name it, and ``require`` refuses to go on without; outside Linux that
-is all but limits, process group, environment, descriptors.
+a layer is lacking, ``Sandbox.isolation`` does not name it; outside Linux that is all but limits, process group,
+environment, descriptors. Below a stated minimum no task is run unless the user said so (``ground.isolation``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -41,9 +42,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from nngpt_lab.ground import paths
+from nngpt_lab.ground import isolation, paths
 from nngpt_lab.ground.errors import LabError
-from nngpt_lab.sandbox import confine
+from nngpt_lab.sandbox import confine, readable
 from nngpt_lab.sandbox.child import code_sha256, written
 from nngpt_lab.sandbox.parcels import ALIGNMENT, JSON_BYTES, Expected, Report, nbytes, parcel, printable, read_answer
 from nngpt_lab.sandbox.status import Status
@@ -189,6 +190,10 @@ class Sandbox:
         )
         theirs.close()
         self.zygotes += 1
+        places = parcel(readable.places() if confine.LINUX else [[], []], {})  # found while the zygote imports
+        with contextlib.suppress(OSError):  # a zygote that is gone does not say hello
+            socket.send_fds(ours, [b"places"], [places])
+        os.close(places)
         hello = self._hear(time.monotonic() + START_SECONDS)
         if "ready" not in hello:
             self._stop()
@@ -236,6 +241,7 @@ class Sandbox:
             limits: other than the sandbox's own.
 
         Raises:
+            IsolationError: what confines a task here is less than the minimum; nothing was run.
             SandboxError: no child could be started or confined, or the machine ended it each time it was tried: the
                 kernel for want of memory, say.
         """
@@ -261,6 +267,7 @@ class Sandbox:
     def _run(self, name: str, payload: Any, expect: Expected, limits: Limits) -> Report:
         """Run it once; _MachineFault if the machine ended it."""
         self.start()
+        isolation.require(self.isolation)
         if self._options["warm"]:
             self._await_warm_child(limits)
         sent = parcel({"task": name, "payload": payload, "limits": asdict(limits)}, {})
@@ -295,7 +302,9 @@ class Sandbox:
         text = b""
         while not text.endswith(b"\n"):
             ready = wait([self._control], max(0.0, deadline - time.monotonic()))
-            more = self._control.recv(1 << 16) if ready else b""
+            more = b""
+            with contextlib.suppress(ConnectionResetError):  # it died with something unread
+                more = self._control.recv(1 << 16) if ready else b""
             if not more:
                 return {}
             text += more
@@ -318,6 +327,13 @@ class Sandbox:
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._process, self._control, self._folder = None, None, ""
+
+
+@functools.cache
+def layers_here() -> tuple[str, ...]:
+    """What would confine a task on this machine, as a sandbox finds it; a SandboxError if none starts."""
+    with Sandbox() as sandbox:
+        return sandbox.isolation
 
 
 class _Run:

@@ -20,6 +20,7 @@ class Status(StrEnum):
     NON_FINITE = "non_finite"  # loss or predictions are nan or infinite
     FORBIDDEN = "forbidden"  # it tried what the sandbox does not allow
     CRASH = "crash"  # any other error of its own
+    OVERTRAINED = "overtrained"  # it trained longer than the protocol says, in the child's own count
 
 
 VALID = (Status.OK.value, Status.NON_FINITE.value)

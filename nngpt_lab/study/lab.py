@@ -14,12 +14,14 @@ from tqdm import tqdm
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.pool import Pool, open_pool
 from nngpt_lab.candidates.proxy import Proxy, prepare
+from nngpt_lab.ground import isolation
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.progress import noted
 from nngpt_lab.llm import lora, models
 from nngpt_lab.llm.models import Coder, one_thread
 from nngpt_lab.llm.server_engine import Server
+from nngpt_lab.sandbox.parent import layers_here
 from nngpt_lab.sandbox.status import VALID
 from nngpt_lab.study.design import Arm, Design, LoopDesign
 from nngpt_lab.study.run_state import RunState
@@ -121,8 +123,10 @@ def open_bench(
         coder: a model that is loaded already, instead of the design's own.
 
     Raises:
-        UsageError, DataError: model, device, memory or data are missing; before any work.
+        UsageError, DataError: model, device, memory or data are missing; before any work. IsolationError: no candidate
+            may run here.
     """
+    isolation.require(layers_here())
     if coder is None:
         check(design, device)  # before the corpus and the images are read
     proxy = prepare(design.protocol, device=device)

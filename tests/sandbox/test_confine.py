@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nngpt_lab.ground import isolation
 from nngpt_lab.sandbox import child, confine
 from nngpt_lab.sandbox.parent import Sandbox
 from nngpt_lab.sandbox.status import Status
@@ -43,7 +44,9 @@ def test_landlock_alone_confines_files(tmp_path):
     outside.write_text("canary", encoding="ascii")
     said = confined(f"""
 confine.drop_capabilities()
-confine.restrict_files([], [{str(inside)!r}])
+rules = confine.file_rules()
+confine.allow_files(rules, writable=[{str(inside)!r}])
+confine.restrict_files(rules)
 open({str(inside / "mine")!r}, "w").write("x")
 for attempt in (lambda: open({str(outside)!r}), lambda: os.listdir("/"), lambda: os.unlink({str(outside)!r}),
                 lambda: os.rename({str(outside)!r}, {str(inside / "moved")!r}),
@@ -100,12 +103,12 @@ def test_the_filter_is_well_formed(machine):
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_filter_decides_as_meant(machine):
     """A small interpreter of the filter, for both machines, since a test runs on one only."""
-    kill, tgkill, clone, clone3, prctl, prlimit, ioctl, socketpair = confine._EXAMINED[machine]
+    kill, tgkill, clone, prctl, prlimit, ioctl, fcntl, *opens = confine._EXAMINED[machine]
     own = 42
 
-    def decide(number: int, *arguments: int, arch: int = confine._AUDIT_ARCH[machine]) -> int:
+    def decide(number: int, *arguments: int, arch: int = confine._AUDIT_ARCH[machine], cuda: bool = False) -> int:
         data = struct.pack("=IIQ6Q", number, arch, 0, *arguments, *[0] * (6 - len(arguments)))
-        steps = [struct.unpack("=HBBI", step) for step in confine._filter(machine, own)]
+        steps = [struct.unpack("=HBBI", step) for step in confine._filter(machine, own, cuda)]
         place = value = 0
         while True:
             code, true, false, k = steps[place]
@@ -128,13 +131,23 @@ def test_the_filter_decides_as_meant(machine):
     assert {decide(call, pid) for call in (kill, tgkill) for pid in (1, 0, 2**64 - 1, 43)} == {refuse}
     assert decide(clone, 0x3D0F00) == decide(clone, 17) == allow  # a thread, a fork
     assert decide(clone, confine.NEWUSER | 17) == decide(clone, confine.NEWPID | 17) == refuse
-    assert decide(clone3) == confine._ABSENT
+    assert {decide(number) for number in confine._OUT_OF_REACH} == {confine._ABSENT}
     assert decide(prctl, 15) == allow and decide(prctl, 36) == decide(prctl, 1) == refuse
     assert decide(prlimit, 0) == allow and decide(prlimit, 7) == refuse
-    assert decide(ioctl, 0, 0x5413) == allow and decide(ioctl, 0, 0x5412) == refuse
-    assert decide(socketpair, 1, 1 | 0x80000) == allow and decide(socketpair, 1, 2) == refuse
+    changes = (0x5412, 0x541C, 0x40086602, 0x40087602, 0x401C5820, 0x40806685, 0x8901, 0x8902, 0x5452, 0xC0045877, 1)
+    assert decide(ioctl, 0, 0x5413) == allow and {decide(ioctl, 0, request) for request in changes} == {refuse}
+    for_cuda = {decide(ioctl, 0, request, cuda=True) for request in (0xC020462A, 0x30000001, 37, 0x5401)}
+    assert for_cuda == {allow} and {decide(ioctl, 0, request, cuda=True) for request in changes[:-1]} == {refuse}
+    assert {decide(fcntl, 0, command) for command in (0, 1, 2, 3, 4, 1030)} == {allow}
+    signals_leases_watches_pipes = {decide(fcntl, 0, command) for command in (8, 10, 15, 1024, 1026, 1031)}
+    assert signals_leases_watches_pipes == {refuse}
+    for place, number in enumerate(opens):
+        if number >= 0:
+            before = [0] * (place + 1)  # open(path, flags), openat(folder, path, flags)
+            assert {decide(number, *before, how) for how in (0, 1, 2, 0x241, 0x242, 0x80000)} == {allow}
+            assert {decide(number, *before, how) for how in (3, 0x200, 0x203, 0x80200)} == {refuse}
     assert decide(3, arch=0x40000003) == confine._KILL
-    assert {decide(number) for number in (0, 3, 8, 439)} == {allow}
+    assert {decide(number) for number in (1, 3, 8, 439)} == {allow}
     assert decide(470) == decide(9999) == confine._ABSENT
 
 
@@ -178,7 +191,15 @@ def test_statuses_of_exceptions():
 
 
 @pytest.fixture(scope="module")
-def bare():
+def weak():
+    """The user said that candidates may run with whatever layers there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(isolation.VARIABLE, "weak")
+        yield
+
+
+@pytest.fixture(scope="module")
+def bare(weak):
     """As on a machine that refuses namespaces."""
     if not (confine.landlock_abi() and confine.seccomp_works()):
         pytest.skip("neither namespaces nor the rest")

@@ -22,6 +22,7 @@ if not confine.LINUX:
     pytest.skip("Linux confinement", allow_module_level=True)
 
 TASKS = "tests.helpers.warm_tasks"
+weak = test_confine.weak
 LIMITS, PREDICTIONS, attack = test_parent.LIMITS, test_parent.PREDICTIONS, test_parent.attack
 
 
@@ -32,7 +33,7 @@ def sandbox(*setup: str, namespaces: bool = True, **payload) -> Sandbox:
 
 
 @pytest.fixture(scope="module", params=["namespaces", "no namespaces"])
-def box(request):
+def box(request, weak):
     with sandbox("torch", namespaces=request.param == "namespaces") as opened:
         if request.param == "no namespaces" and not (confine.landlock_abi() and confine.seccomp_works()):
             pytest.skip("neither namespaces nor the rest")

@@ -83,6 +83,12 @@ def measure(
     return {key: Measured(None, f"Our scaled loop: {_text(value)}.") for key, value in measured.items()}
 
 
+def not_run(reason: str) -> dict[str, Measured]:
+    """What :func:`measure` would say to each claim, had the loop been run: the ``reason`` why it was not."""
+    own = ("B-cycle-", "B-mean-", "B-peak-", "B-novel-")
+    return {key: Measured(None, reason) for key in load_claims() if key.startswith(own)}
+
+
 def _in_per_cent(row: pd.Series, column: str) -> Estimate:
     value = float(row[column])
     low, high = (float(row.get(f"{column}_{end}", np.nan)) for end in ("low", "high"))

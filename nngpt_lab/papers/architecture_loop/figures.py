@@ -53,6 +53,7 @@ STATUSES = {
     "timeout": {"label": "too slow", "facecolor": COLOURS[8]},
     "forbidden": {"label": "forbidden", "facecolor": "#000000"},
     "crash": {"label": "crash", "facecolor": COLOURS[7], "hatch": "--"},
+    "overtrained": {"label": "trained for longer", "facecolor": COLOURS[0], "hatch": "oo"},
 }
 """Name and look of each status, in the order of the stack."""
 STAGE_LOOKS = {
