@@ -267,6 +267,6 @@ def _splits(names: str, profile: Profile) -> None:
 TABLES: dict[str, Callable[[str, Profile], Any]] = {  # each imported only when asked: some take seconds
     "arms": _arms, "augmentation_protocol": _protocol, "axes": _axes, "coder": _coders, "live_arms": _live_arms,
     "device": lambda device, profile: profile.on(device),
-    "isolation": lambda choice, profile: named("isolation", choice, CHOICES), "prompts": _prompts, "protocol": _protocol,
-    "replay": _replay, "splits": _splits,
+    "isolation": lambda choice, profile: named("isolation", choice, CHOICES),
+    "prompts": _prompts, "protocol": _protocol, "replay": _replay, "splits": _splits,
 }  # fmt: skip
