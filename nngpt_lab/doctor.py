@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nngpt_lab.ground import paths
-from nngpt_lab.ground.errors import LabError, UsageError
+from nngpt_lab.ground.errors import DataError, LabError, UsageError
 from nngpt_lab.ground.isolation import lacking
 from nngpt_lab.records import manifest
 from nngpt_lab.records.profiles import PROFILES, Profile
@@ -142,8 +142,8 @@ def _folders() -> Iterator[Check]:
     smoke = PROFILES["smoke"].disk_gib
     try:
         yield _folder("cache", paths.cache_folder(), smoke, "set NNGPT_LAB_CACHE to a folder you may write")
-    except OSError as error:
-        yield Check("folders", "cache", False, f"cannot be created: {error.strerror}", "set NNGPT_LAB_CACHE")
+    except DataError as error:
+        yield Check("folders", "cache", False, error.cause, error.cure)
     yield _folder("results", paths.results_root(), RESULTS_DISK_GIB, "use --output with a folder you may write")
 
 

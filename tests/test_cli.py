@@ -112,6 +112,15 @@ def test_missing_data_without_a_network_exits_with_3(own_notebooks, no_network, 
     ]
 
 
+def test_a_cache_that_cannot_be_made_exits_with_3(own_notebooks, tmp_path, monkeypatch):
+    """As in a home folder that is read-only."""
+    write_notebook(own_notebooks / "01_x.ipynb")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NNGPT_LAB_CACHE", str(tmp_path / "file" / "cache"))
+    result = lab("demo", "--output", tmp_path / "out")
+    assert result.exit_code == 3 and "NNGPT_LAB_CACHE" in result.stderr.splitlines()[1]
+
+
 FAILED = [SimpleNamespace(status="failed", error={"type": kind}) for kind in ("DataError", "ValueError")]
 DONE, STOPPED = (SimpleNamespace(status=status, error=None) for status in ("ok", "stopped"))
 

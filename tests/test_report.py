@@ -202,6 +202,22 @@ def test_a_failed_notebook_shows_its_error_and_what_it_had_written(folder):
     assert 'id="03-third-figure-proxy-audit"' in page
 
 
+def test_of_several_runs_the_latest_is_shown_and_a_later_failure_told(tmp_path):
+    place = tmp_path / "01_first"
+    for run, status, day in ("seed-0", "ok", 1), ("seed-1", "incomplete", 2), ("seed-2", "failed", 3):
+        failures = [{"type": "KeyError", "message": "'a'", "cell": 9, "line": "results.figure(a)"}]
+        record = {"status": status, "seed": day - 1, "started": f"2026-01-0{day}T10:30:00+00:00", "failures": failures}
+        add_notebook(place, run, "B", MANIFEST | record)
+        (place / run / "tables" / "ranks.csv").write_text(f"run\n{run}\n")
+    page = text_of(tmp_path)
+    assert "seed-1</td>" in page and "seed-0</td>" not in page and "seed 1<" in page
+    assert "Some figures or tables of this notebook failed." in page
+    assert "A later run failed: seed-2." in page and "KeyError: &#39;a&#39;\nin cell [9]: results.figure(a)" in page
+    assert 'id="01-first-figure-proxy-audit"' in page
+    assert_links_resolve(tmp_path / "index.html")
+    assert_links_resolve(place / "seed-1" / "executed.html")
+
+
 @pytest.mark.parametrize(
     "broken", ["contents.json", "executed.ipynb", "manifest.json", "tables/ranks.csv", "tables/claims.csv"]
 )

@@ -103,7 +103,7 @@ def read(artifact: Artifact, reader: Callable[[Path], T]) -> T:
 
 def is_present(artifact: Artifact) -> bool:
     """Whether a file of the right name and size is in the cache. Reads no contents: a hint, not a verification."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, DataError):
         return (paths.cache_folder() / "artifacts" / artifact.filename).stat().st_size == artifact.size_bytes
     return False
 

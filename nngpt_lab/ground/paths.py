@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nngpt_lab.ground.errors import DataError
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -35,14 +37,18 @@ def results_folder(profile: str, output: str | Path | None = None) -> Path:
 
 
 def cache_folder() -> Path:
-    """The user's cache for published data; created if missing."""
+    """The user's cache for published data; created if missing. DataError where it cannot be."""
     if chosen := os.environ.get("NNGPT_LAB_CACHE"):
         folder = Path(chosen).expanduser().resolve()
     else:
         import platformdirs
 
         folder = platformdirs.user_cache_path("nngpt-lab", appauthor=False)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cure = "let NNGPT_LAB_CACHE name a folder that you may write to"
+        raise DataError(f"the cache folder {folder} cannot be written: {error.strerror}", cure) from error
     return folder
 
 

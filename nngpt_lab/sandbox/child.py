@@ -31,6 +31,7 @@ import shutil
 import signal
 import socket
 import sys
+import sysconfig
 import time
 import traceback
 from pathlib import Path
@@ -47,6 +48,8 @@ WARM = "warm"  # what a spare says when it is
 WARM_CPU_SECONDS = 600  # the most a spare takes to get warm; its task's own seconds are counted from then on
 HOME = os.environ.get("HOME") or "/"  # in a child its private folder, which has another name each time
 FOLDER = re.compile(r'File "[^"\n]*/([^/"\n]+)"')
+INSTALLED = {str(Path(__file__).parents[2]), sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()}
+INSTALLED |= {entry for entry in sys.path if entry.endswith("-packages")}
 DENIED = {"EPERM", "EACCES", "EROFS", "ENOSPC", "EFBIG", "EDQUOT", "EMFILE", "EAGAIN"}
 NO_MEMORY = (
     *("DefaultCPUAllocator", "annot allocate memory", "not enough memory", "bad_alloc"),
@@ -502,14 +505,13 @@ def answer(request: dict[str, Any], arrays: dict[str, Any]) -> NoReturn:
 
 def describe(error: BaseException) -> dict[str, Any]:
     """An exception as plain values; the status is only this process's word, and it can only be a failure."""
-    lines = traceback.format_exception(error, limit=-6)
-    text = FOLDER.sub(r'File "\1"', "".join(lines))  # where this machine keeps its libraries is no part of a result
+    text = "".join(traceback.format_exception(error, limit=-6))
     message = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
-    return {
-        "status": status_of(error).value,
-        "message": message.replace(HOME, "~")[:400],
-        "traceback": text.replace(HOME, "~")[-3000:],
-    }
+    told = {"message": message, "traceback": FOLDER.sub(r'File "\1"', text)}
+    for place in sorted(INSTALLED, key=len, reverse=True):  # where a machine keeps its libraries is no part of a result
+        told = {name: said.replace(f"{place}/", "") for name, said in told.items()}
+    told = {name: said.replace(HOME, "~") for name, said in told.items()}
+    return {"status": status_of(error).value, "message": told["message"][:400], "traceback": told["traceback"][-3000:]}
 
 
 def status_of(error: BaseException | None, depth: int = 8) -> Status:

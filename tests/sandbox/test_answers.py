@@ -59,6 +59,13 @@ def test_endings(box, code):
     assert "\x1b" not in str(report) and len(report.message) < 1000 and report.value is None
 
 
+def test_what_an_error_says_does_not_depend_on_where_libraries_lie(box):
+    report = attack(box, "import torch\nfrom torch.nn import Nosuch")
+    assert report.message == "ImportError: cannot import name 'Nosuch' from 'torch.nn' (torch/nn/__init__.py)"
+    report = attack(box, "from nngpt_lab import nosuch")
+    assert "(nngpt_lab/__init__.py)" in report.message and str(paths.PACKAGE) not in report.traceback
+
+
 # --- predictions --------------------------------------------------------------------------------------------------
 
 ARRAYS = {
