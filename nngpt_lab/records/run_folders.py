@@ -32,14 +32,15 @@ LONGEST = 40  # characters of a name that tell parameters; what tells runs apart
 
 
 def name(seed: int, given: Mapping[str, Any]) -> str:
-    """A run's folder, from its seed and from those parameters that differ from the notebook's own.
+    """A run's folder, from its seed and from those parameters that differ from the notebook's own. ``workers`` changes
+    no result: a run may be continued with others.
 
     >>> name(0, {}), name(1, {"cycles": 3})
     ('seed-0', 'seed-1-cycles-3-8f1976')
     """
-    if not given:
+    chosen = {key: _portable(value) for key, value in sorted(given.items()) if key != "workers"}
+    if not chosen:
         return f"seed-{seed}"
-    chosen = {key: _portable(value) for key, value in sorted(given.items())}
     said = " ".join(f"{key} {str(value).rpartition('/')[2]}" for key, value in chosen.items())
     text = re.sub(r"[^A-Za-z0-9.]+", "-", said).strip("-.")[:LONGEST].rstrip("-.")
     return f"seed-{seed}-{text}-{sha256_json(chosen)[:6]}"

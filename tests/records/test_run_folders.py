@@ -31,7 +31,7 @@ def leave(run: Path, status: str = "ok", day: int = 1, **record) -> Path:
 
 
 def test_a_run_s_name_tells_seed_and_parameters(monkeypatch):
-    assert run_folders.name(3, {}) == "seed-3"
+    assert run_folders.name(3, {}) == run_folders.name(3, {"workers": 8}) == "seed-3"
     name = run_folders.name(0, {"arms": "loop, no tuning", "samples": 48, "cycles": None})
     assert name.startswith("seed-0-arms-loop-no-tuning-cycles-None-") and run_folders.RUN.fullmatch(name)
     assert run_folders.name(0, {"a": 1}) != run_folders.name(0, {"a": 2}) != run_folders.name(0, {"b": 2})
