@@ -21,7 +21,7 @@ from nngpt_lab.ground.seeds import SCHEME
 
 PARTS = ("holdout", "test")
 DESCRIPTIVE = ("name", "source")
-EVALUATOR = 1  # raise it when training.py or proxy.py changes what a score means; older scores then stay apart
+EVALUATOR = 2  # raise it when training.py or proxy.py changes what a score means; older scores then stay apart
 CIFAR_10_NORM = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))  # [C] nn-dataset 2.1.2, ab/nn/loader/cifar-10.py
 LEMUR_RESNET = "8a60109d6cc01a403c502caa481ef3394bc0e0ba9d77561e0a5fcf6b1ab12f44"  # ab/nn/nn/ResNet.py of 2.1.2
 
@@ -108,8 +108,6 @@ class Protocol:
     def meaning(self, content_hash: str) -> dict[str, Any]:
         """All that can change a score: the fields, the data's ``content_hash``, and how it is computed here."""
         values = {name: value for name, value in self.as_dict().items() if name not in DESCRIPTIVE}
-        if self.epochs == 1:  # what was scored before there was such a field keeps its hash
-            del values["epochs"]
         values |= {"data": content_hash, "evaluator": EVALUATOR}
         if self.train_limit is not None:  # which images are trained on is drawn
             values["seeds"] = SCHEME

@@ -26,6 +26,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 import torchvision  # noqa: F401  imported once, in the zygote: many candidates use it
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
+from tqdm import tqdm
 
 from nngpt_lab.candidates import batched_operations as operations
 from nngpt_lab.candidates.batched_transforms import batch_pipeline, pil_pipeline
@@ -43,6 +46,7 @@ SIZES_DO_NOT_FIT = re.compile(  # torch has some hundred sentences for that, whi
     re.IGNORECASE,
 )
 SIZE_ERRORS = (RuntimeError, ValueError, IndexError, AssertionError)
+FAR_OVER = 100  # times the protocol's limit: a constructor that has made so many weights does not throw them away
 Images: TypeAlias = torch.Tensor  # uint8 (N, C, H, W)
 Prepare = Callable[[Images], torch.Tensor]  # -> float32 (N, C, h, w)
 
@@ -122,20 +126,21 @@ def on_device(arrays: Mapping[str, Any], device: torch.device) -> dict[str, torc
     return {name: torch.as_tensor(array, device=device) for name, array in arrays.items()}
 
 
-class Batches:
+class Batches(tqdm):
     """One pass over the training set, in a new order: an iterator of (inputs, labels), already on the device.
 
-    Like the authors' DataRoll it is exhausted after one epoch: a ``learn`` that loops over it twice trains once. One
-    that keeps the batches can train on them again, in the authors' evaluator; here see ``step_count``.
+    Like the authors' DataRoll it is a progress bar (one that shows nothing), for networks that write to it, and it is
+    exhausted after one epoch: a ``learn`` that loops over it twice trains once. One that keeps the batches can train on
+    them again, in the authors' evaluator; here see ``step_count``.
     """
+
+    monitor_interval = 0  # no thread that watches the bar
 
     def __init__(self, images: Images, labels: torch.Tensor, order: torch.Tensor, batch: int, prepare: Prepare):
         self.batch_size, self.steps = batch, 0
         self._parts = order.split(batch)
         self._images, self._labels, self._prepare = images, labels, prepare
-
-    def __len__(self) -> int:
-        return len(self._parts)
+        super().__init__(self._parts, disable=True)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return self
@@ -155,7 +160,7 @@ def preparations(
     payload: Mapping[str, Any], protocol: Protocol, generator: torch.Generator
 ) -> tuple[list[Prepare], str]:
     """How images become a network's inputs, for training and for prediction, and in a word which path that is."""
-    norm = payload["norm"]
+    norm = tuple(map(tuple, payload["norm"]))  # as the authors pass it; a parcel holds lists
     if protocol.kind == Kind.ARCHITECTURE:
         clean = fixed(norm, protocol.side, None)
         random_flip = fixed(norm, protocol.side, generator) if protocol.flip else clean
@@ -171,7 +176,7 @@ def preparations(
 
 def fixed(norm, side: int | None, generator: torch.Generator | None) -> Prepare:
     """Resize to ``side`` as PIL does, flip each image at random if there is a generator, scale to [0, 1], normalise."""
-    mean, std = map(tuple, norm)
+    mean, std = norm
 
     def prepare(images: Images) -> torch.Tensor:
         if side is not None:
@@ -205,19 +210,63 @@ def build(
     """The ``Net`` of a code and its file's name, ready to learn. Its size is checked before its weights are made."""
     module = execute(*source)
     prm = hyperparameters(module.supported_hyperparameters(), protocol)
-    if protocol.max_parameters is not None:
-        size = 0
-        with contextlib.suppress(Exception), torch.device("meta"):  # some constructors need real numbers
-            sketch = module.Net(in_shape, (classes,), dict(prm), torch.device("meta"))
-            size = count_parameters(sketch)
-        check_parameters(size, protocol)
-        module = execute(*source)  # as if there had been no sketch, whatever it left behind in the module
     seed_everything(seed)  # whatever was drawn until now, equal seeds give equal weights
-    net = module.Net(in_shape, (classes,), prm, device)
+    try:
+        with far_over_limit(protocol):
+            net = module.Net(in_shape, (classes,), prm, device)
+    except Exception as error:
+        if status_of(error) == Status.OUT_OF_MEMORY:  # the only case in which a constructor is called again
+            check_parameters(sketch(module, in_shape, classes, protocol)[0], protocol)
+        raise
     check_parameters(count_parameters(net), protocol)
     net.to(device)
     net.train_setup(prm)
     return net
+
+
+@contextlib.contextmanager
+def far_over_limit(protocol: Protocol) -> Iterator[None]:
+    """Within, a Failure as soon as modules hold :data:`FAR_OVER` times the weights that the protocol allows, which is
+    before most layers fill them: an answer with a width slipped would take minutes and the machine's memory."""
+    made, total = set(), 0
+
+    def note(_module, _name, parameter) -> None:
+        nonlocal total
+        if id(parameter) not in made and not is_lazy(parameter):
+            made.add(id(parameter))
+            total += parameter.numel()
+        if protocol.max_parameters is not None and total > FAR_OVER * protocol.max_parameters:
+            check_parameters(total, protocol)
+
+    hook = register_module_parameter_registration_hook(note)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def sketch(module: Any, in_shape: tuple, classes: int, protocol: Protocol) -> tuple[int, bool]:
+    """How many weights a module's ``Net`` has, counted without making them (on torch's device ``meta``), and whether
+    that is sure: no call of torch failed, as those do there that need real numbers. (0, False) without a network.
+    """
+    meta = torch.device("meta")
+    with contextlib.suppress(Exception), Refusals() as refusals, meta:
+        prm = hyperparameters(module.supported_hyperparameters(), protocol)
+        return count_parameters(module.Net(in_shape, (classes,), prm, meta)), not refusals.seen
+    return 0, False
+
+
+class Refusals(TorchFunctionMode):
+    """Notes whether any call of torch raised, even if the code that called it went on."""
+
+    seen = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        try:
+            return func(*args, **(kwargs or {}))
+        except Exception:
+            self.seen = True
+            raise
 
 
 def check_learn(net: Any) -> None:
@@ -230,30 +279,35 @@ def check_learn(net: Any) -> None:
 def weights(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[int, dict]:
     """How many weights the network of ``code`` has under ``protocol``, for images of ``classes``; nothing is trained.
 
-    Where the constructor allows it no weight is made, whatever their number (torch's device ``meta``).
+    Where the constructor allows it no weight is made, whatever their number.
     """
     protocol = Protocol.from_dict(payload["protocol"])
-    in_shape, out_shape = (protocol.batch, 3, protocol.side, protocol.side), (payload["classes"],)
+    in_shape, classes = (protocol.batch, 3, protocol.side, protocol.side), payload["classes"]
     with typed_failures():
-        for device in (torch.device("meta"), torch.device("cpu")):
-            module = execute(payload["code"], CANDIDATE)
-            prm = hyperparameters(module.supported_hyperparameters(), protocol)
-            with contextlib.suppress(*((Exception,) if device.type == "meta" else ())), device:
-                return count_parameters(module.Net(in_shape, out_shape, prm, device)), {}
-    raise AssertionError("the second way has no way out but a count or a failure")
+        count, sure = sketch(execute(payload["code"], CANDIDATE), in_shape, classes, protocol)
+        if sure:
+            return count, {}
+        module = execute(payload["code"], CANDIDATE)
+        prm = hyperparameters(module.supported_hyperparameters(), protocol)
+        return count_parameters(module.Net(in_shape, (classes,), prm, torch.device("cpu"))), {}
 
 
 def hyperparameters(declared: Any, protocol: Protocol) -> dict[str, Any]:
     """What the network is given: the protocol's values, and a value for whatever else it declares."""
     prm = dict.fromkeys(sorted(map(str, declared)), protocol.other)
     given = {name: getattr(protocol, name) for name in ("lr", "momentum", "dropout", "batch")}
-    return prm | given | {"pretrained": 0.0, "epoch": protocol.epochs, "transform": f"norm_{protocol.side}"}
+    epochs = {"epoch": protocol.epochs, "epoch_max": protocol.epochs}  # the second in nn-dataset after 2.1.2
+    return prm | given | epochs | {"pretrained": 0.0, "transform": f"norm_{protocol.side}"}
 
 
 def count_parameters(net: Any) -> int:
     """Number of weights; those of lazy layers that have no shape yet count as none."""
-    lazy = torch.nn.parameter.UninitializedParameter
-    return sum(parameter.numel() for parameter in net.parameters() if not isinstance(parameter, lazy))
+    return sum(parameter.numel() for parameter in net.parameters() if not is_lazy(parameter))
+
+
+def is_lazy(parameter: Any) -> bool:
+    """Whether it has no shape before the first batch."""
+    return isinstance(parameter, torch.nn.parameter.UninitializedParameter)
 
 
 def check_parameters(count: int, protocol: Protocol) -> None:

@@ -497,4 +497,5 @@ def _environment(folder: str, gpu: bool = False) -> dict[str, str]:
     kept |= {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
     fixed = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
     fixed |= {"USER": "nobody", "LOGNAME": "nobody"}  # torch.compile asks, and a namespace's user has no name
+    fixed |= {"TORCHDYNAMO_DISABLE": "1"}  # torch.compile gives back what it was given: no compiler starts in there
     return fixed | places | threads | python | kept

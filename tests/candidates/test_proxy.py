@@ -116,6 +116,12 @@ def test_seeds_differ_by_as_much_as_a_small_holdout_lets_expect(digits):
     assert 0.004 < np.std(scores, ddof=1) < 0.03 and 0.8 < np.mean(scores) < 0.95, scores
 
 
+@pytest.mark.parametrize("compiled", ["self.fc = torch.compile(self.fc)", "self.compile()"])
+def test_a_network_that_is_compiled_is_trained_eagerly(evaluator, compiled):
+    """No compiler may start in the sandbox, and what it would make of a network differs from machine to machine."""
+    assert evaluate(evaluator, network(learn=compiled)).score == evaluate(evaluator, network()).score
+
+
 def test_chance_is_no_failure_and_no_failure_is_a_score(evaluator):
     """All classes equal: class 0 everywhere, as torch.max has it in the authors' metric."""
     outcome = evaluate(evaluator, network(learn="train_data = []", forward="return torch.zeros(len(x), 10)"))

@@ -5,8 +5,10 @@ How failures are typed is in ``test_training_failures.py``; the whole, confined,
 
 from __future__ import annotations
 
+import json
 import random
 import textwrap
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -112,6 +114,15 @@ def test_one_pass_only():
         next(passed)
 
 
+def test_a_network_may_write_to_its_progress_bar_which_shows_nothing(capfd):
+    told = "train_data.set_description('epoch 1')\ntrain_data.set_postfix(loss=0.5)\ntrain_data.write('.', end='')\n"
+    told += "train_data.update(0)\ntrain_data.refresh()\nassert len(train_data) == 3 and train_data.total == 3"
+    threads = threading.active_count()
+    assert np.array_equal(run(network(learn=told))[1], run(network())[1])
+    assert threading.active_count() == threads
+    assert capfd.readouterr() == (".", "")  # what tqdm.write is given goes to the child's output
+
+
 def test_learn_that_loops_twice_trains_once():
     value, once = run(network())
     twice = network().replace("for inputs, labels in train_data:", "for inputs, labels in [*train_data, *train_data]:")
@@ -139,7 +150,8 @@ def test_each_epoch_has_an_order_of_its_own_and_the_first_is_the_one_of_a_single
 def test_more_epochs_train_on():
     value, logits = run(network(), epochs=3)
     assert value["steps"] == 9 and not np.array_equal(logits, run(network())[1])
-    assert hyperparameters({"lr"}, replace(PROTOCOL, epochs=3))["epoch"] == 3
+    prm = hyperparameters({"lr", "epoch_max"}, replace(PROTOCOL, epochs=3))
+    assert prm["epoch"] == prm["epoch_max"] == 3  # the second is given by nn-dataset after 2.1.2
 
 
 # --- images -------------------------------------------------------------------------------------------------------
@@ -193,6 +205,14 @@ def test_predictions_are_flipped_only_where_the_protocol_says_so(augment, same):
     assert torch.equal(predict(images), plain(images)) == same
 
 
+def test_an_augmentation_is_given_tuples_as_the_authors_pass_them():
+    code = "import functools\nfrom torchvision import transforms as T\n\n@functools.lru_cache\ndef transform(norm):\n"
+    code += "    return T.Compose([T.ToTensor(), T.Normalize(*norm)])"
+    payload = {"code": code, "norm": json.loads(json.dumps(CIFAR_10_NORM))}  # as a parcel brings it
+    (prepare, _), _ = training.preparations(payload, get_protocol("digits-augmentation"), torch.Generator())
+    assert torch.equal(prepare(noise(4, 32)), fixed(CIFAR_10_NORM, None, None)(noise(4, 32)))
+
+
 # --- hyperparameters ----------------------------------------------------------------------------------------------
 
 
@@ -235,7 +255,7 @@ DRAWS = {
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_equal_seeds_give_equal_weights_whether_or_not_there_is_a_sketch(name):
+def test_equal_seeds_give_equal_weights_whether_or_not_there_is_a_limit(name):
     top = "import itertools, random\nimport numpy as np\n"
     top += "RNG, COUNTER, KEPT = np.random.default_rng(0), itertools.count(), {}"
     code = network(top=top, init=DRAWS[name])
@@ -249,25 +269,54 @@ def test_other_seeds_give_other_weights():
     assert not torch.equal(weights(network())[0], weights(network(), seed=1)[0])
 
 
-def test_a_sketch_does_not_move_what_follows():
+def test_a_limit_does_not_move_what_follows():
     """Dropout, order and flips draw after the network is made; a protocol's limit must not change a score."""
     dropped = "x = nn.functional.dropout(nn.functional.avg_pool2d(x, 4), training=self.training)\n"
     code = network(forward=dropped + "return self.fc(x.flatten(1))")
     assert np.array_equal(run(code)[1], run(code, max_parameters=10_000)[1])
 
 
-def test_the_limit_is_exact_and_holds_before_memory_is_taken():
+FAR_OVER = "self.fc = nn.Parameter(torch.empty(1930 * 101))\nassert False, 'its numbers are drawn'"
+
+
+@pytest.mark.parametrize(
+    ("init", "limit"),
+    [("self.fc = nn.Linear(192, 10)", 1929), ("self.fc = nn.Linear(10**9, 10**9)", 500_000), (FAR_OVER, 1930)],
+    ids=["one too many", "no memory for it", "far over"],
+)
+def test_the_limit_is_exact_and_holds_before_memory_is_taken(init, limit):
+    """No machine has addresses for the second one's four exabytes, so nothing is taken there either."""
     assert build(network(), max_parameters=1930)
-    for code, limit in ((network(), 1929), (network(init="self.fc = nn.Linear(10**6, 10**6)"), 500_000)):
-        with pytest.raises(Failure) as caught:
-            build(code, max_parameters=limit)
-        assert caught.value.status == Status.PARAMETERS and f"{limit:,}" in str(caught.value)
+    with pytest.raises(Failure) as caught:
+        build(network(init=init), max_parameters=limit)
+    assert caught.value.status == Status.PARAMETERS and f"{limit:,}" in str(caught.value)
 
 
-def test_a_network_without_a_sketch_is_still_counted():
-    code = network(init="assert device.type != 'meta'\nself.fc = nn.Linear(3 * 64, 10)")
-    with pytest.raises(Failure, match="1,930 parameters"):
-        build(code, max_parameters=1929)
+def test_what_a_constructor_makes_and_throws_away_does_not_count():
+    init = "self.fc = nn.Linear(192, 900)\nself.fc = nn.Linear(192, 10)"
+    assert training.count_parameters(build(network(init=init), max_parameters=1930)) == 1930
+
+
+OTHER_ON_META = {  # constructors that make less of a tensor without numbers; 1,930 weights each, and many on meta
+    "an exception": "try:\n    n = torch.zeros(192).numpy().size\nexcept Exception:\n    n = 10**7\n",
+    "a number": "try:\n    n = int(torch.tensor(192))\nexcept RuntimeError:\n    n = 10**7\n",
+    "a truth value": "n = 192\ntry:\n    assert torch.ones(1) > 0\nexcept Exception:\n    n = 10**7\n",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_ON_META)
+def test_what_is_counted_is_the_network_that_is_trained(name):
+    code = network(init=OTHER_ON_META[name] + "self.fc = nn.Linear(n, 10)")
+    assert training.count_parameters(build(code, max_parameters=1930)) == 1930
+    payload = {"code": code, "protocol": PROTOCOL.as_dict(), "classes": 10}
+    assert training.weights(payload, {})[0] == 1930
+
+
+@pytest.mark.parametrize("place", ["top", "init", "hyperparameters"])
+def test_code_runs_once_so_that_it_never_meets_what_it_left(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = network(**{place: f"import os; os.mkdir('{place}')\n{PIECES[place]}"})
+    assert build(code, max_parameters=1930) and (tmp_path / place).is_dir()
 
 
 LAZY = "self.fc = nn.LazyLinear(10)"
