@@ -54,6 +54,22 @@ WRAPPERS = {
     "<hp>{{'lr': 0.1}}</hp><tr>{}</tr>": ("tag", True),
     "Install it:\n```bash\npip install torch\n```\n```python\n{}\n```\n": ("fence", True),
     "```python\n{}\n```\nUse it:\n```python\nfrom net import Net\n\nnet = Net()\n```": ("fence", True),
+    # what models write on the line that opens, and what is left of the one that closes
+    '```python title="net.py"\n{}\n```': ("fence", False),
+    "```python:models/net.py\n{}\n```": ("fence", False),
+    "```{{.python .numberLines}}\n{}\n```": ("fence", False),
+    "```{{code-cell}} ipython3\n{}\n```": ("fence", False),
+    "``` Python 3\n{}\n```": ("fence", False),
+    "- The code:\n\n\t```python\n{}\n\t```": ("fence", True),
+    "```python\n{}\n```<|im_end|>": ("fence", True),
+    "I skip the <think> step.\n```python\n{}\n```": ("fence", True),
+    "```python\n{}\n```\n</think>\n": ("fence", False),
+    "[THINK]\n```\ndef transform(x): 1\n```\n[/THINK]\n<tr>{}</tr>": ("tag", True),
+    "<|begin_of_thought|>hm<|end_of_thought|>\n<tr>{}</tr>": ("tag", True),
+    "<|START_THINKING|>hm<|END_THINKING|><tr>{}</tr>": ("tag", True),
+    "\u25c1think\u25b7hm\u25c1/think\u25b7<tr>{}</tr>": ("tag", True),
+    "<seed:think>hm</seed:think>\n<tr>{}</tr>": ("tag", True),
+    "<reasoning>\n```\nclass Net(a): 1\n```\n</reasoning>\n<tr>{}</tr>": ("tag", True),
 }
 
 
@@ -98,7 +114,8 @@ def test_any_text_gives_a_piece_of_itself_or_nothing(text, kind):
     found = extract(text, kind)
     assert isinstance(found, Extraction)
     assert (found.code == "") == (found.source == Source.NONE)
-    assert found.code in text or "<think" in text.lower()
+    # line by line, because the marks of a list or a quotation are taken off each line, as CommonMark has it
+    assert all(line in text for line in found.code.split("\n")) or "<think" in text.lower()
     assert extract(text, kind) == found
 
 
@@ -146,6 +163,24 @@ def test_a_whole_answer_wins_over_a_later_one_that_was_cut_off():
     assert of(f"<tr>{BETTER}</tr>\n<tr>{TRANSFORM[:-3]}")[:2] == (BETTER, "tag")
 
 
+FRAGMENT = "class Net(nn.Module):\n    # rest unchanged\n    def forward(self, x):\n        return self.drop(x)"
+WHOLE = NET.replace("    def forward", "    def __init__(self, a, b, c, d): super().__init__()\n    def forward")
+WHOLE += (
+    "    def train_setup(self, prm): pass\n    def learn(self, data): pass\ndef supported_hyperparameters(): return 1"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["```\n{0}\n```\nFor dropout:\n```\n{1}\n```", "```\n{1}\n```\nIn whole:\n```\n{0}\n```",
+     "<nn>{0}</nn>\n<nn>{1}</nn>",
+     "{0}\n\nFor dropout:\n```\n{1}\n```", "```\n{0}\n```\nFor dropout:\n```\n{1}"],
+)  # fmt: skip
+def test_a_fragment_does_not_replace_a_whole_answer(text):
+    assert extract(text.format(WHOLE, FRAGMENT), Kind.ARCHITECTURE).code == WHOLE
+    assert extract(text.format(FRAGMENT, FRAGMENT), Kind.ARCHITECTURE).code == FRAGMENT
+
+
 def test_an_answer_that_was_cut_off_is_still_an_answer():
     assert of(f"Draft, then:\n<tr>\n{NET[:-9]}", Kind.ARCHITECTURE) == (NET[:-9], "unclosed tag", True)
 
@@ -169,15 +204,35 @@ def test_nested_and_repeated_thoughts():
     assert of(f"<THINKING>a</THINKING>{TRANSFORM}") == (TRANSFORM, "bare", True)
 
 
+def test_a_link_or_an_index_is_no_thought():
+    assert of(f"[analysis](a.md)\n<tr>{TRANSFORM}</tr>")[:2] == (TRANSFORM, "tag")
+    code = f"thoughts = {{}}\n{TRANSFORM}\nthoughts[reasoning] = transform\n"
+    assert of(code) == (code, "bare", False)
+
+
 # ---- no wrapper ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "before", ["", "Sure!\n\n", "Let us think. Crops help:\n- flips too\n\n", "1. Plan\nlr = 0.01, m = 1\n"]
+    "before",
+    [
+        "",
+        "Sure!\n\n",
+        "Let us think. Crops help:\n- flips too\n\n",
+        "1. Plan\nlr = 0.01, m = 1\n",
+        "下面是代码：\n\n",
+        "<code>\n",
+    ],
 )
 @pytest.mark.parametrize(
-    "after", ["", "\n\nThis keeps the colours.", "\n\n**Why**: it is fast", "\n- a list\n", "\nNote: it's good"]
-)
+    "after",
+    ["", "\n\nThis keeps the colours.", "\n\n**Why**: it is fast", "\n- a list\n", "\nNote: it's good", "\n\nDone.",
+     "\n</code>",
+     "\n\n这个变换保留颜色。", "\n\n完成", "\n\nVoilà ! L'image est conservée.", "\nÇa marche bien", "\n• it flips",
+     "\n🚀 it flips",
+     "\n1) it flips", "\n| a | b |\n|---|---|", "\n---\n", "</code>", "<|im_end|>", "\n<｜end▁of▁sentence｜>", "</s>",
+     "\nFor speed, drop it.", "\nIf it fails:"],
+)  # fmt: skip
 def test_code_between_prose(before, after):
     found = extract(before + TRANSFORM + after, Kind.AUGMENTATION)
     assert (found.code, found.wrapped) == (TRANSFORM, bool(before or after))
@@ -202,6 +257,17 @@ def test_what_stands_right_above_the_code_belongs_to_it():
         "# a b",
         '"a b"',
         "@a",
+        "model(norm)",
+        "transform(",  # with an error in it, but no prose
+        "x = transform(",
+        "print(transform(1)",
+        "print 'Python 2'",
+        "class Broken",
+        "α = 0.5",
+        "*_, last = 1, 2",
+        "...",
+        "# done</code>",
+        "pass",
     ],
 )
 def test_code_at_the_margin_is_not_prose(line):
@@ -255,10 +321,41 @@ def test_pieces_are_not_joined():
     assert of(text)[0] == "def transform(norm):\n    return norm"
 
 
-def test_a_fence_in_a_docstring_ends_the_block_as_in_markdown():
-    code = 'def transform(norm):\n    """\n    ```\n    transform(1)\n    ```\n    """\n    return norm'
-    assert of(f"```python\n{code}\n```")[0] == 'def transform(norm):\n    """'
-    assert of(f"````python\n{code}\n````")[0] == of(f"~~~\n{code}\n~~~")[0] == code
+@pytest.mark.parametrize("indent", ["", "  ", "    ", "        "])
+def test_a_fence_within_the_code_is_code(indent):
+    """Four spaces from CommonMark on; with fewer no reader can know, and it ends the block that it stands in."""
+    code = f'def transform(norm):\n    """\n{indent}```\n    transform(1)\n{indent}```\n    """\n    return norm'
+    wrappers = ["````python\n{}\n````", "~~~\n{}\n~~~", "<tr>\n{}\n</tr>"]
+    for wrapper in wrappers + ["```python\n{}\n```", "{}"] * (len(indent) >= 4):
+        assert of(wrapper.format(code))[0] == code
+
+
+def test_marks_within_a_line_of_code_are_code():
+    code = TRANSFORM.replace(
+        "import torchvision", 'import torchvision  # no ``` fences\nF = "```"  # and none with ```'
+    )
+    assert of(f"```python\n{code}\n```") == (code, "fence", False)
+
+
+@pytest.mark.parametrize("before", ["   ", "1. ", "- ", "> ", "10. ", "- > "])
+def test_what_markdown_puts_before_each_line_goes_with_the_block(before):
+    fill = before if ">" in before and "-" not in before else " " * len(before)
+    fill = "  > " if before == "- > " else fill
+    block = "".join(f"{fill}{line}\n" for line in f"```python\n{TRANSFORM}\n```".split("\n"))
+    assert of(before + block[len(before) :])[:2] == (TRANSFORM, "fence")
+
+
+def test_a_closing_mark_that_was_cut_is_no_code():
+    assert of(f"```python\n{TRANSFORM}\n`")[0] == of(f"```python\n{TRANSFORM}\n``")[0] == TRANSFORM
+
+
+def test_a_closing_mark_behind_the_last_line_is_no_code():
+    assert of(f"```python\n{TRANSFORM}```\nIt crops.") == (TRANSFORM, "fence", True)
+    assert of(f"{TRANSFORM}```\nIt crops.")[0] == of(f"{TRANSFORM}\n```")[0].rstrip() == TRANSFORM
+
+
+def test_a_block_that_is_opened_anew_had_ended():
+    assert of(f"```python\nx = 1\n\n```python\n{TRANSFORM}\n```") == (TRANSFORM, "fence", True)
 
 
 # ---- work ------------------------------------------------------------------------------------------------------------
@@ -289,7 +386,7 @@ FENCED = {  # a docstring of theirs, copied from transformers, holds a fenced ex
     "rag-d820255594e76adf29ff0e5f37f6aa3c",
     "rag-e7cfe3469378ffc243fe4a1cc9219af1",
 }
-UNLIKE_CODE = {"rag-7d800e386929acf1f4197b7f3a0c95ae"}  # begins with `try:`, unfenced
+UNLIKE_CODE = {"rag-7d800e386929acf1f4197b7f3a0c95ae"}  # begins with `try:`
 
 
 def lost(codes: dict[str, str], wrapper: str, kind: Kind) -> set[str]:
@@ -299,10 +396,8 @@ def lost(codes: dict[str, str], wrapper: str, kind: Kind) -> set[str]:
 def test_lemur_comes_back_from_every_wrapper(lemur):
     nets = lemur.architectures.set_index("name")["code"].to_dict()
     some = {name: nets[name] for name in sorted({*list(nets)[::8], *FENCED, *UNLIKE_CODE})}  # all 10,482 take 4 s each
-    assert lost(some, "{}", Kind.ARCHITECTURE) == FENCED | UNLIKE_CODE
-    assert lost(some, "```python\n{}\n```", Kind.ARCHITECTURE) == FENCED
-    assert lost(some, "<think>hm</think>Sure:\n<nn>\n{}\n</nn>", Kind.ARCHITECTURE) == FENCED
-    assert lost(some, "~~~\n{}\n~~~", Kind.ARCHITECTURE) == set()
+    for wrapper in ("{}", "```python\n{}\n```", "<think>hm</think>Sure:\n<nn>\n{}\n</nn>", "~~~\n{}\n~~~"):
+        assert lost(some, wrapper, Kind.ARCHITECTURE) == set()
 
 
 def test_augmentations_come_back_from_every_wrapper(augmentation_corpus):
