@@ -8,8 +8,8 @@ names are free:
 * augmentation: ``transform(norm)``, whose result is applied to each image.
 
 A rule is broken only where such a call is sure to fail or to do nothing. What the text does not tell (a base class from
-a library, a decorator) is left to the sandbox; only ``Net`` and the functions must be written in the file itself, as
-paper B asks.
+a library, a decorator, ``__init_subclass__``, ``setattr``) is left to the sandbox; only ``Net`` and the functions must
+be written in the file itself, as paper B asks.
 
 Only ``ast.parse`` is used. ``compile`` would also find a ``return`` outside of a function, but it writes out every
 ``finally`` twice, so that nested ones are a memory bomb in the parent; the sandbox meets that SyntaxError.
@@ -132,7 +132,7 @@ def _augmentation(module: _Module) -> Iterator[Violation]:
 
 
 def _architecture(module: _Module) -> Iterator[Violation]:
-    net = module.resolve("Net")
+    net = module.decorated("Net")
     if not isinstance(net.value, ast.ClassDef):
         yield _no_net(module, net)
     else:
@@ -174,7 +174,9 @@ def _method(lineage: _Lineage, call: _Call, line: int) -> Iterator[Violation]:
 
 def _function(module: _Module, call: _Call) -> Iterator[Violation]:
     """A function at the top level."""
-    function = module.resolve(call.name)
+    function = module.decorated(call.name)
+    if function != module.resolve(call.name):
+        return  # what is called is whatever the call made of it
     if isinstance(function.value, _FUNCTIONS):
         yield from _callable(function.value, call)
     elif function is _UNBOUND:
@@ -291,6 +293,16 @@ def _bindings(body: list[ast.stmt]) -> Iterator[tuple[str, ast.AST | str]]:
                 yield name, value
 
 
+def _passed(node: ast.AST) -> Iterator[str]:
+    """Names that a call is given, anywhere in an expression or a simple statement."""
+    if isinstance(node, (*_FUNCTIONS, ast.ClassDef)) or hasattr(node, "body"):
+        return
+    for call in ast.walk(node):
+        if isinstance(call, ast.Call):
+            values = (*call.args, *(keyword.value for keyword in call.keywords))
+            yield from (value.id for value in values if isinstance(value, ast.Name))
+
+
 def _dotted(expression: ast.expr) -> str | None:
     """``a.b.c`` as text; None for anything but a name and attributes."""
     parts = []
@@ -307,6 +319,7 @@ class _Module:
         self.tree = tree
         self.bound: dict[str, list[_Binding]] = {}
         self.patches: dict[str, dict[str, ast.AST | str]] = {}  # what ``Net.learn = ...`` adds to a class
+        self.passed = {name for statement in _statements(tree.body) for name in _passed(statement)}
         for order, (name, value) in enumerate(_bindings(tree.body)):
             owner, _, attribute = name.rpartition(".")
             if owner:
@@ -329,6 +342,26 @@ class _Module:
             if alias is None:
                 return _Binding(binding.order, None) if rest else binding
             name, before = (f"{alias}.{rest}" if rest else alias), binding.order
+
+    def decorated(self, name: str) -> _Binding:
+        """The same; where a call was given a class or a function of the file (``Net = traced(Net)``), that one."""
+        binding = self.resolve(name)
+        if isinstance(binding.value, ast.Call):
+            given = (self.resolve(argument, binding.order) for argument in _passed(binding.value))
+            definitions = (each for each in given if isinstance(each.value, (ast.ClassDef, *_FUNCTIONS)))
+            return next(definitions, binding)
+        return binding
+
+    def may_set(self, name: str) -> bool:
+        """Whether anything in the file may bind an attribute of that name: an assignment to it, of whatever object, or
+        the name as a string, for ``setattr``."""
+        for node in ast.walk(self.tree):
+            match node:
+                case ast.Attribute(attr=own, ctx=ast.Store()) | ast.Name(id=own, ctx=ast.Store()) if own == name:
+                    return True
+                case ast.Constant(value=str(own)) if own == name:
+                    return True
+        return False
 
     def _unseen(self, name: str) -> _Binding:
         """A name without a plain binding may still come from ``import *``, a loop, a tuple, ``:=`` or ``global``."""
@@ -353,7 +386,8 @@ class _Lineage:
         self.members: dict[str, ast.AST | str] = {}
         self.roots: list[str] = []
         self.undefined = ""
-        self.decorated = bool(net.value.decorator_list or net.value.keywords)
+        self.decorated = False  # whether one of the classes is changed by a decorator, a metaclass or a call
+        self._module = module
         stack, seen = [net], set()
         while stack:
             binding = stack.pop()
@@ -365,6 +399,8 @@ class _Lineage:
 
     def _take(self, module: _Module, binding: _Binding) -> list[_Binding]:
         """Merge one class of the file; return its bases."""
+        self.decorated |= bool(binding.value.decorator_list or binding.value.keywords)
+        self.decorated |= binding.value.name in module.passed
         own = dict(_bindings(binding.value.body)) | module.patches.get(binding.value.name, {})
         for name, value in own.items():
             self.members.setdefault(name, value)
@@ -378,10 +414,11 @@ class _Lineage:
         return bases or [_Binding(-1, "builtins.object")]
 
     def may_bring(self, method: str) -> bool:
-        """Whether a method that is not in the file may come from a base outside of it, or from a decorator."""
-        if "?" in self.roots:
+        """Whether a method that no class of the file defines may be there all the same."""
+        hooks = {"__init_subclass__", "__getattr__", "__getattribute__"}
+        if "?" in self.roots or self.decorated or hooks & self.members.keys() or self._module.may_set(method):
             return True
         foreign = any(root not in _PLAIN_MODULES and not root.startswith("builtins.") for root in self.roots)
         if method == _CONSTRUCTOR.name:
-            return foreign or self.decorated or "__new__" in self.members
+            return foreign or "__new__" in self.members
         return method == _FORWARD.name and (foreign or "__call__" in self.members)

@@ -146,6 +146,41 @@ def test_methods_from_elsewhere():
     assert broken(net(INIT, INIT.replace("__init__", "__new__"))) == []
 
 
+SETUP_AND_LEARN = "def _setup(self, prm): pass\ndef _learn(self, data): pass\n"
+PATCH = "    cls.train_setup, cls.learn = _setup, _learn\n    return cls\n"
+UNSEEN = {  # ways by which train_setup and learn come to be there; {} is the class without them
+    "a decorator of the file": "def trainable(cls):\n" + PATCH + "@trainable\n{}",
+    "a decorator of a library": "from lab import trainable\n@trainable\n{}",
+    "a call": "from lab import trainable\n{}trainable(Net)\n",
+    "a call whose result is the class": "from lab import trainable\n{}Net = trainable(Net)\n",
+    "a decorated base": "from lab import trainable\n@trainable\nclass Base(nn.Module): pass\n{base}",
+    "a metaclass": "from lab import Trainable\nclass Base(nn.Module, metaclass=Trainable): pass\n{base}",
+    "__init_subclass__": "class Base(nn.Module):\n    def __init_subclass__(cls):\n" + indent(PATCH, "    ") + "{base}",
+    "__getattr__": "class Base(nn.Module):\n    def __getattr__(self, name): return print\n{base}",
+    "setattr": "{}setattr(Net, 'train_setup', _setup)\nsetattr(Net, 'learn', _learn)\n",
+    "setattr in a loop": "{}for name in ('train_setup', 'learn'): setattr(Net, name, globals()['_' + name])\n",
+    "an assignment to several": "{}Net.train_setup, Net.learn = _setup, _learn\n",
+    "several in the class": "{}    train_setup, learn = _setup, _learn\n",
+    "an object's own": "{own}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_the_text_does_not_show_is_left_to_the_sandbox(name):
+    bare = "class Net(nn.Module):\n" + INIT + FORWARD
+    own = bare.replace("super().__init__()\n", "super().__init__()\n        self.train_setup = self.learn = print\n")
+    made = UNSEEN[name].replace("{base}", bare.replace("nn.Module", "Base")).replace("{own}", own).replace("{}", bare)
+    assert broken(IMPORTS + HYPERPARAMETERS + SETUP_AND_LEARN + made) == []
+    assert broken(IMPORTS + HYPERPARAMETERS + SETUP_AND_LEARN + bare) == ["train_setup", "learn"]
+
+
+def test_a_function_that_a_call_has_made_of_one_is_left_to_the_sandbox():
+    cached = "import functools\ndef _names(a, b, c): pass\nsupported_hyperparameters = functools.cache(_names)\n"
+    assert broken(IMPORTS + CLASS + cached) == []
+    assert broken("def build(): pass\ntransform = wrapped(build)", Kind.AUGMENTATION) == []
+    assert broken("transform = wrapped(3)", Kind.AUGMENTATION) == ["transform"]
+
+
 # ---- the class -------------------------------------------------------------------------------------------------------
 
 
