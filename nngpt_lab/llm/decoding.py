@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from nngpt_lab.ground.errors import LabError, UsageError
+from nngpt_lab.llm.prompts import end_of_turn
 
 if TYPE_CHECKING:
     from nngpt_lab.llm.models import Coder
@@ -129,7 +130,9 @@ class Row:
 
 
 def end_tokens(coder: Coder) -> frozenset[int]:
-    """The tokens that end an answer: all those of the model's ``generation_config``, and the tokenizer's."""
+    """The tokens that end an answer: all those of the model's ``generation_config``, the tokenizer's, and what the chat
+    template writes there, which is what tuning teaches."""
     configured = getattr(coder.model.generation_config, "eos_token_id", None)
     configured = configured if isinstance(configured, list | tuple) else [configured]
-    return frozenset(int(token) for token in (*configured, coder.tokenizer.eos_token_id) if token is not None)
+    taught = end_of_turn(coder.tokenizer) if coder.tokenizer.chat_template else None
+    return frozenset(int(token) for token in (*configured, coder.tokenizer.eos_token_id, taught) if token is not None)

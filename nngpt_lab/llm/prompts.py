@@ -187,6 +187,13 @@ def encode_pair(
     return whole + _end_of_turn(tokenizer, after, special), length
 
 
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token with which :func:`encode_pair` ends every training text; None where it cannot make any."""
+    with contextlib.suppress(UsageError):
+        return encode_pair(tokenizer, [{"role": "user", "content": USER}], ANSWER)[0][-1]
+    return None
+
+
 def _frame(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> tuple[str, str, str]:
     """The prompt's text; what the template writes between it and an answer; what it writes after the answer."""
     question = _render(tokenizer, messages, True)

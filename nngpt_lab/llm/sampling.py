@@ -25,7 +25,7 @@ import logging
 import math
 import operator
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -117,12 +117,16 @@ def merged(coder: Coder) -> Iterator[None]:
     """Add LoRA adapters to float32 weights while sampling, and put the very same weights back afterwards.
 
     The texts are those of the unmerged model up to float32 rounding (see this module's head). Weights of 16 bits or
-    fewer would lose small changes, so those stay unmerged. Do not tune or save inside.
+    fewer would lose small changes, and a matrix that two layers share (tied embeddings) would change the other layer as
+    well, so those stay unmerged. Do not tune or save inside.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [layer for layer in coder.model.modules() if isinstance(layer, BaseTunerLayer)]
+    held = Counter(id(weight) for module in coder.model.modules() for weight in module._parameters.values())
+    shared = {key for key, layers_with_it in held.items() if layers_with_it > 1}
     layers = [layer for layer in layers if not (layer.merged or layer.disable_adapters)]
+    layers = [layer for layer in layers if shared.isdisjoint(map(id, layer.get_base_layer().parameters()))]
     weights = [weight for layer in layers for weight in layer.get_base_layer().parameters()]
     if not weights or any(weight.dtype != torch.float32 for weight in weights):
         yield

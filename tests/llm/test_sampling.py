@@ -2,6 +2,8 @@
 
 import functools
 import logging
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,11 +26,13 @@ from transformers import (
 )
 
 from nngpt_lab.ground.errors import LabError, UsageError
-from nngpt_lab.llm import kv_cache
+from nngpt_lab.llm import kv_cache, prompts
+from nngpt_lab.llm import models as coders
 from nngpt_lab.llm.adapters import quiet
 from nngpt_lab.llm.decoding import Decoding, end_tokens
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.sampling import Sample, merged, sample, stream
+from tests.helpers.lora_coders import new_coder
 from tests.helpers.single_thread import one_thread  # noqa: F401
 
 VOCABULARY, END = 256, 3
@@ -253,6 +257,18 @@ def test_end_tokens_are_all_of_the_configuration_and_the_tokenizers():
         assert end_tokens(coder) == expected
 
 
+def test_the_end_of_turn_that_tuning_teaches_ends_a_text():
+    coder = coders.load("nano-coder")
+    coder.tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    template = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    coder.tokenizer.chat_template = template + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ids, _ = prompts.encode_pair(coder.tokenizer, [{"role": "user", "content": "write"}], "x = 1")
+    assert ids[-1] == coder.tokenizer.convert_tokens_to_ids("<|im_end|>") != coder.tokenizer.eos_token_id
+    assert end_tokens(coder) == {ids[-1], coder.tokenizer.eos_token_id}
+    coder.tokenizer.chat_template = "{{ raise_exception('no') }}"
+    assert end_tokens(coder) == {coder.tokenizer.eos_token_id}
+
+
 def test_end_token_is_counted_but_not_in_the_text():
     coder = made()
     answer = generated(coder, PROMPTS[0])
@@ -296,6 +312,23 @@ def test_merged_adapter_samples_alike_and_leaves_the_same_bits():
     after = coder.model.state_dict()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
     assert sample(coder, PROMPTS, SEEDS, DRAWN, progress=False) == unmerged
+
+
+@pytest.mark.parametrize("targets", [["embed_tokens"], ["q_proj", "embed_tokens"], ["q_proj", "lm_head"]])
+def test_merging_leaves_a_matrix_that_another_layer_shares(targets):
+    base = new_coder()
+    config = LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False)
+    with torch.random.fork_rng(), quiet(), warnings.catch_warnings():
+        torch.manual_seed(0)
+        warnings.simplefilter("ignore", UserWarning)  # peft's own, of tied weights
+        model = get_peft_model(base.model, config).eval()
+    ids, shared = torch.tensor([[3, 5, 7]]), model.get_input_embeddings().weight.detach().clone()
+    with torch.inference_mode():
+        plain = model(ids).logits
+        with merged(replace(base, model=model)):
+            moved = model(ids).logits
+            assert ("q_proj" in targets) == any(layer.merged for layer in model.modules() if hasattr(layer, "merged"))
+    assert torch.allclose(plain, moved, atol=1e-3) and torch.equal(shared, model.get_input_embeddings().weight)
 
 
 def test_merged_changes_nothing_without_adapter_or_in_16_bits(llama):
