@@ -17,7 +17,13 @@ HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "nngpt_lab"
 FLOORS = (  # from the roof down
     ("cli", "doctor", "parameters", "report", "runner", "__main__"),
-    ("papers.architecture_loop", "papers.augmentation_search", "papers.dataset_prediction", "walkthroughs"),
+    (
+        "papers.architecture_loop",
+        "papers.augmentation_search",
+        "papers.dataset_prediction",
+        "papers.delta_search",
+        "walkthroughs",
+    ),
     ("study",),
     ("candidates", "llm"),
     ("corpora", "sandbox"),
@@ -118,7 +124,7 @@ def draw(rooms: Mapping[str, str], pairs: list[tuple[str, str]], file: Path) -> 
     from matplotlib.patches import Rectangle
 
     plt.rcParams |= {"svg.hashsalt": "house", "svg.fonttype": "none"}  # equal arrows give equal files; text stays text
-    figure, axes = plt.subplots(figsize=(11, 10), layout="constrained")
+    figure, axes = plt.subplots(figsize=(14, 10), layout="constrained")
     boxes, place = {}, {}
     for row, names in enumerate(ROWS):
         y = len(ROWS) - row
@@ -133,7 +139,7 @@ def draw(rooms: Mapping[str, str], pairs: list[tuple[str, str]], file: Path) -> 
         ends = {"patchA": boxes[high], "patchB": boxes[low], "shrinkA": 0, "shrinkB": 0}
         colour = boxes[high].get_edgecolor()
         axes.annotate("", place[low], place[high], arrowprops=ends | {"arrowstyle": "-|>", "color": colour}, zorder=1)
-    axes.set(xlim=(0, 1), ylim=(0.6, len(ROWS) + 0.4))
+    axes.set(xlim=(-0.13, 1.13), ylim=(0.6, len(ROWS) + 0.4))
     axes.axis("off")
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
     plt.close(figure)

@@ -25,7 +25,7 @@ VALUES = {
     **{"dataset": "CIFAR-10", "shape": "3x32x32", "max_parameters": 500_000, "accuracy_percent": "47.78"},
     **{"accuracy": 0.4, "transform_code": CODE, "addon_accuracy": 0.51, "addon_transform_code": "def transform(): ..."},
     **{"nn_code": CODE, "epoch": 5, "dataset_1": "svhn", "dataset_2": "mnist", "norm_acc_1": 0.91, "norm_acc_2": 1.0},
-    **{"nn_code_1": CODE, "nn_code_2": "class Net(nn.Module): ..."},
+    **{"nn_code_1": CODE, "nn_code_2": "class Net(nn.Module): ...", "layers": "1 nn.Conv2d(3, 16, 3)"},
     **{
         f"{what}_{i}": 10 * i
         for what in ("img_size", "num_channels", "num_classes", "num_train_images")
