@@ -128,7 +128,8 @@ def demo(output: str | None, minutes: float | None, seed: int, force: bool, isol
     doctor.check_disk(get_profile("demo"))
     fetch_and_compile()
     given = {} if isolation is None else {"isolation": isolation}
-    outcomes = runner.run_notebooks(notebooks, "demo", seed, given, output, force, on_done=tell, minutes=minutes)
+    together = runner.at_a_time(len(notebooks))
+    outcomes = runner.run_notebooks(notebooks, "demo", seed, given, output, force, tell, minutes, together)
     click.echo(f"report  {build_report(folder)}")
     stop_if_failed(outcomes)
 

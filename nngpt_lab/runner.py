@@ -36,6 +36,7 @@ from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground import paths, progress
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.isolation import described
+from nngpt_lab.ground.processes import side_by_side
 from nngpt_lab.parameters import OWN_OPTIONS, check_names, check_values, convert, read_notebook, read_parameters
 from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import Profile, get_profile
@@ -43,6 +44,7 @@ from nngpt_lab.records.results import LEDGER
 
 KERNEL_LOG = ".kernel.log"  # of the kernel's process, not of the notebook; tells why a kernel died or never came up
 PROGRESS = ".progress.json"  # how far the cell that runs is
+NOTEBOOK_GIB = 3  # of memory for each notebook that runs beside others; the most that one of the demo took is 2
 AGAIN_SECONDS = 60  # an interrupt that finds the kernel between two cells is lost: it is sent again
 SHOWS = re.compile(r"\bresults\.(figure|table)\(")  # in a cell after which a notebook can go on, whatever it raised
 ENDING = {"KeyboardInterrupt", "LabError", "UsageError", "DataError", "BusyError", "SandboxError"}  # whatever it shows
@@ -113,8 +115,9 @@ def run_notebooks(
     force: bool = False,
     on_done: Callable[[RunOutcome], None] = lambda outcome: None,
     minutes: float | None = None,
+    together: int = 1,
 ) -> list[RunOutcome]:
-    """Run notebooks one after the other, each into a folder of its own in ``output/<stem>/``.
+    """Run notebooks, each into a folder of its own in ``output/<stem>/``.
 
     Args:
         notebooks: paths of notebooks, each with one cell tagged ``parameters``.
@@ -125,6 +128,10 @@ def run_notebooks(
         force: run again even what is up to date.
         on_done: called with each outcome as it comes.
         minutes: stop then, at the next safe point; the same call continues, also where the folder was copied to.
+        together: how many run at a time, each in a process of its own; 1: one after the other, in this process.
+
+    Returns:
+        The outcomes in the order of their ends.
 
     Raises:
         UsageError: something given is wrong; nothing was started.
@@ -138,13 +145,20 @@ def run_notebooks(
             job.folder.mkdir(exist_ok=True)
             locks.enter_context(run_folders.hold(job.folder))
         deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        for job in jobs:
-            try:
-                outcomes.append(_run(job, force, deadline))
-            finally:
-                run_folders.link_latest(job.folder.parent)
-            on_done(outcomes[-1])
+        calls = [(job, force, deadline, place if together > 1 else 0) for place, job in enumerate(jobs)]
+        with contextlib.closing(side_by_side(_run_and_link, calls, together)) as ended:
+            for outcome in ended:
+                outcomes.append(outcome)
+                on_done(outcome)
     return outcomes
+
+
+def at_a_time(notebooks: int) -> int:
+    """How many notebooks this machine carries at a time: as it has cores, and GiB of free memory for each."""
+    import psutil
+
+    free = psutil.virtual_memory().available / 2**30
+    return max(1, min(notebooks, manifest.usable_cores(), int(free // NOTEBOOK_GIB)))
 
 
 def prepare(
@@ -180,7 +194,15 @@ def prepare(
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def _run(job: Job, force: bool, deadline: float) -> RunOutcome:
+def _run_and_link(job: Job, force: bool, deadline: float, place: int) -> RunOutcome:
+    try:
+        return _run(job, force, deadline, place)
+    finally:
+        run_folders.link_latest(job.folder.parent)
+
+
+def _run(job: Job, force: bool, deadline: float, place: int) -> RunOutcome:
+    """``place``: the line of its progress bar."""
     mark = manifest.fingerprint(job.content, job.parameters, artifacts.hashes())
     if not force and manifest.is_current(job.folder, mark):
         warnings = (manifest.read(job.folder) or {}).get("warnings", ())
@@ -190,7 +212,7 @@ def _run(job: Job, force: bool, deadline: float) -> RunOutcome:
     run_folders.set_aside(job.folder)
     manifest.clear(job.folder)
     started, clock = datetime.now(UTC), time.perf_counter()
-    ended = _execute(job, deadline)
+    ended = _execute(job, deadline, place)
     seconds = round(time.perf_counter() - clock, 2)
     manifest.hide_places(job.folder)
     cells = manifest.cells(job.folder)
@@ -263,7 +285,7 @@ def _interrupted_at(deadline: float, kernels: Sequence[Any]) -> Iterator[None]:
         over.set()
 
 
-def _execute(job: Job, deadline: float) -> dict[str, Any] | None:
+def _execute(job: Job, deadline: float, place: int) -> dict[str, Any] | None:
     """Run the notebook, saving it after every cell; the error that ended it early, or None. What a cell that only shows
     has raised stands in the notebook alone."""
     import papermill
@@ -275,7 +297,7 @@ def _execute(job: Job, deadline: float) -> dict[str, Any] | None:
     kernels: list[Any] = []
     ended: list[dict[str, Any]] = []
     (job.folder / PROGRESS).unlink(missing_ok=True)
-    bar = {"desc": job.notebook.stem, "bar_format": shape, "leave": False, "disable": None}
+    bar = {"desc": job.notebook.stem, "bar_format": shape, "leave": False, "disable": None, "position": place}
     try:
         with (job.folder / KERNEL_LOG).open("wb") as log, _interrupted_at(deadline, kernels):
             execute = functools.partial(

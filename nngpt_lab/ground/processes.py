@@ -1,15 +1,23 @@
-"""One function on many items, on all cores."""
+"""One function on many items, on all cores; or a few long calls side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
+from typing import Any, TypeVar
 
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+SECONDS_TO_END = 30  # for a call whose parent died
 FEW = 500  # items: fewer are done sooner than processes have started
 
 
@@ -24,3 +32,58 @@ def in_processes(
     parallel = Parallel(n_jobs=-1 if len(items) > few else 1, batch_size=64, return_as="generator")
     results = parallel(delayed(function)(item) for item in items)
     return iter(tqdm(results, title, len(items), disable=None, leave=False))
+
+
+def side_by_side(
+    function: Callable[..., Result], calls: Sequence[tuple], together: int
+) -> Generator[Result, None, None]:
+    """Results of long calls as they end, ``together`` at a time, each in a process of its own; 1: in this process.
+
+    Ctrl-C is each call's KeyboardInterrupt, once; those that wait do not begin. An error ends all of them alike, and so
+    does the end of this process. Where a process cannot be interrupted so (Windows), one call follows the other.
+    """
+    if together <= 1 or os.name != "posix":
+        yield from (function(*call) for call in calls)
+        return
+    others = set(multiprocessing.active_children())
+    spawn = multiprocessing.get_context("spawn")  # a fork may inherit locks that a thread of ours holds
+    with ProcessPoolExecutor(min(together, len(calls)), spawn, _begin, (spawn.RLock(),)) as pool:
+        waiting = iter(calls)
+        running: set[Future] = set()
+        try:
+            while True:  # no call waits in the pool: its queue would hand one on after an interrupt
+                running |= {
+                    pool.submit(_interruptible, function, call) for call in islice(waiting, together - len(running))
+                }
+                if not running:
+                    return
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in ended)
+        except BaseException:
+            for child in set(multiprocessing.active_children()) - others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGINT)  # type: ignore[arg-type]  # it has started
+            raise
+
+
+def _begin(lock: Any) -> None:
+    """A process of :func:`side_by_side` begins: a terminal's Ctrl-C goes to its parent, which hands it on."""
+    tqdm.set_lock(lock)
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until it has a call
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()  # type: ignore[union-attr]  # it has one
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait(SECONDS_TO_END)
+    os._exit(1)
+
+
+def _interruptible(function: Callable[..., Result], call: tuple) -> Result:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return function(*call)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

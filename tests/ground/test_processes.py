@@ -1,0 +1,87 @@
+"""Calls side by side: at the same time, each interrupted once, none outliving its caller."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nngpt_lab.ground.processes import side_by_side
+from tests.helpers.waiting import LIMIT, wait_for
+
+CALLER = """
+import sys
+from pathlib import Path
+from nngpt_lab.ground.processes import side_by_side
+from tests.ground.test_processes import waits
+if __name__ == "__main__":
+    list(side_by_side(waits, [(Path(sys.argv[1]), number) for number in range(3)], 2))
+"""
+
+
+def meets(folder: Path, number: int, others: int) -> tuple[int, int]:
+    (folder / str(number)).touch()
+    wait_for(lambda: len(list(folder.iterdir())) >= others)
+    return number, os.getpid()
+
+
+def waits(folder: Path, number: int) -> None:
+    (folder / f"begun {number}").touch()
+    try:
+        wait_for(lambda: False)
+    except KeyboardInterrupt:
+        (folder / f"interrupted {number}").touch()
+        raise
+
+
+def fails(folder: Path, number: int) -> None:
+    if number == 1:
+        wait_for(lambda: (folder / "begun 0").exists())
+        raise ValueError("the second call")
+    waits(folder, number)
+
+
+def test_as_many_calls_as_asked_run_at_the_same_time(tmp_path):
+    ended = list(side_by_side(meets, [(tmp_path, number, 2) for number in range(3)], 2))
+    assert sorted(number for number, _ in ended) == [0, 1, 2]
+    assert len({process for _, process in ended} - {os.getpid()}) == 2
+
+
+def test_one_at_a_time_runs_here_and_in_order(tmp_path):
+    assert list(side_by_side(meets, [(tmp_path, number, 1) for number in (1, 0)], 1)) == [
+        (1, os.getpid()),
+        (0, os.getpid()),
+    ]
+
+
+def test_an_error_ends_the_others(tmp_path):
+    with pytest.raises(ValueError, match="the second call"):
+        list(side_by_side(fails, [(tmp_path, number) for number in range(3)], 2))
+    assert {path.name for path in tmp_path.iterdir()} == {"begun 0", "interrupted 0"}
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupt_or_the_end_of_the_caller_ends_what_runs(tmp_path, how):
+    script = tmp_path / "caller.py"
+    script.write_text(CALLER)
+    folder = tmp_path / "said"
+    folder.mkdir()
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    caller = subprocess.Popen(
+        [sys.executable, str(script), str(folder)], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        wait_for(lambda: {path.name for path in folder.iterdir()} == {"begun 0", "begun 1"})
+        caller.send_signal(how)
+        _, said = caller.communicate(timeout=LIMIT)
+        wait_for(lambda: len(list(folder.iterdir())) == 4)
+    finally:
+        caller.kill()
+    assert {path.name for path in folder.iterdir()} == {"begun 0", "begun 1", "interrupted 0", "interrupted 1"}
+    assert caller.returncode == -how
+    assert said.count("KeyboardInterrupt\n") <= 2  # the caller's own, and its cause
