@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import json
@@ -46,7 +45,7 @@ KERNEL_LOG = ".kernel.log"  # of the kernel's process, not of the notebook; tell
 PROGRESS = ".progress.json"  # how far the cell that runs is
 NOTEBOOK_GIB = 3  # of memory for each notebook that runs beside others; the most that one of the demo took is 2
 AGAIN_SECONDS = 60  # an interrupt that finds the kernel between two cells is lost: it is sent again
-SHOWS = re.compile(r"\bresults\.(figure|table)\(")  # in a cell after which a notebook can go on, whatever it raised
+SHOWS = re.compile(r"\bresults\.(figure|table)\(")  # a cell after which a notebook can go on, whatever it raised
 ENDING = {"KeyboardInterrupt", "LabError", "UsageError", "DataError", "BusyError", "SandboxError"}  # whatever it shows
 MADE_BY_A_RUN = {"injected-parameters", "papermill-error-cell-tag"}  # tags of cells that an executed notebook has more
 KERNEL_ENVIRONMENT = {
@@ -340,34 +339,18 @@ def twice_if_it_never_began(start: Callable[[], Any]) -> Any:
 
 
 def _ends_unless_it_only_shows(ended: list[dict[str, Any]]) -> Callable[..., None]:
-    """nbclient's hook for a cell that raised. It raises, and so ends the notebook, unless the cell only shows. An
-    interrupt always ends it, and so does an error that the user has a cure for."""
+    """nbclient's hook for a cell that raised. It raises, and so ends the notebook, unless the cell hands a figure or a
+    table to ``results``. An interrupt always ends it, and so does an error that the user has a cure for."""
 
     def hook(cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
         from nbclient.exceptions import CellExecutionError
 
         reply = execute_reply["content"]
-        if not only_shows(cell.source) or reply["ename"] in ENDING:
+        if not SHOWS.search(cell.source) or reply["ename"] in ENDING:
             ended.append(_error(cell.execution_count, cell.source, reply["ename"], reply["evalue"]))
             raise CellExecutionError.from_cell_and_msg(cell, reply)
 
     return hook
-
-
-def only_shows(source: str) -> bool:
-    """Whether a cell hands a figure or a table to ``results``, or does nothing but print.
-
-    >>> only_shows("print(best.code)"), only_shows("runs = run_arms(design)\\nprint(len(runs))")
-    (True, False)
-    """
-    if SHOWS.search(source):
-        return True
-    try:
-        calls = [statement.value for statement in ast.parse(source).body if isinstance(statement, ast.Expr)]
-        others = len(ast.parse(source).body) - len(calls)
-    except SyntaxError:  # or a magic
-        return False
-    return not others and all(ast.unparse(call).startswith(("print(", "display(")) for call in calls)
 
 
 def _injected(job: Job):

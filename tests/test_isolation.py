@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import nbformat
@@ -20,7 +19,7 @@ from nngpt_lab.papers.architecture_loop import claims as paper_claims
 from nngpt_lab.records import manifest, not_run
 from nngpt_lab.sandbox import confine
 from nngpt_lab.sandbox.child import layers
-from nngpt_lab.sandbox.parent import Sandbox, SandboxError, layers_here
+from nngpt_lab.sandbox.parent import Sandbox
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics.claims import claims_table
 from tests.helpers.light_recipe import LightRecipe
@@ -80,17 +79,6 @@ def test_a_sandbox_below_it_runs_nothing(tmp_path):
         assert not mark.exists()
         isolation.choose("weak")
         assert sandbox.run("execute", {"code": "value = 1"}).value == 1
-
-
-def test_where_there_is_no_sandbox_nothing_runs_and_the_cure_is_told(monkeypatch):
-    layers_here.cache_clear()
-    sandbox = Sandbox()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "name", "nt")
-        assert layers_here() == ()
-        with pytest.raises(SandboxError, match="WSL 2"):
-            sandbox.start()
-    layers_here.cache_clear()
 
 
 def test_a_pool_below_it_is_not_opened_and_says_weak_if_it_is(monkeypatch, caplog):

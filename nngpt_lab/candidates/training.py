@@ -46,7 +46,7 @@ SIZES_DO_NOT_FIT = re.compile(  # torch has some hundred sentences for that, whi
     re.IGNORECASE,
 )
 SIZE_ERRORS = (RuntimeError, ValueError, IndexError, AssertionError)
-FAR_OVER = 10  # times the protocol's limit: weights that a constructor may make before it is asked what it will keep
+FAR_OVER = 100  # times the protocol's limit: a constructor that has made so many weights does not throw them away
 Images: TypeAlias = torch.Tensor  # uint8 (N, C, H, W)
 Prepare = Callable[[Images], torch.Tensor]  # -> float32 (N, C, h, w)
 
@@ -210,17 +210,12 @@ def build(
     """The ``Net`` of a code and its file's name, ready to learn. Its size is checked before its weights are made."""
     module = execute(*source)
     prm = hyperparameters(module.supported_hyperparameters(), protocol)
-    arguments = (in_shape, (classes,), prm, device)
     seed_everything(seed)  # whatever was drawn until now, equal seeds give equal weights
     try:
         with far_over_limit(protocol):
-            net = module.Net(*arguments)
-    except FarOverLimit:  # here and below are the only cases in which a constructor is called again
-        check_parameters(sketch(module, in_shape, classes, protocol)[0], protocol)
-        seed_everything(seed)
-        net = module.Net(*arguments)  # it keeps few of them, as the first layers of a large network
+            net = module.Net(in_shape, (classes,), prm, device)
     except Exception as error:
-        if status_of(error) == Status.OUT_OF_MEMORY:
+        if status_of(error) == Status.OUT_OF_MEMORY:  # the only case in which a constructor is called again
             check_parameters(sketch(module, in_shape, classes, protocol)[0], protocol)
         raise
     check_parameters(count_parameters(net), protocol)
@@ -229,14 +224,10 @@ def build(
     return net
 
 
-class FarOverLimit(BaseException):
-    """No Exception, so that no candidate takes it for one of its own."""
-
-
 @contextlib.contextmanager
 def far_over_limit(protocol: Protocol) -> Iterator[None]:
-    """Within, FarOverLimit as soon as modules were given :data:`FAR_OVER` times the weights that the protocol allows,
-    which is before most layers fill them: an answer with a width slipped would take minutes and all memory."""
+    """Within, a Failure as soon as modules hold :data:`FAR_OVER` times the weights that the protocol allows, which is
+    before most layers fill them: an answer with a width slipped would take minutes and the machine's memory."""
     made, total = set(), 0
 
     def note(_module, _name, parameter) -> None:
@@ -245,7 +236,7 @@ def far_over_limit(protocol: Protocol) -> Iterator[None]:
             made.add(id(parameter))
             total += parameter.numel()
         if protocol.max_parameters is not None and total > FAR_OVER * protocol.max_parameters:
-            raise FarOverLimit
+            check_parameters(total, protocol)
 
     hook = register_module_parameter_registration_hook(note)
     try:

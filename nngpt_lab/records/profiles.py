@@ -1,6 +1,7 @@
 """Profiles: one code path, four sizes. A profile is data; no experiment asks which one it is in.
 
-Recorded evidence (the authors' published data) is used in full by every profile. What differs is how finely the
+Recorded evidence (the authors' published data) is used in full by every profile but ``smoke``, which draws a sample of
+it where the work grows with it: paper C's baselines, and the novelty ablation. What differs otherwise is how finely the
 uncertainty is resolved and, in the notebooks that train something, what is trained on what.
 """
 
@@ -25,10 +26,12 @@ class LoopSize:
 @dataclass(frozen=True)
 class ArchitectureLoop(LoopSize):
     """Paper B. ``settings``: what the ablation changes. ``sources``: how many sources of each corpus the novelty
-    ablation compares; more than there are means all."""
+    ablation compares; more than there are means all. ``transfer``: how many networks of each model are trained on other
+    data sets, at most."""
 
     settings: str
     sources: int
+    transfer: int = 32
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,14 @@ class AugmentationSearch(LoopSize):
 
 @dataclass(frozen=True)
 class DatasetPrediction:
-    """Paper C. ``seeds``: splits and balanced sets of the baselines. ``design``: the language models' numbers, by name;
+    """Paper C. ``seeds``: splits and balanced sets of the baselines. ``architectures``: how many are drawn for the
+    baselines to answer about; more than there are means all. ``design``: the language models' numbers, by name;
     ``llm_seeds``: with how many seeds each is tuned."""
 
     seeds: int
     design: str
     llm_seeds: int
+    architectures: int = 20_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,15 @@ class Walkthroughs:
     protocol: str
     functions: int
     augmentation_protocol: str
+
+
+@dataclass(frozen=True)
+class Tour:
+    """Paper B's loop as the tour shows it: its numbers by the name of a design, but with these cycles and samples."""
+
+    design: str
+    cycles: int
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,7 @@ class Profile:
     augmentation_search: AugmentationSearch
     dataset_prediction: DatasetPrediction
     walkthroughs: Walkthroughs
+    tour: Tour = Tour("nano", cycles=3, samples=8)
 
     def on(self, device: str | None) -> Profile:
         """The same on another device, a CPU without any demand on a GPU's memory; itself for None.
@@ -112,12 +127,13 @@ SMOKE = Profile(
     gpu_memory_gib=0,
     disk_gib=1,
     bootstrap_resamples=100,
-    architecture_loop=ArchitectureLoop("nano-smoke", TWO_ARMS, seeds=1, settings="epochs", sources=200),
+    architecture_loop=ArchitectureLoop("nano-smoke", TWO_ARMS, seeds=1, settings="epochs", sources=60, transfer=2),
     augmentation_search=AugmentationSearch("nano-augment-smoke", TWO_ARMS, seeds=1, replay="smoke", policy_seeds=0),
-    dataset_prediction=DatasetPrediction(seeds=1, design="nano-c-smoke", llm_seeds=1),
+    dataset_prediction=DatasetPrediction(seeds=1, design="nano-c-smoke", llm_seeds=1, architectures=400),
     walkthroughs=Walkthroughs(
-        "tiny", networks=16, protocol="digits", functions=4, augmentation_protocol="digits-augmentation"
+        "tiny", networks=8, protocol="digits", functions=4, augmentation_protocol="digits-augmentation"
     ),
+    tour=Tour("nano-smoke", cycles=2, samples=4),
 )
 DEMO = Profile(
     "demo",

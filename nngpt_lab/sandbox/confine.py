@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import platform
+import resource
 import signal
 import struct
 import sys
@@ -19,9 +20,6 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-
-with contextlib.suppress(ImportError):  # Windows, where there is no sandbox, but the rest of the lab
-    import resource
 
 LINUX = sys.platform == "linux"
 _libc: Any = ctypes.CDLL(None, use_errno=True) if LINUX else None

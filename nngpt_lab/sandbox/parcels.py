@@ -6,7 +6,7 @@ believes nothing: it may be garbage, forged or endless.
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import json
 import math
 import mmap
@@ -21,9 +21,6 @@ from typing import Any
 import numpy as np
 
 from nngpt_lab.sandbox.status import Status
-
-with contextlib.suppress(ImportError):  # Windows, where there is no sandbox, but the rest of the lab
-    import fcntl
 
 MAGIC = b"nngptlab"
 HEADER = struct.Struct("<8sI")  # magic, length of the JSON that follows

@@ -13,10 +13,9 @@ process of its own and returns ``(value, arrays)``. What to rely on:
 * Nothing is unpickled, and a broken answer is a status, never an exception. SandboxError means that *we* failed.
 
 What is not covered: side channels (time, caches), bugs of the kernel, names and sizes of files (``stat`` works on all
-paths), pipes up to what the kernel lets a user have (64 MiB), and on a GPU its memory and its driver (see ``gpu``).
-Worker processes of a DataLoader do not work inside. Where a layer is lacking, ``Sandbox.isolation`` does not name it;
-outside Linux that is all but limits, process group, environment, descriptors. Below a stated minimum no task is run
-unless the user said so (``ground.isolation``).
+paths), and on a GPU its memory and its driver (see ``gpu``). Worker processes of a DataLoader do not work inside. Where
+a layer is lacking, ``Sandbox.isolation`` does not name it; outside Linux that is all but limits, process group,
+environment, descriptors. Below a stated minimum no task is run unless the user said so (``ground.isolation``).
 """
 
 from __future__ import annotations
@@ -172,8 +171,6 @@ class Sandbox:
         """Start the zygote if there is none; SandboxError if it cannot be, or lacks a required layer."""
         if self._process is not None:
             return
-        if os.name != "posix":
-            raise SandboxError("there is no sandbox on this system", "use Linux, in a virtual machine or WSL 2")
         try:
             self._folder = tempfile.mkdtemp(prefix="nngpt-sandbox-")
         except OSError as error:
@@ -335,8 +332,6 @@ class Sandbox:
 @functools.cache
 def layers_here() -> tuple[str, ...]:
     """What would confine a task on this machine, as a sandbox finds it; a SandboxError if none starts."""
-    if os.name != "posix":
-        return ()
     with Sandbox() as sandbox:
         return sandbox.isolation
 

@@ -7,7 +7,6 @@ cannot be read, wherever a package or a user has put a copy: scikit-learn's digi
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
@@ -31,11 +30,8 @@ SYSTEM_FOLDERS = ("/usr/lib/locale", "/usr/lib/ssl")
 
 def places() -> tuple[list[str], list[str]]:
     """Folders and files that a task of this interpreter may read, and folders of which it may only list the names."""
-    apart = {paths.data_folder()}
-    with contextlib.suppress(OSError):  # what cannot be made holds nothing
-        apart.add(paths.cache_folder())
-    kept_apart = frozenset(os.path.realpath(folder) for folder in apart if folder)
-    found = [without_data(root, kept_apart) for root in sorted(_roots())]
+    apart = frozenset(os.path.realpath(folder) for folder in (paths.cache_folder(), paths.data_folder()) if folder)
+    found = [without_data(root, apart) for root in sorted(_roots())]
     readable = {*SYSTEM_FILES, *(place for below, _ in found for place in below)}
     return sorted(readable), sorted({place for _, listed in found for place in listed})
 

@@ -120,9 +120,7 @@ def test_training_on_the_images_to_predict_with_made_up_labels_teaches_the_made_
         train_data = []
     """
     init = "self.fc = nn.Sequential(nn.Linear(192, 256), nn.ReLU(), nn.Linear(256, 10))"
-    assert evaluate(evaluator, network(top=FRAMES, learn=learn, init=init)).status == Status.OVERTRAINED
-    hidden = f"{FRAMES}\nfrom nngpt_lab.candidates import step_count\nstep_count.StepCount.check = lambda self: None"
-    outcome = evaluate(evaluator, network(top=hidden, learn=learn, init=init))
+    outcome = evaluate(evaluator, network(top=FRAMES, learn=learn, init=init))
     assert outcome.score == deserved(digits, MADE_UP) < 0.25  # it has learnt them by heart, for nothing
 
 

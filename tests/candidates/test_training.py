@@ -276,7 +276,7 @@ def test_a_limit_does_not_move_what_follows():
     assert np.array_equal(run(code)[1], run(code, max_parameters=10_000)[1])
 
 
-FAR_OVER = "self.fc = nn.Parameter(torch.empty(1930 * 11))\nassert device.type == 'meta', 'its numbers are drawn'"
+FAR_OVER = "self.fc = nn.Parameter(torch.empty(1930 * 101))\nassert False, 'its numbers are drawn'"
 
 
 @pytest.mark.parametrize(
@@ -292,13 +292,9 @@ def test_the_limit_is_exact_and_holds_before_memory_is_taken(init, limit):
     assert caught.value.status == Status.PARAMETERS and f"{limit:,}" in str(caught.value)
 
 
-@pytest.mark.parametrize("times", [9, 11])
-def test_what_a_constructor_makes_and_throws_away_does_not_count(times):
-    """Far over the limit, too: a network may keep the first layers of a large one."""
-    init = f"self.fc = nn.ModuleList(nn.Linear(192, 10) for _ in range({times}))[0]"
-    net = build(network(init=init), max_parameters=1930)
-    assert training.count_parameters(net) == 1930
-    assert torch.equal(net.fc.weight, build(network(init=init)).fc.weight)
+def test_what_a_constructor_makes_and_throws_away_does_not_count():
+    init = "self.fc = nn.Linear(192, 900)\nself.fc = nn.Linear(192, 10)"
+    assert training.count_parameters(build(network(init=init), max_parameters=1930)) == 1930
 
 
 OTHER_ON_META = {  # constructors that make less of a tensor without numbers; 1,930 weights each, and many on meta

@@ -37,7 +37,7 @@ def transfer(lab: Lab, seeds: Sequence[int], protocol: Protocol, samples: int, w
     asked = [messages(design, "transfer", i) for i in range(samples)]
     drawn = [derive(KEY, "sampling", "transfer", i) for i in range(samples)]
     tables = []
-    with open_pool(proxy, workers) as pool:
+    with open_pool(proxy, min(workers, samples)) as pool:  # a worker takes seconds to start
         there = replace(lab, design=design, proxy=proxy, pool=pool)
 
         def evaluated(model: str, seed: int, coder) -> pd.DataFrame:

@@ -88,7 +88,7 @@ class Replay:
 
 _FULL = LanguageModel()
 REPLAYS = {
-    "smoke": Replay(1, (50,), universe=200, tpe_evaluations=20, ordering_seeds=1, ordering_start=50, ordering_tests=40,
+    "smoke": Replay(1, (50,), universe=120, tpe_evaluations=20, ordering_seeds=1, ordering_start=50, ordering_tests=20,
                     llm=replace(_FULL, pairs=16, recipe=replace(_FULL.recipe, epochs=1))),
     "demo": Replay(2, (100,), universe=300, tpe_evaluations=40, ordering_seeds=1, ordering_start=100,
                    ordering_tests=60, llm=replace(_FULL, pairs=16)),

@@ -80,6 +80,14 @@ def build_questions(records: pd.DataFrame, architectures: pd.DataFrame) -> pd.Da
     )
 
 
+def drawn(questions: pd.DataFrame, architectures: int, rng: np.random.Generator) -> pd.DataFrame:
+    """The questions about so many architectures, drawn at random; all if there are no more."""
+    names = np.sort(questions["architecture"].unique())
+    if architectures >= len(names):
+        return questions
+    return questions[questions["architecture"].isin(rng.choice(names, architectures, replace=False))]
+
+
 def pair_balance(questions: pd.DataFrame) -> pd.DataFrame:
     """Per pair of data sets, how often the more frequent winner wins.
 

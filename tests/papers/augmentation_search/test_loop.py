@@ -281,15 +281,11 @@ def test_repeating_it_changes_nothing_and_does_nothing(undisturbed, shared):
     assert content(folder) == before and adapters(folder) == weights
 
 
-def test_more_epochs_continue_a_run(undisturbed, shared, tmp_path):
-    run_all(tmp_path, dataclasses.replace(TINY, epochs=1), shared=shared)
-    table = run_all(tmp_path, shared=shared)
-    pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
-    assert adapters(tmp_path) == adapters(undisturbed[0])
-
-
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
-def test_killed_it_resumes_to_the_same_ledger_and_adapters(undisturbed, shared, tmp_path):
+def test_with_more_epochs_it_goes_on_and_killed_it_resumes_to_the_same_ledger_and_adapters(
+    undisturbed, shared, tmp_path
+):
+    run_all(tmp_path, dataclasses.replace(TINY, epochs=1), shared=shared)
     run_until(lambda: samples(tmp_path) > TINY.samples, __name__, tmp_path)  # in the second epoch, after tuning
     table = run_all(tmp_path, shared=shared)
     pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])

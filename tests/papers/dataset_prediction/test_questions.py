@@ -205,3 +205,12 @@ def test_published_results_at_their_own_n():
     found = dq.published_results()
     assert found["accuracy"].to_list() == pytest.approx([100, 80, 70, 70])
     assert found.loc[1, ["ci_low", "ci_high"]].to_list() == pytest.approx([62.69, 90.49], abs=0.01)  # Wilson, 24 of 30
+
+
+def test_whole_architectures_are_drawn_and_all_where_there_are_no_more(questions):
+    few = dq.drawn(questions, 9, np.random.default_rng(0))
+    assert few["architecture"].nunique() == 9 and few.equals(questions.loc[few.index])
+    assert few["pair"].size == questions["architecture"].isin(few["architecture"]).sum()
+    assert few.equals(dq.drawn(questions, 9, np.random.default_rng(0)))
+    assert not few.equals(dq.drawn(questions, 9, np.random.default_rng(1)))
+    assert dq.drawn(questions, 9999, np.random.default_rng(0)).equals(questions)
