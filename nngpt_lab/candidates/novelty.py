@@ -229,7 +229,8 @@ class NoveltyIndex:
         self._names: list[str] = []  # row -> the first source with this set
         self._sketches: list[Sketch] = []
         self._by_digest: dict[bytes, int] = {}
-        self._lsh = MinHashLSH(settings.lsh_threshold, settings.permutations)
+        shape = bands(settings.lsh_threshold, settings.permutations)  # integrals of a tenth of a second, taken once
+        self._lsh = MinHashLSH(num_perm=settings.permutations, params=shape)
 
     def __len__(self) -> int:
         """Sources added, equal ones included."""
