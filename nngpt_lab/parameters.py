@@ -174,6 +174,7 @@ COUNTS = (
         "batch",
         "corpus",
         "cycles",
+        "edits",
         "epochs",
         "functions",
         "live_seeds",
@@ -181,7 +182,19 @@ COUNTS = (
         "loop_seeds",
         "minutes",
     ),
-    *("networks", "repeats", "resamples", "sample", "samples", "seeds", "test", "train", "train_images", "workers"),
+    *(
+        "networks",
+        "pairs",
+        "repeats",
+        "resamples",
+        "sample",
+        "samples",
+        "seeds",
+        "test",
+        "train",
+        "train_images",
+        "workers",
+    ),
 )
 LEAST = dict.fromkeys(COUNTS, 1) | {"policy_seeds": 0}
 

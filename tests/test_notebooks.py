@@ -39,6 +39,7 @@ PROMISED = {  # tables that later work and the report rely on
         "order_swap",
         "claims",
     },
+    "04_delta_search": {"parents", "identity", "target_lengths", "limit_one", "in_two_papers", "applier_audit"},
     "cot_vs_direct": {"cot_vs_direct", "arms", "answer_types", "failures", "paired_tests", "verdicts"},
     "loop_settings": {"settings", "cycles", "differences"},
     "network_prompts": {"validity", "causes"},

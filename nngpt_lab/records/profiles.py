@@ -56,6 +56,15 @@ class DatasetPrediction:
 
 
 @dataclass(frozen=True)
+class DeltaSearch:
+    """Paper D. ``pairs``: of how many pairs of networks the training target is measured; ``edits``: how many damaged
+    edits go through the appliers."""
+
+    pairs: int
+    edits: int
+
+
+@dataclass(frozen=True)
 class Walkthroughs:
     """``pretraining``: how the nano coder is retrained, by a name of ``walkthroughs/nano_coder.py``. ``networks`` and
     ``functions``: how many published ones are evaluated, under ``protocol`` and ``augmentation_protocol``, names of
@@ -100,6 +109,7 @@ class Profile:
     architecture_loop: ArchitectureLoop
     augmentation_search: AugmentationSearch
     dataset_prediction: DatasetPrediction
+    delta_search: DeltaSearch
     walkthroughs: Walkthroughs
     tour: Tour = Tour("nano", cycles=3, samples=8)
 
@@ -130,6 +140,7 @@ SMOKE = Profile(
     architecture_loop=ArchitectureLoop("nano-smoke", TWO_ARMS, seeds=1, settings="epochs", sources=60, transfer=2),
     augmentation_search=AugmentationSearch("nano-augment-smoke", TWO_ARMS, seeds=1, replay="smoke", policy_seeds=0),
     dataset_prediction=DatasetPrediction(seeds=1, design="nano-c-smoke", llm_seeds=1, architectures=400),
+    delta_search=DeltaSearch(pairs=180, edits=45),
     walkthroughs=Walkthroughs(
         "tiny", networks=8, protocol="digits", functions=4, augmentation_protocol="digits-augmentation"
     ),
@@ -145,6 +156,7 @@ DEMO = Profile(
     architecture_loop=ArchitectureLoop("nano", "loop", seeds=1, settings=SETTINGS, sources=EVERY_SOURCE),
     augmentation_search=AugmentationSearch("nano-augment", TWO_ARMS, seeds=1, replay="demo", policy_seeds=1),
     dataset_prediction=DatasetPrediction(seeds=1, design="nano-c", llm_seeds=1),
+    delta_search=DeltaSearch(pairs=9_000, edits=1_000),
     walkthroughs=Walkthroughs(
         "nano-coder", networks=100, protocol="digits", functions=40, augmentation_protocol="digits-augmentation"
     ),
@@ -159,6 +171,7 @@ GPU = Profile(
     architecture_loop=ArchitectureLoop("small-gpu", "all", seeds=3, settings=SETTINGS, sources=EVERY_SOURCE),
     augmentation_search=AugmentationSearch("small-augment", "all", seeds=3, replay="full", policy_seeds=3),
     dataset_prediction=DatasetPrediction(seeds=5, design="small-gpu-c", llm_seeds=5),
+    delta_search=DeltaSearch(pairs=200_000, edits=1_000),
     walkthroughs=PUBLISHED,
 )
 PAPER = Profile(
@@ -171,6 +184,7 @@ PAPER = Profile(
     architecture_loop=ArchitectureLoop("paper-b", TWO_ARMS, seeds=1, settings=SETTINGS, sources=EVERY_SOURCE),
     augmentation_search=AugmentationSearch("paper-a", TWO_ARMS, seeds=1, replay="full", policy_seeds=3),
     dataset_prediction=DatasetPrediction(seeds=5, design="paper-c", llm_seeds=1),
+    delta_search=DeltaSearch(pairs=200_000, edits=1_000),
     walkthroughs=PUBLISHED,
 )
 PROFILES = {profile.name: profile for profile in (SMOKE, DEMO, GPU, PAPER)}

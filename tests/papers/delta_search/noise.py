@@ -47,7 +47,7 @@ def random_change(lines: list[str], others: list[str], rng: np.random.Generator)
 def damaged(before: list[str], after: list[str], rng: np.random.Generator) -> Noisy:
     rate, spoil, context = rng.choice([0, 0.04, 0.12, 0.3, 0.5]), rng.random() < 0.2, int(rng.integers(1, 5))
     text = ["<delta>"]
-    spoilt, present = False, {line.strip() for line in before}
+    spoilt, present = False, {"".join(line.split()) for line in before}
     lines = ["", *difflib.unified_diff(before, after, lineterm="", n=context), ""]
     for above, line, below in zip(lines, lines[1:], lines[2:], strict=False):
         roll = rng.random()
@@ -58,7 +58,7 @@ def damaged(before: list[str], after: list[str], rng: np.random.Generator) -> No
             text.append(line if roll > rate else "@@ -1,1 +1,1 @@")
         elif line[0] == "-":
             other = letters_swapped(line[1:], rng)
-            if spoil and roll < 0.3 and other.strip() not in present:
+            if spoil and roll < 0.3 and "".join(other.split()) not in present:
                 spoilt, line = True, "-" + other
             text.append(line + " " * int(roll < rate))
         elif roll >= rate:

@@ -1,0 +1,52 @@
+"""Figures of notebook 04: each takes a table of the room, returns a Figure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from nngpt_lab.papers.delta_search.applier_audit import APPLIERS
+from nngpt_lab.papers.delta_search.targets import POOLS, SCHEMES, SHORT
+from nngpt_lab.statistics.plots import legend_below, name_rows, panels, points, reference_line, side_by_side, stack
+from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER
+
+WANTED = {"apply": "its lines say where", "refuse": "to be refused", "by number": "only the line number says where"}
+LOOKS = {
+    "right": {"facecolor": OURS, "label": "right place"},
+    "refused": {"facecolor": MUTED, "label": "refused"},
+    "wrong": {"facecolor": PAPER, "label": "wrong place"},
+}
+
+
+def audit(table: pd.DataFrame) -> Figure:
+    """What each applier did with the damaged edits, per cent, by what was wanted (``applier_audit.summarise``)."""
+    every = table[table["corruption"] == "all"]
+    shown = [wanted for wanted in WANTED if wanted in set(every["wanted"])]
+    figure, axes = panels([WANTED[wanted] for wanted in shown], width=10, height=2.6)
+    names = [name for name in APPLIERS if name in set(every["applier"])]
+    for ax, wanted in zip(axes, shown, strict=False):
+        part = every[every["wanted"] == wanted].set_index("applier").loc[names].reset_index()
+        part[list(LOOKS)] = 100 * part[list(LOOKS)].div(part["n"], axis=0)
+        stack(ax, part, LOOKS)
+        ax.set(xlabel=f"of {every.loc[every['wanted'] == wanted, 'n'].iloc[0]} edits, %", xlim=(0, 100))
+    name_rows(axes[0], names)
+    legend_below(figure)
+    return figure
+
+
+def target_lengths(table: pd.DataFrame) -> Figure:
+    """Median lines of a training target with its interval, by pool and drawing scheme, a panel an epoch
+    (``targets.summarise``); the scale is logarithmic."""
+    epochs = list(dict.fromkeys(table["epoch"]))
+    figure, axes = panels([f"epoch {epoch}" for epoch in epochs], width=9, height=3.2)
+    for ax, epoch in zip(axes, epochs, strict=False):
+        for scheme, shift, colour in zip(SCHEMES, side_by_side(len(SCHEMES), 0.22), COLOURS, strict=False):
+            part = table[(table["epoch"] == epoch) & (table["scheme"] == scheme)]
+            part = part.set_index("pool").loc[list(POOLS)].reset_index()
+            points(ax, np.arange(len(POOLS)) + shift, part, "median", horizontal=True, color=colour, label=scheme)
+        reference_line(ax, SHORT, "the paper's longest mean", PAPER, vertical=True)
+        ax.set(xscale="log", xlabel="lines of the diff (median)")
+    name_rows(axes[0], list(POOLS))
+    legend_below(figure)
+    return figure

@@ -1,0 +1,190 @@
+"""How long are the diffs that paper D's models are tuned on? Pairs of published networks, drawn as published.
+
+A training target is the unified diff (difflib, three lines of context) from one network to another of the same data
+set, task, metric and epoch that did better. Here a network counts once, with its best recorded accuracy at the epoch.
+Three ways to draw a pair, for the paper does not say which:
+
+``pair uniform``    any two networks; the better one is the target
+``baseline first``  any network that a better one exists for, then any better one
+``limit one``       the authors' own query (nn-dataset 2.1.2, ``db/Query.py``): any network, then the *first* better one
+                    that SQLite meets. The query names no order; its index leads through the names, so the first by name
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from nngpt_lab.corpora.architectures import Lemur, classification
+from nngpt_lab.ground import paths
+from nngpt_lab.ground.processes import in_processes
+from nngpt_lab.ground.seeds import generator
+from nngpt_lab.papers.delta_search.edits import diff_lines
+from nngpt_lab.statistics.intervals import percentile_interval, resample_counts
+
+NARROW = "ast-dimension-AlexNet"
+POOLS = ("all of CIFAR-10", "within a family", NARROW)
+SCHEMES = ("pair uniform", "baseline first", "limit one")
+EPOCHS = (1, 5)
+SHORT, LIMIT = 50, 1024
+"""Lines that the paper reports at most; tokens that its models may write."""
+
+
+def best_at(lemur: Lemur, epoch: int) -> pd.DataFrame:
+    """Best accuracy of every network at an epoch: dataset, architecture, accuracy, family, base, code."""
+    records = classification(lemur.records[lemur.records["epoch"] == epoch])
+    best = records.groupby(["dataset", "architecture"], as_index=False)["accuracy"].max()
+    known = lemur.architectures[["name", "family", "base", "code"]].rename(columns={"name": "architecture"})
+    return best.merge(known, on="architecture")
+
+
+def pool_of(best: pd.DataFrame, pool: str) -> pd.DataFrame:
+    """A pool's networks, by name, with a column ``group``: pairs are drawn within it."""
+    networks = best[best["dataset"] == "cifar-10"].sort_values("architecture", ignore_index=True)
+    if pool == NARROW:
+        networks = networks[networks["base"] == NARROW].reset_index(drop=True)
+    return networks.assign(group=networks["family"] if pool == POOLS[1] else "one")
+
+
+def draw(networks: pd.DataFrame, scheme: str, count: int, rng: np.random.Generator) -> np.ndarray:
+    """``count`` pairs (baseline, target) as rows of ``networks``, shape (count, 2)."""
+    group, accuracy = pd.factorize(networks["group"])[0], networks["accuracy"].to_numpy()
+    members = [np.flatnonzero(group == number) for number in range(group.max() + 1)]
+    if scheme == "pair uniform":
+        return _uniform_pairs(members, accuracy, count, rng)
+    better = [np.sort(accuracy[each]) for each in members]
+    open_ = np.flatnonzero(accuracy < np.array([each[-1] for each in better])[group])
+    baselines = rng.choice(open_, count)
+    if scheme == "limit one":
+        return np.column_stack([baselines, first_better(accuracy, group)[baselines]])
+    targets = []
+    for baseline in baselines:
+        own = members[group[baseline]]
+        order = own[np.argsort(accuracy[own], kind="stable")]
+        start = np.searchsorted(better[group[baseline]], accuracy[baseline], side="right")
+        targets.append(order[rng.integers(start, len(order))])
+    return np.column_stack([baselines, targets])
+
+
+def _uniform_pairs(
+    members: Sequence[np.ndarray], accuracy: np.ndarray, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    sizes = np.array([len(each) * (len(each) - 1.0) for each in members])
+    pairs: list[tuple[int, int]] = []
+    while len(pairs) < count:
+        own = members[rng.choice(len(members), p=sizes / sizes.sum())]
+        first, second = rng.choice(own, 2)
+        if accuracy[first] != accuracy[second]:
+            pairs.append((first, second) if accuracy[first] < accuracy[second] else (second, first))
+    return np.array(pairs)
+
+
+def first_better(accuracy: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """For every row the first row of its group that is better; -1 for the best."""
+    found = np.full(len(accuracy), -1)
+    for number in np.unique(group):
+        own = np.flatnonzero(group == number)
+        so_far = np.maximum.accumulate(accuracy[own])  # rises, so that the first better one can be searched for
+        place = np.searchsorted(so_far, accuracy[own], side="right")
+        found[own] = np.where(place < len(own), own[np.minimum(place, len(own) - 1)], -1)
+    return found
+
+
+@functools.cache
+def _tokenizer():
+    """The nano coder's. One in each process."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(paths.PACKAGE / "llm" / "nano_coder" / "tokenizer.json"))
+
+
+def measure(pair: tuple[str, str]) -> tuple[int, int, int, int, int]:
+    """Of the diff between two sources: its lines, characters and tokens; of the target: lines and characters."""
+    before, after = pair
+    lines = diff_lines(before, after)
+    text = "\n".join(lines)
+    return len(lines), len(text), len(_tokenizer().encode(text).ids), after.count("\n") + 1, len(after)
+
+
+MEASURES = ["lines", "characters", "tokens", "file_lines", "file_characters"]
+
+
+def targets(lemur: Lemur, pairs: int, seed: int) -> pd.DataFrame:
+    """About ``pairs`` targets, equally many of each epoch, pool and scheme. Columns epoch, pool, scheme, baseline,
+    target, and MEASURES. Cost: about 3 ms a pair on one core."""
+    each = max(2, pairs // (len(EPOCHS) * len(POOLS) * len(SCHEMES)))
+    parts, texts = [], []
+    for epoch in EPOCHS:
+        best = best_at(lemur, epoch)
+        for pool in POOLS:
+            networks = pool_of(best, pool)
+            for scheme in SCHEMES:
+                drawn = draw(networks, scheme, each, generator("paper D", "targets", seed, epoch, pool, scheme))
+                names, codes = networks["architecture"].to_numpy(), networks["code"].to_numpy()
+                parts.append(pd.DataFrame({"epoch": epoch, "pool": pool, "scheme": scheme,
+                                           "baseline": names[drawn[:, 0]], "target": names[drawn[:, 1]]}))  # fmt: skip
+                texts += [(codes[first], codes[second]) for first, second in drawn]
+    measured = pd.DataFrame(list(in_processes(measure, texts, "diffs")), columns=MEASURES)
+    return pd.concat([pd.concat(parts, ignore_index=True), measured], axis=1)
+
+
+SHARES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "longer_than_file": lambda table: table["lines"] > table["file_lines"],
+    "at_most_50_lines": lambda table: table["lines"] <= SHORT,
+    "within_1024_tokens": lambda table: table["tokens"] <= LIMIT,
+}
+
+
+def summarise(table: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+    """Lengths by epoch, pool and scheme: quartiles of the lines, and SHARES in per cent with intervals.
+
+    Columns epoch, pool, scheme, pairs, networks, q1, median, q3, characters_by_file, and each of SHARES and ``median``
+    with its interval. The bootstrap draws networks, not pairs: a pair counts as often as both of its networks.
+    """
+    rows = []
+    for key, part in table.groupby(["epoch", "pool", "scheme"], sort=False):
+        code, names = pd.factorize(pd.concat([part["baseline"], part["target"]]))
+        first, second = code[: len(part)], code[len(part) :]
+        order = np.argsort(part["lines"].to_numpy(), kind="stable")
+        lines, medians = part["lines"].to_numpy()[order], []
+        hits = {name: share(part).to_numpy(float) for name, share in SHARES.items()}
+        draws: dict[str, list[float]] = {name: [] for name in hits}
+        for _ in range(resamples):
+            times = resample_counts(rng, len(names), 1)[0]
+            weight = (times[first] * times[second]).astype(float)
+            if not weight.sum():
+                continue
+            grown = np.cumsum(weight[order])
+            medians.append(float(lines[np.searchsorted(grown, grown[-1] / 2)]))
+            for name, hit in hits.items():
+                draws[name].append(float(weight @ hit / weight.sum()))
+        row = dict(zip(("epoch", "pool", "scheme"), key, strict=True))
+        row |= {"pairs": len(part), "networks": len(names), "q1": np.quantile(lines, 0.25), "median": np.median(lines)}
+        row["median_low"], row["median_high"] = percentile_interval(np.array(medians))
+        row |= {"q3": np.quantile(lines, 0.75)}
+        row["characters_by_file"] = float((part["characters"] / part["file_characters"]).median())
+        for name, hit in hits.items():
+            low, high = percentile_interval(np.array(draws[name]))
+            row |= {name: 100 * hit.mean(), f"{name}_low": 100 * low, f"{name}_high": 100 * high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def limit_one(lemur: Lemur) -> pd.DataFrame:
+    """Which targets the authors' query gives, over all baselines: how many, and what share has the commonest.
+
+    Columns epoch, pool, baselines, targets, commonest, share (per cent). Enumerated: no interval.
+    """
+    rows = []
+    for epoch in EPOCHS:
+        best = best_at(lemur, epoch)
+        for pool in POOLS:
+            networks = pool_of(best, pool)
+            found = first_better(networks["accuracy"].to_numpy(), pd.factorize(networks["group"])[0])
+            counts = networks["architecture"].iloc[found[found >= 0]].value_counts()
+            share = 100 * counts.iloc[0] / counts.sum()
+            rows.append((epoch, pool, int(counts.sum()), len(counts), counts.index[0], share))
+    return pd.DataFrame(rows, columns=["epoch", "pool", "baselines", "targets", "commonest", "share"])
