@@ -28,8 +28,14 @@ from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import PROFILES
 from nngpt_lab.records.results import LEDGER, PNG_DPI
 
-VERDICTS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not tested": "–"}  # in the page's order
-BOUNDS = {"at_least": "≥ ", "at_most": "≤ "}  # of a claim's test; a claim of equality needs no sign
+VERDICTS = {"reproduced": "✓", "not reproduced": "✗", "wrong comparator": "≠", "no effect": "0", "inconclusive": "?",
+            "not yet run": "…", "not tested": "–"}  # of statistics/claims.py, in the page's order  # fmt: skip
+UNJUDGED = ("not yet run", "not tested")
+BOUNDS = {
+    "effect": "> ",
+    "at_least": "≥ ",
+    "at_most": "≤ ",
+}  # of a claim's test; the last in old tables
 ROWS_SHOWN = 12  # of each table; the whole of it is one link away
 LARGEST_SVG = 400_000  # bytes; a figure of many thousand points is smaller, and faster to show, as PNG
 # What is shown of a manifest, whichever version wrote it
@@ -161,6 +167,7 @@ def build_report(folder: Path) -> Path:
         claims=sorted(claims, key=lambda claim: not claim["tested"]),  # tested first, else as the notebooks say
         tested=sum(claim["tested"] for claim in claims),
         counts=counts,
+        unjudged=UNJUDGED,
         verdicts=[*VERDICTS, *sorted(set(counts) - set(VERDICTS))],
         papers={paper: titles.get(home, "") for paper, home in sorted(homes_of(claims).items()) if paper},
         profile=profile,
@@ -345,7 +352,7 @@ def read_claims(folder: Path, section: Section) -> list[dict[str, Any]]:
             "anchor": f"{section.anchor}-claim-{place}",
             "section": section.anchor,
             "verdict": verdict,
-            "tested": verdict != "not tested",
+            "tested": verdict not in UNJUDGED,
             "bound": BOUNDS.get(claim["test"], ""),
             "ours": show_estimate(*(claim[key] for key in ("our_value", "ci_low", "ci_high", "unit"))),
             "plot": interval_plot(*(number(claim[key]) for key in ("our_value", "ci_low", "ci_high", "paper_value"))),

@@ -100,7 +100,7 @@ def test_a_claim(tmp_path):
     room.mkdir(parents=True)
     (room / "claims.toml").write_text(example("A claim"), encoding="utf-8")
     claim = load_claims(tmp_path)["B-example"]
-    assert verdict(claim.test, claim.value, exact(60, 10)) == "reproduced"
+    assert verdict(claim, exact(60, 100)) == "reproduced"
 
 
 def test_a_notebook():

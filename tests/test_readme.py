@@ -1,19 +1,27 @@
 """README quotes the reference run: every number of its first table is that run's, to the digits shown."""
 
+import functools
 import json
 import re
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from nngpt_lab.corpora import augmentations
 from nngpt_lab.ground.formatting import show_estimate
 from nngpt_lab.ground.paths import checkout
-from nngpt_lab.statistics.claims import load_claims
+from nngpt_lab.papers.augmentation_search import replay, replay_tables, scores
+from nngpt_lab.statistics.claims import VERDICTS, adjusted, load_claims, verdict
+from nngpt_lab.statistics.intervals import Estimate
 
 ROOT = checkout()
 pytestmark = pytest.mark.skipif(ROOT is None, reason="needs the source checkout")
 REFERENCE = ROOT / "results" / "reference" / "demo" if ROOT else None
-QUOTED = ("C-chance", "C-code-signal", "C-code-signal-unseen", "B-first-epoch-guide", "A-semantic-cues")
+QUOTED = ("C-chance", "C-code-signal", "C-code-signal-unseen", "B-first-epoch-architecture")
+# Judged by notebooks, and measured after the reference runs were made, which the next ones will hold
+NEWER = {"C-reads-more", "B-first-epoch-guide", "A-semantic-cues"}
 
 
 def first_screen() -> str:
@@ -21,8 +29,16 @@ def first_screen() -> str:
 
 
 def reference_claims() -> pd.DataFrame:
+    """The reference runs' numbers, judged by the rule as it is: some runs are older than margins."""
     files = sorted(REFERENCE.glob("*/tables/claims.csv"))
-    return pd.concat([pd.read_csv(file, dtype=str) for file in files]).set_index("claim_id")
+    table = pd.concat([pd.read_csv(file, dtype=str) for file in files]).set_index("claim_id")
+    if "margin" not in table:  # the claim under this name was split in two
+        table = table.rename({"B-first-epoch-guide": "B-first-epoch-architecture"})
+    known = [(key, claim) for key, claim in load_claims().items() if key in table.index and claim.paper in "ABC"]
+    rows = [table.loc[key, ["our_value", "ci_low", "ci_high", "n"]].astype(float) for key, _ in known]
+    estimates = [None if np.isnan(row["our_value"]) else Estimate(*row) for row in rows]
+    words = adjusted([(claim, estimate) for (_, claim), estimate in zip(known, estimates, strict=True)])
+    return table.assign(verdict=pd.Series({key: word for (key, _), (word, _) in zip(known, words, strict=True)}))
 
 
 @pytest.mark.parametrize("claim", QUOTED)
@@ -37,9 +53,29 @@ def test_quoted_number_is_the_reference_runs(claim):
 
 def test_quoted_verdicts_are_the_reference_runs():
     claims = reference_claims()
-    said = re.findall(r"\*\*(reproduced|not reproduced|inconclusive|not tested)\*\*", first_screen())
-    rows = [*QUOTED[:3], "C-code-7b", QUOTED[3], "B-cycle-18-mean", *QUOTED[4:], "A-600x", "A-chain-of-thought"]
-    assert said == list(claims.loc[rows, "verdict"])
+    said = re.findall(rf"\*\*({'|'.join(VERDICTS)})\*\*", first_screen())
+    rows = ["C-chance", "C-code-signal", "C-code-signal-unseen", "C-code-7b", "B-first-epoch-architecture",
+            "B-cycle-18-mean", "A-semantic-cues", "A-600x", "A-chain-of-thought"]  # fmt: skip
+    assert said == [
+        load_and_judge_cues()[1] if key == "A-semantic-cues" else claims.loc[key, "verdict"] for key in rows
+    ]
+
+
+@functools.cache
+def load_and_judge_cues() -> tuple[pd.DataFrame, str]:
+    """What the LLM's choice of operations has over copying, from the published functions, and its verdict."""
+    published = augmentations.load()
+    table = scores.cues(published.brute_force, scores.comparable(published.brute_force, published.llm))
+    table = table.set_index("against")
+    return table, verdict(load_claims()["A-semantic-cues"], scores.cue(table.loc[scores.TARGETS]))
+
+
+def test_the_llms_choice_of_operations_is_compared_with_copying():
+    table, _ = load_and_judge_cues()
+    copied, corpus = (table.loc[name] for name in (scores.TARGETS, "corpus"))
+    ends = f"[{copied['difference_low']:.1f}, {copied['difference_high']:.1f}]"
+    assert f"{copied['difference']:+.1f} points {ends} over copying" in first_screen()
+    assert f"{corpus['difference']:+.1f} over accepted corpus functions" in first_screen()
 
 
 def test_what_a_language_model_reads_in_code_is_the_reference_runs():
@@ -63,15 +99,18 @@ def test_the_loops_difference_is_the_reference_runs():
         assert in_points(row).replace(" [", " points [") in readme or in_points(row) in readme, (control, measure)
 
 
-def test_the_replayed_search_is_the_reference_runs():
+def test_the_replayed_search_is_the_reference_runs(tmp_path):
     folder = REFERENCE / "02_brute_force_to_semantic_insight" / "tables"
     table = pd.read_csv(folder / "replay_needed.csv")
     row = table[(table["n0"] == 50) & (table["target"] == "top 0.1%")].set_index("method")
-    ridge, tuned, shuffled = (
-        fewer(row.loc[name]) for name in ("ridge regression", "LLM, tuned", "LLM, shuffled pairs")
-    )
-    quoted = f"evaluates {ridge.replace(' [', ' times fewer [')} than random order, our tuned model {tuned}, "
-    assert f"{quoted}tuned on shuffled pairs {shuffled}, {row['seeds'].max()} seeds" in first_screen()
+    tuned, shuffled = (row.loc[name, "times_fewer"] for name in ("LLM, tuned", "LLM, shuffled pairs"))
+    settings = replace(replay.get_replay("demo"), methods=(replay.RIDGE,))
+    runs = replay.search(settings, augmentations.load().brute_force, tmp_path)
+    ridge = replay_tables.summary(replay_tables.needed(runs)).set_index("target").loc["top 0.1%"]
+    assert f"evaluates {replay_tables.fewer(ridge).replace(' [', ' times fewer [')} than random order" in first_screen()
+    assert f"over {ridge['seeds']} universes" in first_screen()
+    assert f"our tuned model {tuned:.1f}, tuned on shuffled pairs {shuffled:.1f}" in first_screen()
+    assert f"over {row['seeds'].max()}, too few for an interval" in first_screen()
     orders = pd.read_csv(folder / "ordering.csv").set_index(["test", "method"])
     held_out, likelihood = "held-out operations", "LLM, tuned (likelihood)"
     quoted = [(held_out, "ridge regression"), (held_out, likelihood), (held_out, "LLM, untuned (likelihood)")]
@@ -79,10 +118,6 @@ def test_the_replayed_search_is_the_reference_runs():
         value, low, high = (100 * orders.loc[row, f"accuracy{end}"] for end in ("", "_low", "_high"))
         assert f"{value:.1f} % [{low:.1f}, {high:.1f}]" in one_line(), row
     assert f"(noise allows {100 * orders.loc[held_out, 'oracle'].iloc[0]:.1f} %)" in one_line()
-
-
-def fewer(row: pd.Series) -> str:
-    return f"{row['times_fewer']:.1f} [{row['times_fewer_low']:.1f}, {row['times_fewer_high']:.1f}]"
 
 
 def one_line() -> str:
@@ -138,7 +173,22 @@ def test_reference_manifests_name_a_clean_commit():
 
 
 def test_reference_covers_every_claim():
-    assert set(reference_claims().index) == set(load_claims())
+    missing = set(load_claims()) - set(reference_claims().index)
+    assert {key for key in missing if not load_claims()[key].awaits} <= NEWER
+
+
+def test_one_run_an_architecture_is_the_reference_runs():
+    table = pd.read_csv(REFERENCE / "01_memorization_to_creativity" / "tables" / "proxy_audit.csv")
+    found = table[(table["unit"] == "one_run") & (table["epoch"] == 5)]["spearman"]
+    assert len(found) == 7 and f"{found.min():.2f} to {found.max():.2f} on the seven data sets" in first_screen()
+
+
+def test_the_price_of_the_novelty_filter_is_the_reference_runs():
+    table = pd.read_csv(REFERENCE / "01_memorization_to_creativity" / "tables" / "controls.csv", dtype=str)
+    rows = table[table["control"] == "no novelty filter"].set_index("measure")
+    assert all(
+        in_points(rows.loc[measure]).replace(" [", " points [", 1) in one_line() for measure in ("over", "valid")
+    )
 
 
 def test_first_screen_has_the_two_commands_and_a_figure_that_exists():

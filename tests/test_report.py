@@ -126,7 +126,7 @@ def test_claims_come_first_and_tested_ones_before_the_rest(folder):
     assert len(verdicts) == 2 * len(CLAIMS)
     assert verdicts[:6] == ["not reproduced", "reproduced", "inconclusive"] * 2
     assert set(verdicts[6:]) == {"not tested"}
-    assert "<b>6 could be tested in this run</b>" in page
+    assert "<b>6 could be judged in this run</b>" in page
 
 
 def test_values_are_rounded_for_reading_and_kept_for_sorting(folder):
@@ -140,7 +140,7 @@ def test_values_are_rounded_for_reading_and_kept_for_sorting(folder):
 def test_a_bound_is_marked_and_a_guest_paper_has_no_story_here():
     section = {"section": "nb", "paper": "B"}
     assert homes_of([section, section, {"section": "nb", "paper": "D"}]) == {"B": "nb", "D": ""}
-    assert BOUNDS == {"at_least": "≥ ", "at_most": "≤ "}
+    assert BOUNDS == {"effect": "> ", "at_least": "≥ ", "at_most": "≤ "}
 
 
 def test_what_the_results_say_is_escaped(folder):

@@ -155,7 +155,7 @@ DEMO = Profile(
     bootstrap_resamples=1000,
     architecture_loop=ArchitectureLoop("nano", "loop", seeds=1, settings=SETTINGS, sources=EVERY_SOURCE),
     augmentation_search=AugmentationSearch("nano-augment", TWO_ARMS, seeds=1, replay="demo", policy_seeds=1),
-    dataset_prediction=DatasetPrediction(seeds=1, design="nano-c", llm_seeds=1),
+    dataset_prediction=DatasetPrediction(seeds=5, design="nano-c", llm_seeds=1),
     delta_search=DeltaSearch(pairs=5_400, edits=1_000),
     walkthroughs=Walkthroughs(
         "nano-coder", networks=100, protocol="digits", functions=40, augmentation_protocol="digits-augmentation"

@@ -1,56 +1,92 @@
-"""The claims table: what a paper says, what we measured, with interval, n and verdict.
+"""The claims table: what a paper says, what we measured, with interval, n and verdict. Beside it the table of facts.
 
-The claims are data, in ``claims.toml`` of each paper's room, each with its source. A notebook hands over what it
-measured; the verdict follows from the claim's own test by the rule below, never from a notebook's opinion:
+Both are data, in ``claims.toml`` of each paper's room, each with its source. A fact is only counted. A claim could have
+come out otherwise; it is registered there, test, margin and n included, before the run that judges it. A notebook hands
+over what it measured, and the verdict follows by the rule below, never from a notebook's opinion. It is a test of
+equivalence (Schuirmann 1987; Lakens 2017): every claim has a ``margin``, the smallest difference that would matter.
 
-``reproduced``       the claim's test holds over our whole interval
-``not reproduced``   it fails over our whole interval
-``inconclusive``     our interval holds both possibilities
-``not tested``       nothing was measured; the note says why
+``equal``       our value is the paper's within the margin
+``comparator``  the same of what the paper compares itself with: an answerer's chance level, say
+``effect``      there is an effect at least as large as the margin, above the value (mostly 0)
+``at_least``    the value is reached but for the margin
 
-Keys of a claim: ``grade`` is P (stated in the paper: abstract or page-referenced notes), C (read in the authors' code
-or data) or I (inferred, never stated); ``test`` is ``equal`` (the paper's value lies inside our interval), ``at_least``
-(our interval lies at or above it) or ``at_most``; ``untested`` names the reason why the recorded evidence alone cannot
-decide it. A claim that a notebook measures needs none. ``n``, where it is known, is how many observations the paper's
-value rests on; a share then gets a note of what it allows at that n. ``note`` is said whatever was measured.
+``reproduced``        the test holds over our whole interval
+``not reproduced``    it fails over our whole interval
+``wrong comparator``  the same of a comparator: the paper's number stands, what it is compared with does not
+``no effect``         our whole interval lies within the margin on both sides: evidence that there is none to speak of
+``inconclusive``      our interval holds both possibilities, or there is none: one seed, say
+``not yet run``       registered; the run that judges it (``awaits``) has not been made
+``not tested``        cannot be (``untested`` says why), or too few units were measured
+
+The claims of one table are a family: what an interval decides stands only if it does after Holm's correction.
+
+Other keys of a claim: ``grade`` is P (stated in the paper: abstract or page-referenced notes), C (read in the authors'
+code or data) or I (inferred, never stated). ``least`` of ``units`` is the n from which a measurement is judged. ``n``,
+where it is known, is how many observations the paper's value rests on; a share then gets a note of what it allows at
+that n. ``note`` is said whatever was measured.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.formatting import show, show_estimate
 from nngpt_lab.ground.names import did_you_mean
-from nngpt_lab.statistics.intervals import Estimate, wilson
+from nngpt_lab.statistics.intervals import LEVEL, Estimate, wilson
 
-TESTS = ("equal", "at_least", "at_most")
+TESTS = ("equal", "comparator", "effect", "at_least")
 GRADES = ("P", "C", "I")
-VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not tested")
-COLUMNS = ["claim_id", "paper", "claim", "unit", "test", "paper_value", "our_value", "ci_low", "ci_high", "n", "grade",
-           "verdict", "note", "source"]  # fmt: skip
+REPRODUCED, REFUTED, COMPARATOR, NO_EFFECT = "reproduced", "not reproduced", "wrong comparator", "no effect"
+OPEN, WAITING, UNTESTED = "inconclusive", "not yet run", "not tested"
+VERDICTS = (REPRODUCED, REFUTED, COMPARATOR, NO_EFFECT, OPEN, WAITING, UNTESTED)
+DECIDED = VERDICTS[:4]
+REGISTERED = ["claim", "test", "paper_value", "unit", "margin", "least", "units"]
+"""Columns of a claims table that stood in ``claims.toml`` before the run."""
+COLUMNS = ["claim_id", "paper", *REGISTERED, "our_value", "ci_low", "ci_high", "n", "p_holm", "grade", "verdict",
+           "note", "source"]  # fmt: skip
+FACT_COLUMNS = ["fact_id", "paper", "fact", "unit", "stated", "counted", "agrees", "grade", "note", "source"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One row of ``claims.toml``; ``reason`` is the text behind its key ``untested``."""
+    """One ``[[claim]]`` of ``claims.toml``; ``reason`` is the text behind its key ``awaits`` or ``untested``."""
 
     id: str
     paper: str
     claim: str
     value: float
+    margin: float
     unit: str
     grade: str
     source: str
     test: str
-    reason: str | None = None
+    least: int
+    units: str
+    awaits: str | None = None
+    untested: str | None = None
+    reason: str = ""
     n: int | None = None
     note: str = ""
+
+    def __post_init__(self):
+        if self.test not in TESTS or self.grade not in GRADES or self.margin <= 0 or self.least < 1:
+            raise ValueError(f"{self.id} has an unknown test or grade, or no margin or n")
+
+    @property
+    def region(self) -> tuple[float, float]:
+        """Where the true value lies if the claim's test holds, ends included."""
+        low, high = self.value - self.margin, self.value + self.margin
+        return (high if self.test == "effect" else low), (high if self.test in ("equal", "comparator") else np.inf)
 
     def at_its_own_n(self) -> str:
         """What the paper's value allows at its own n, as a sentence for the note; empty unless it is a share."""
@@ -60,11 +96,25 @@ class Claim:
         return f"At n = {self.n} the paper's own value allows {allowed.low:.1f} to {allowed.high:.1f} %."
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One ``[[fact]]``: something that was published and need only be counted. It is no result of the paper's."""
+
+    id: str
+    paper: str
+    fact: str
+    value: float
+    unit: str
+    grade: str
+    source: str
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What a notebook found for a claim, in the claim's unit, and what a reader should know of it.
 
-    ``estimate`` None: not measured, but ``note`` adds to the reason why.
+    ``estimate`` None: not measured, but ``note`` adds to the reason why. Its n counts independent units.
     """
 
     estimate: Estimate | None
@@ -75,76 +125,163 @@ class Measured:
         return Measured(self.estimate, f"{self.note} {note}".strip())
 
 
+def parse(text: str) -> tuple[dict[str, Claim], dict[str, Fact]]:
+    """Claims and facts of one ``claims.toml``, by id; a ValueError or KeyError if it contradicts its own rules."""
+    data = tomllib.loads(text)
+    claims, facts = [], [Fact(**row) for row in data.get("fact", ())]
+    for row in data.get("claim", ()):
+        why = [row[key] for key in ("awaits", "untested") if key in row]
+        claims.append(Claim(**row, reason=" ".join(data["reasons"][key] for key in why)))
+    return _by_id(claims), _by_id(facts)
+
+
+def _by_id(rows: Sequence[Any]) -> dict[str, Any]:
+    if len({row.id for row in rows}) < len(rows):
+        raise ValueError(f"an id is there twice: {', '.join(row.id for row in rows)}")
+    return {row.id: row for row in rows}
+
+
 def load_claims(package: Path = paths.PACKAGE) -> dict[str, Claim]:
-    """All claims by id, paper by paper; a ValueError if a file contradicts its own rules."""
-    claims: dict[str, Claim] = {}
-    for file in sorted(package.glob("papers/*/claims.toml")):
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-        for row in data["claim"]:
-            reason = data["reasons"][row.pop("untested")] if "untested" in row else None
-            claim = Claim(**row, reason=reason)
-            if claim.id in claims or claim.test not in TESTS or claim.grade not in GRADES:
-                raise ValueError(f"{file}: {claim.id} is there twice or has an unknown test or grade")
-            claims[claim.id] = claim
-    return claims
+    """All claims by id, paper by paper."""
+    return {key: claim for file in _files(package) for key, claim in parse(file)[0].items()}
 
 
-def verdict(test: str, value: float, estimate: Estimate | None) -> str:
-    """The verdict that a claim's test against a value gives for our interval.
+def load_facts(package: Path = paths.PACKAGE) -> dict[str, Fact]:
+    """All facts by id, paper by paper."""
+    return {key: fact for file in _files(package) for key, fact in parse(file)[1].items()}
 
-    >>> verdict("at_least", 50, Estimate(55, 52, 58, 100)), verdict("at_least", 50, Estimate(55, 48, 62, 10))
-    ('reproduced', 'inconclusive')
-    >>> verdict("at_least", 50, None)
-    'not tested'
+
+def _files(package: Path) -> list[str]:
+    return [file.read_text(encoding="utf-8") for file in sorted(package.glob("papers/*/claims.toml"))]
+
+
+# --------------------------------------------------------------------------------------------------------- the rule
+
+
+def verdict(claim: Claim, estimate: Estimate | None) -> str:
+    """The claim's verdict by its own interval alone.
+
+    >>> rule = dict(id="x", paper="A", claim="", value=50, unit="%", grade="P", source="", units="programs", least=10)
+    >>> above = Claim(**rule, test="effect", margin=2)
+    >>> [verdict(above, Estimate(0, low, high, 10)) for low, high in ((53, 57), (48.8, 51.3), (40, 60), (40, 45))]
+    ['reproduced', 'no effect', 'inconclusive', 'not reproduced']
     """
-    if estimate is None or not estimate.n or not np.isfinite([estimate.value, estimate.low, estimate.high]).all():
-        return "not tested"  # no data, no verdict: the interval of an empty sample holds every value
-    if test == "equal":
-        return "reproduced" if estimate.low <= value <= estimate.high else "not reproduced"
-    holds = (estimate.low >= value, estimate.high >= value)
-    if test == "at_most":
-        holds = (estimate.high <= value, estimate.low <= value)
-    return "reproduced" if holds[0] else "inconclusive" if holds[1] else "not reproduced"
+    if estimate is None or not np.isfinite(estimate.value):
+        return WAITING if claim.awaits else UNTESTED
+    if estimate.n < claim.least:
+        return UNTESTED
+    if not np.isfinite([estimate.low, estimate.high]).all():
+        return OPEN
+    lowest, highest = claim.region
+    if lowest <= estimate.low and estimate.high <= highest:
+        return REPRODUCED
+    if lowest <= estimate.high and estimate.low <= highest:
+        return OPEN
+    if claim.test == "effect" and estimate.low > claim.value - claim.margin:
+        return NO_EFFECT
+    return COMPARATOR if claim.test == "comparator" else REFUTED
 
 
-def claims_table(papers: str, measured: dict[str, Measured]) -> pd.DataFrame:
+def p_value(claim: Claim, estimate: Estimate) -> float:
+    """The two-sided level to which the interval could be widened before it decided nothing any more.
+
+    The interval is taken for one of Student's with n - 1 degrees of freedom on either side, as those of few units are.
+    """
+    margins = claim.value - claim.margin, claim.value + claim.margin
+    edges = margins if verdict(claim, estimate) == NO_EFFECT else [edge for edge in claim.region if np.isfinite(edge)]
+    return max(_tail(estimate, edge) for edge in edges)
+
+
+def _tail(estimate: Estimate, edge: float) -> float:
+    reach = estimate.value - (estimate.low if edge < estimate.value else estimate.high)
+    if not reach:
+        return 0.0  # counted, not estimated
+    t = stats.t(max(estimate.n - 1, 1))
+    return float(2 * t.sf(abs((estimate.value - edge) / reach) * t.ppf((1 + LEVEL) / 2)))
+
+
+def adjusted(judged: Sequence[tuple[Claim, Estimate | None]]) -> list[tuple[str, float]]:
+    """Verdict and Holm's p-value (nan where nothing is decided) of a family of claims; undecided ones count in it."""
+    words = [verdict(*one) for one in judged]
+    family = [i for i, word in enumerate(words) if word in (*DECIDED, OPEN)]
+    p = [p_value(claim, estimate) if words[i] in DECIDED and estimate else 1.0
+         for i, (claim, estimate) in ((i, judged[i]) for i in family)]  # fmt: skip
+    corrected = dict(zip(family, multipletests(p, method="holm")[1], strict=True)) if family else {}
+    out = []
+    for i, word in enumerate(words):
+        holm = corrected[i] if word in DECIDED else np.nan
+        out.append((OPEN if holm > 1 - LEVEL else word, holm))
+    return out
+
+
+# -------------------------------------------------------------------------------------------------------- the tables
+
+
+def claims_table(papers: str, measured: Mapping[str, Measured]) -> pd.DataFrame:
     """The claims of ``papers`` (``"B"``, ``"BD"``) with what was measured; columns :data:`COLUMNS`.
 
     A claim with neither a measurement nor a reason for its absence is an error, and so is a measurement of no claim:
     a row cannot go missing by a slip of the keyboard.
     """
     claims = {key: claim for key, claim in load_claims().items() if claim.paper in papers}
-    for key in measured:
-        if key not in claims:
-            raise ValueError(f"there is no claim {key!r} of paper {papers}: {did_you_mean(key, claims)}")
-    rows = []
+    _check(measured, claims, f"claim {{!r}} of paper {papers}")
+    found = {key: measured.get(key, Measured(None)) for key in claims}
     for key, claim in claims.items():
-        ours = measured.get(key, Measured(None))
-        if ours.estimate is None and claim.reason is None:
+        if found[key].estimate is None and not claim.reason:
             raise ValueError(f"claim {key!r} was not measured and claims.toml gives no reason why")
-        notes = [claim.reason if ours.estimate is None else None, ours.note, claim.note, claim.at_its_own_n()]
-        row = vars(claim) | {"claim_id": key, "paper_value": claim.value, "n": None}
+    verdicts = adjusted([(claim, found[key].estimate) for key, claim in claims.items()])
+    rows = []
+    for (key, claim), (word, holm) in zip(claims.items(), verdicts, strict=True):
+        ours = found[key]
+        notes = [claim.reason if ours.estimate is None else _shortfall(claim, ours.estimate), ours.note, claim.note]
+        row = vars(claim) | {"claim_id": key, "paper_value": claim.value, "n": None, "p_holm": holm, "verdict": word}
         if ours.estimate:
             row |= ours.estimate.columns("our_value", "ci_low", "ci_high") | {"n": ours.estimate.n}
-        row["verdict"] = verdict(claim.test, claim.value, ours.estimate)
-        rows.append(row | {"note": " ".join(note for note in notes if note)})
+        rows.append(row | {"note": " ".join(note for note in [*notes, claim.at_its_own_n()] if note)})
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n": "Int64"})
+
+
+def _shortfall(claim: Claim, estimate: Estimate) -> str:
+    """Why a measurement has no verdict, or no interval."""
+    if estimate.n < claim.least:
+        return f"Judged from {claim.least} {claim.units} up, and these are {estimate.n}."
+    return "" if np.isfinite(estimate.low) else f"No interval over {estimate.n} {claim.units}."
+
+
+def facts_table(papers: str, counted: Mapping[str, float]) -> pd.DataFrame:
+    """The facts of ``papers`` with what was counted; columns :data:`FACT_COLUMNS`. Every fact is to be counted."""
+    facts = {key: fact for key, fact in load_facts().items() if fact.paper in papers}
+    _check(counted, facts, f"fact {{!r}} of paper {papers}")
+    _check(facts, counted, "count of fact {!r}")
+    rows = [vars(fact) | {"fact_id": key, "stated": fact.value, "counted": counted[key],
+                          "agrees": "yes" if counted[key] == fact.value else "no"}
+            for key, fact in facts.items()]  # fmt: skip
+    return pd.DataFrame(rows, columns=FACT_COLUMNS)
+
+
+def _check(given: Mapping[str, Any], known: Mapping[str, Any], what: str) -> None:
+    for key in given:
+        if key not in known:
+            raise ValueError(f"there is no {what.format(key)}: {did_you_mean(key, known)}")
+
+
+BOUNDS = {"effect": "> ", "at_least": "≥ "}  # of a test; equality needs no sign
 
 
 def readable(table: pd.DataFrame):
     """The claims table as a notebook shows it: the tested first, whole sentences, digits that the interval supports.
 
-    Returns a pandas Styler with columns verdict, claim, claimed, ours, n, note.
+    Returns a pandas Styler with columns verdict, claim, claimed, margin, ours, n, note.
     """
-    bounds = {"at_least": "≥ ", "at_most": "≤ ", "equal": ""}
     rows = []
     for row in table.astype(object).where(table.notna(), "").to_dict("records"):
         value, interval = show_estimate(str(row["our_value"]), str(row["ci_low"]), str(row["ci_high"]), row["unit"])
-        claimed = bounds[row["test"]] + show(str(row["paper_value"]), row["unit"])
+        claimed = BOUNDS.get(row["test"], "") + show(str(row["paper_value"]), row["unit"])
         ours = f"{value} ({interval})" if interval else value
-        rows.append((row["verdict"], row["claim"], claimed, ours, show(str(row["n"])), row["note"]))
-    frame = pd.DataFrame(rows, columns=["verdict", "claim", "claimed", "ours", "n", "note"])
-    frame = frame.sort_values("verdict", key=lambda column: column == "not tested", kind="stable")
+        n = f"{show(str(row['n']))} {row['units']}" if row["n"] else ""
+        rows.append((row["verdict"], row["claim"], claimed, show(str(row["margin"])), ours, n, row["note"]))
+    frame = pd.DataFrame(rows, columns=["verdict", "claim", "claimed", "margin", "ours", "n", "note"])
+    frame = frame.sort_values("verdict", key=lambda column: column.isin((WAITING, UNTESTED)), kind="stable")
     look = {"text-align": "left", "vertical-align": "top", "white-space": "normal"}
     # a fixed id: pandas would draw a random one, and the executed notebook would differ from run to run
     return (

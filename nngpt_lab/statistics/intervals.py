@@ -24,8 +24,13 @@ class Estimate:
     n: int
 
     def scaled(self, factor: float) -> Estimate:
-        """The same estimate in another unit, e.g. ``scaled(100)`` for per cent."""
-        return Estimate(self.value * factor, self.low * factor, self.high * factor, self.n)
+        """The same estimate in another unit, e.g. ``scaled(100)`` for per cent; a negative factor turns it round."""
+        return self.mapped(lambda value: value * factor)
+
+    def mapped(self, function: Callable[[float], float]) -> Estimate:
+        """The same through a function that only rises or only falls."""
+        low, high = sorted(float(function(end)) for end in (self.low, self.high))
+        return Estimate(float(function(self.value)), low, high, self.n)
 
     def columns(self, name: str, low: str = "", high: str = "") -> dict[str, float]:
         """As columns of a table: ``name``, ``name_low`` and ``name_high``, or other names for the ends."""
@@ -108,27 +113,66 @@ def percentile_interval(draws: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def cluster_mean(values: np.ndarray, clusters: np.ndarray, rng: np.random.Generator, resamples: int) -> Estimate:
+def cluster_mean(
+    values: np.ndarray,
+    clusters: np.ndarray,
+    rng: np.random.Generator,
+    resamples: int,
+    weights: np.ndarray | None = None,
+) -> Estimate:
     """Mean of ``values`` with a bootstrap interval that resamples whole clusters (questions of one architecture, say).
 
-    ``n`` counts values, not clusters. Cost: O(resamples * clusters).
+    ``n`` counts clusters: they are what is independent. Cost: O(resamples * clusters).
     """
+    weights = np.ones(len(values)) if weights is None else weights
     _, code = np.unique(clusters, return_inverse=True)
-    total, count = np.bincount(code, weights=values), np.bincount(code)
+    total, count = np.bincount(code, weights=values * weights), np.bincount(code, weights=weights)
     if not len(count):
         return Estimate(np.nan, np.nan, np.nan, 0)
     sums = resample_counts(rng, len(count), resamples) @ np.column_stack([total, count])
-    return Estimate(float(np.mean(values)), *percentile_interval(sums[:, 0] / sums[:, 1]), len(values))
+    with np.errstate(invalid="ignore"):
+        draws = sums[:, 0] / sums[:, 1]
+    return Estimate(float(total.sum() / count.sum()), *percentile_interval(draws), len(count))
+
+
+FEWEST = 3  # units below which there is no interval
+FEWEST_OF_RATIO = 100
 
 
 def t_interval(values: np.ndarray) -> Estimate:
-    """Mean with a t-interval; no interval (nan) for one value, or for values that do not differ at all."""
+    """Mean with a t-interval; no interval (nan) for fewer than :data:`FEWEST` values, or for values that do not differ.
+
+    Of 3, 10 and 200 values it holds the mean in 93 to 97 of 100 cases where these are about normal, as differences
+    between paired runs are; a percentile bootstrap holds it in 75, 90 and 94 (tests/statistics/test_coverage.py).
+    """
     values = np.asarray(values, float)
     mean = float(values.mean()) if len(values) else np.nan
-    if len(values) < 2 or np.ptp(values) <= 1e-12:  # no estimate of a spread: a width of zero would claim certainty
+    if len(values) < FEWEST or np.ptp(values) <= 1e-12:  # no spread: a width of zero would claim certainty
         return Estimate(mean, np.nan, np.nan, len(values))
     interval = stats.ttest_1samp(values, 0).confidence_interval(LEVEL)
     return Estimate(mean, float(interval.low), float(interval.high), len(values))
+
+
+def ratio_of_means(above: np.ndarray, below: np.ndarray) -> Estimate:
+    """``mean(above) / mean(below)`` of paired positive values, with a t-interval of its logarithm (delta method).
+
+    Costs of a search are so skewed that no interval for their mean covers with few units: none is given below
+    :data:`FEWEST_OF_RATIO`, from which on this one holds the ratio in 93 to 97 of 100 cases.
+    """
+    above, below = np.asarray(above, float), np.asarray(below, float)
+    n, ratio = len(above), float(above.mean() / below.mean())
+    if n < FEWEST_OF_RATIO:
+        return Estimate(ratio, np.nan, np.nan, n)
+    moved = t_interval(above / above.mean() - below / below.mean())
+    return Estimate(ratio, float(ratio * np.exp(moved.low)), float(ratio * np.exp(moved.high)), n)
+
+
+def typical_ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
+    """Geometric mean of ``above / below`` of paired positive values, with a t-interval of the mean logarithm.
+
+    Logarithms of ratios are about symmetric: from 3 pairs on it holds the ratio in 93 to 97 of 100 cases.
+    """
+    return t_interval(np.log(np.asarray(above, float) / np.asarray(below, float))).mapped(np.exp)
 
 
 def spearman(pairs: np.ndarray) -> float:

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from nngpt_lab.ground.formatting import bracketed
-from nngpt_lab.papers.architecture_loop.proxy_audit import LONG
+from nngpt_lab.papers.architecture_loop.proxy_audit import ADJUSTED, LONG
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.claims import Measured, load_claims
 from nngpt_lab.statistics.intervals import Estimate
 from nngpt_lab.study.samples import LOOP
 
 CYCLES = (1, 10, 18, 22)  # of the paper, recovered
+CONTROLS = {"B-rise": ("no tuning", "mean"), "B-filter": ("no novelty filter", "over")}  # claim -> control, measure
 RATES = {"valid": "valid", "mean": "mean", "best": "best", "share-40": "over_threshold"}  # claim's name -> our column
 
 
@@ -28,21 +29,30 @@ def recorded(audit: pd.DataFrame, within: Estimate) -> dict[str, Measured]:
         within: mean rank correlation among the variants of one configuration.
     """
     five, fifty = _cifar_10(audit, "fixed_protocol", 5), _cifar_10(audit, "best_of_trials", LONG)
-    guide = Measured(
-        _correlation(five),
-        f"Weak where only the architecture differs; interval over {five['clusters']} configurations. "
-        f"{100 * five['top_decile_kept']:.0f} % of the best tenth at epoch 1 are among the best tenth at epoch 5. "
-        f"Within a configuration: {within.value:.2f}.",
-    )
-    measured = {"B-first-epoch-guide": guide}
+    measured = {
+        "B-first-epoch-guide": Measured(
+            _correlation(_cifar_10(audit, "one_run", 5)),
+            f"On the seven data sets {_span(audit, 'one_run')}; with hyperparameters held {_span(audit, ADJUSTED)}.",
+        ),
+        "B-first-epoch-architecture": Measured(
+            _correlation(five),
+            f"{five['n']} networks of {five['clusters']} configurations. {100 * five['top_decile_kept']:.0f} % of the "
+            f"best tenth at epoch 1 are among the best tenth at epoch 5. Within a configuration: {within.value:.2f}.",
+        ),
+    }
     ours = _correlation(fifty)
     for claim in load_claims().values():
         if claim.id.startswith("D-spearman-") and claim.n:
             own = intervals.fisher_interval(claim.value, claim.n)
             there = bracketed(ours.value, ours.low, ours.high, digits=".2f")
             allowed = f"at N = {claim.n} the paper's own value allows {own.low:.2f} to {own.high:.2f}."
-            measured[claim.id] = Measured(None, f"There, {there}, n = {ours.n}; {allowed}")
+            measured[claim.id] = Measured(None, f"There, {there}, n = {fifty['n']}; {allowed}")
     return measured
+
+
+def _span(audit: pd.DataFrame, unit: str) -> str:
+    rows = audit[(audit["unit"] == unit) & (audit["epoch"] == 5)]["spearman"]
+    return f"{rows.min():.2f} to {rows.max():.2f}"
 
 
 def _cifar_10(audit: pd.DataFrame, unit: str, epoch: int) -> pd.Series:
@@ -51,16 +61,16 @@ def _cifar_10(audit: pd.DataFrame, unit: str, epoch: int) -> pd.Series:
 
 
 def _correlation(row: pd.Series) -> Estimate:
-    return Estimate(row["spearman"], row["spearman_low"], row["spearman_high"], int(row["n"]))
+    return Estimate(row["spearman"], row["spearman_low"], row["spearman_high"], int(row["clusters"]))
 
 
 def measure(
-    pooled: pd.DataFrame, per_cycle: pd.DataFrame, published: bool, rng: np.random.Generator, resamples: int
+    pooled: pd.DataFrame, per_cycle: pd.DataFrame, controls: pd.DataFrame, published: bool
 ) -> dict[str, Measured]:
-    """What the loop says to each claim, by the claim's id.
+    """What the loop says to each claim, by the claim's id. Of one number a run, runs are the unit: one has no interval.
 
     Args:
-        pooled, per_cycle: as ``tables.pooled_cycles`` and ``cycle_table`` return.
+        pooled, per_cycle, controls: as ``tables.pooled_cycles``, ``cycle_table`` and ``controls_table`` return.
         published: whether the run is one of the paper's own protocol.
     """
     loop, runs = (table[table["arm"] == LOOP] for table in (pooled, per_cycle))
@@ -71,13 +81,18 @@ def measure(
         rows = loop[loop["cycle"] == cycle]
         if len(rows):
             measured[f"B-cycle-{cycle}-{name}"] = _in_per_cent(rows.iloc[0], column)
-    means, rates = (values.to_numpy(float) for values in (runs["mean"].dropna(), runs["valid"] / runs["sampled"]))
-    measured["B-mean-accuracy"] = intervals.bootstrap(100 * means, np.mean, rng, resamples)
-    measured["B-mean-valid"] = intervals.bootstrap(100 * rates, np.mean, rng, resamples)
-    measured["B-peak-valid"] = intervals.exact(100 * float(rates.max()), len(rates))
-    for key, part in (("B-novel-total", runs), ("B-novel-cycles", runs[runs["cycle"].isin(CYCLES)])):
-        totals = part.groupby("seed")["novel"].sum()
-        measured[key] = intervals.exact(float(totals.mean()), len(totals))
+    of_cycles = runs.assign(rate=100 * runs["valid"] / runs["sampled"], mean=100 * runs["mean"]).groupby("seed")
+    recovered = runs[runs["cycle"].isin(CYCLES)].groupby("seed")
+    measured["B-mean-accuracy"] = intervals.t_interval(of_cycles["mean"].mean())
+    measured["B-mean-valid"] = intervals.t_interval(of_cycles["rate"].mean())
+    measured["B-peak-valid"] = intervals.t_interval(of_cycles["rate"].max())
+    measured["B-novel-total"] = intervals.t_interval(of_cycles["novel"].sum())
+    measured["B-novel-cycles"] = intervals.t_interval(recovered["novel"].sum())
+    for key, (control, measure_) in CONTROLS.items():
+        rows = controls[(controls["control"] == control) & (controls["measure"] == measure_)]
+        if len(rows):
+            difference = rows.iloc[0][["difference", "difference_low", "difference_high", "n"]]
+            measured[key] = Estimate(*difference).scaled(100)
     if published:
         return {key: Measured(value) for key, value in measured.items()}
     return {key: Measured(None, f"Our scaled loop: {_text(value)}.") for key, value in measured.items()}

@@ -101,6 +101,7 @@ def paper_b_cycles(cycles: pd.DataFrame) -> Figure:
 UNIT_TITLES = {
     "best_of_trials": "best of an architecture's trials",
     "one_run": "one run per architecture",
+    "hyperparameters": "one run, hyperparameters\ntaken away",
     "fixed_protocol": "one run, one protocol",
 }
 
@@ -108,7 +109,7 @@ UNIT_TITLES = {
 def proxy_audit(audit: pd.DataFrame) -> Figure:
     """Spearman's correlation of epoch 1 with later epochs, by data set; one panel per kind of unit."""
     colours = dict(zip(sorted(audit["dataset"].unique()), COLOURS, strict=False))
-    figure, axes = panels(UNIT_TITLES.values(), width=11, height=4)
+    figure, axes = panels(UNIT_TITLES.values(), width=13, height=4)
     for ax, unit in zip(axes, UNIT_TITLES, strict=True):
         for i, (dataset, part) in enumerate(audit[audit["unit"] == unit].groupby("dataset")):
             place = part["epoch"].clip(upper=6.5) + (i - 3) * 0.06  # the longest horizon stands at the right edge
@@ -131,7 +132,7 @@ def pair_order(order: pd.DataFrame) -> Figure:
             points(ax, gap, part, "still_better", ends=("ci_low", "ci_high"), scale=100, color=colours[dataset],
                    linestyle="-", label=dataset)  # fmt: skip
         reference_line(ax, 50, "a coin", MUTED)
-        ax.set(xlabel="gap at epoch 1, points (log scale)", xscale="log", ylim=(45, 101))
+        ax.set(xlabel="gap at epoch 1, points (log scale)", xscale="log", ylim=(30, 101))
         ax.set_xticks([0.5, 1.5, 3.5, 7.5, 15, 30, 70], ["<1", "1–2", "2–5", "5–10", "10–20", "20–40", ">40"])
         ax.minorticks_off()
     axes[0].set_ylabel("still better at epoch 5, % of pairs")

@@ -1,11 +1,13 @@
 """Is accuracy after one epoch a good guide to accuracy later? The audit that papers A and B lack.
 
-Three kinds of unit, from the loosest to the strictest comparison:
+Four kinds of unit, from the loosest to the strictest comparison; each answers a question of its own:
 
 ``best_of_trials``  one point per architecture: its best trial at epoch 1 against its best trial at epoch e (what
                     LEMUR's own interface returns); trials differ in learning rate, batch, momentum and transform.
 ``one_run``         one point per architecture: one run, chosen by the smallest record id at epoch 1 (a hash, so an
-                    arbitrary but repeatable choice), against the same run at epoch e.
+                    arbitrary but repeatable choice), against the same run at epoch e. Part of what is predicted is
+                    whether the hyperparameters work.
+``hyperparameters`` as ``one_run``, after what the hyperparameters explain of the ranks is taken away from both.
 ``fixed_protocol``  as ``one_run``, but only runs that share one protocol: within each data set, the most frequent
                     setting of (batch, lr, momentum, dropout, transform). Here only the architecture differs, as in
                     paper B's loop.
@@ -22,14 +24,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.model_selection import KFold, cross_val_predict
 
 from nngpt_lab.corpora.architectures import PROTOCOL, one_run_per_epoch
-from nngpt_lab.ground.seeds import generator
+from nngpt_lab.ground.seeds import derive, generator
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.rank_bootstrap import rank_bootstrap
 
 LONG = 50  # most longer runs in LEMUR stop here
 LEAST = 30  # architectures below which a correlation is not reported
+ADJUSTED = "hyperparameters"
 GAP_EDGES = np.array([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0])
 
 
@@ -53,6 +58,24 @@ def fixed_protocol_per_epoch(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.Da
     kept = keyed.merge(common, on=["dataset", "protocol"])
     named = kept.drop_duplicates("dataset").sort_values("dataset")[["dataset", *PROTOCOL, "architectures"]]
     return one_run_per_epoch(kept), named
+
+
+def adjusted_per_epoch(records: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """As :func:`one_run_per_epoch` at epochs 1 and 5, but ranks within data set and epoch, from 0 to 1, minus what the
+    run's hyperparameters predict of them: boosted trees, each architecture predicted from the others (five folds)."""
+    wide = one_run_per_epoch(records)[[1, 5]].dropna()
+    first = records[records["epoch"] == 1].sort_values("id").drop_duplicates(["dataset", "architecture"])
+    used = first.set_index(["dataset", "architecture"])[PROTOCOL].reindex(wide.index)
+    used["transform"] = used["transform"].astype("category").cat.codes
+    tables = []
+    for dataset, table in wide.groupby(level="dataset"):
+        if len(table) < LEAST:
+            continue
+        ranks, x = table.rank(pct=True), used.loc[table.index]
+        folds = KFold(5, shuffle=True, random_state=derive("paper B", "hyperparameters", seed, dataset) % 2**32)
+        trees = HistGradientBoostingRegressor(max_iter=40, max_leaf_nodes=15, max_bins=31, random_state=0)
+        tables.append(ranks - np.column_stack([cross_val_predict(trees, x, ranks[epoch], cv=folds) for epoch in ranks]))
+    return pd.concat(tables)
 
 
 @dataclass(frozen=True)

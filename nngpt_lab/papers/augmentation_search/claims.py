@@ -6,40 +6,39 @@ import numpy as np
 import pandas as pd
 
 from nngpt_lab.papers.augmentation_search import scores
-from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.claims import Measured
-from nngpt_lab.statistics.intervals import Estimate
 
 
-def recorded(
-    corpus: pd.DataFrame, groups: dict[str, pd.DataFrame], needed: pd.DataFrame, replayed: str
-) -> dict[str, Measured]:
+def facts(corpus: pd.DataFrame) -> dict[str, float]:
+    """What need only be counted of the brute-force functions, by the fact's id."""
+    protocol = (corpus["lr"] == 0.01) & (corpus["batch"] == 64) & np.isclose(corpus["momentum"], 0.9)
+    return {
+        "A-functions": len(corpus),
+        "A-one-to-three": 100 * corpus["n_operations"].between(1, 3).mean(),
+        "A-fixed-tail": 100 * (corpus["has_tail"] & (corpus["resize"] == 64)).mean(),
+        "A-operations": corpus["operations"].explode().nunique(),
+        "A-protocol": 100 * protocol.mean(),
+    }
+
+
+def recorded(cues: pd.DataFrame, needed: pd.DataFrame, replayed: str) -> dict[str, Measured]:
     """What the published data say, by the claim's id.
 
     Args:
-        corpus: the brute-force functions.
-        groups: as ``scores.comparable`` returns them.
+        cues: as ``scores.cues`` returns it.
         needed: as ``scores.candidates_needed`` returns it.
         replayed: what the replayed search found, as ``replay_tables.sentence`` says it.
     """
-
-    def share(condition: pd.Series) -> Estimate:
-        return intervals.exact(100 * condition.mean(), len(condition))
-
-    scored = scores.scored(corpus)
-    protocol = (corpus["lr"] == 0.01) & (corpus["batch"] == 64) & np.isclose(corpus["momentum"], 0.9)
     draws = needed.set_index("target")["expected"]
+    over = {row.against: row for row in cues.itertuples()}
+    targets, corpus = over[scores.TARGETS], over["corpus"]
     return {
-        "A-functions": Measured(
-            intervals.exact(len(corpus), len(corpus)),
-            f"{len(scored):,} have a score, {corpus['code_hash'].nunique():,} are distinct; "
-            f"{len(corpus) - len(scored)} failures are stored as 0.0.",
+        "A-semantic-cues": Measured(
+            scores.cue(targets),
+            "Tests the choice of operations, not measured accuracy: predicted from the corpus, by operations alone. "
+            f"Over accepted corpus functions {corpus.difference:+.1f} points, of which copying tuning targets gives "
+            f"{corpus.difference - targets.difference:+.1f}.",
         ),
-        "A-one-to-three": Measured(share(corpus["n_operations"].between(1, 3))),
-        "A-fixed-tail": Measured(share(corpus["has_tail"] & (corpus["resize"] == 64))),
-        "A-operations": Measured(intervals.exact(corpus["operations"].explode().nunique(), len(corpus))),
-        "A-protocol": Measured(share(protocol)),
-        "A-semantic-cues": _semantic_cues(corpus, groups),
         "A-600x": Measured(
             None,
             f"Yardstick: random search needs {draws['best of the corpus']:,.0f} draws on average for the very "
@@ -47,18 +46,3 @@ def recorded(
             f"{draws['within two noise SD of the best']:.0f} within two. {replayed}",
         ),
     }
-
-
-def _semantic_cues(corpus: pd.DataFrame, groups: dict[str, pd.DataFrame]) -> Measured:
-    """Do the LLM's functions use operations that score better than those of accepted corpus functions?"""
-    predicted = scores.predicted(corpus, groups)
-    gain, over_best = (
-        intervals.difference_of_means(predicted["llm"], predicted[other]).scaled(100)
-        for other in ("corpus", "best_tenth")
-    )
-    return Measured(
-        gain,
-        f"{len(groups['llm'])} functions against {len(groups['corpus']):,}. Tests the choice of operations, not "
-        "measured accuracy: predicted from the corpus. Against the corpus' best tenth: "
-        f"{over_best.value:+.1f} points.",
-    )

@@ -20,7 +20,7 @@ from nngpt_lab.papers.augmentation_search.answer_forms import TYPES, answer_type
 from nngpt_lab.papers.augmentation_search.rationales import STYLES
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
-from nngpt_lab.statistics.claims import verdict
+from nngpt_lab.statistics.claims import OPEN, REPRODUCED, Claim, load_claims, verdict
 from nngpt_lab.statistics.intervals import Estimate
 from nngpt_lab.study.comparison import MCNEMAR, RESULT, Mean, Measure, PairedProportion, PairedRatio, Statistic, compare
 from nngpt_lab.study.samples import bootstrap_runs
@@ -214,20 +214,21 @@ def _spread(part: pd.DataFrame) -> float:
 
 CLAIM = "chain of thought introduces syntactic noise and degrades performance; direct prompting is stable"
 PARTS = {
-    "valid": ("fewer valid answers", "at_least"),
-    "mean": ("lower accuracy", "at_least"),
-    "spread": ("direct is steadier", "at_most"),
+    "valid": ("fewer valid answers", "A-chain-of-thought-valid", 1),
+    "mean": ("lower accuracy", "A-chain-of-thought", 1),
+    "spread": ("direct is steadier", "A-chain-of-thought-steady", -1),
 }
-"""Parts of the claim by measure: in words, and on which side of zero direct minus chain of thought should lie."""
+"""Parts of the claim by measure: in words, as registered in ``claims.toml``, and on which side of zero direct minus
+chain of thought should lie."""
 
 
 def verdicts(tests: pd.DataFrame) -> pd.DataFrame:
     """The paper's claim, part by part, in each setting, by the rule of :mod:`nngpt_lab.statistics.claims`.
 
     Validity of untuned models is judged by McNemar's test, as their samples are independent; everything else over seeds
-    where there are three. A p-value from 0.05 up leaves a part *inconclusive* whatever its interval says. *Not tested*
-    is a setting where fewer than half of the answers asked to reason do so, and a part where both styles are at zero
-    or there is no interval; ``note`` says which.
+    where there are three. An effect with a p-value from 0.05 up is *inconclusive* whatever its interval says. *Not
+    tested* is a setting where fewer than half of the answers asked to reason do so, and a part where both styles are at
+    zero or there is no interval; ``note`` says which.
 
     Returns:
         model, shots, tuned, reasoned_direct, reasoned_cot (shares of the answers), part, verdict, note; difference
@@ -236,10 +237,10 @@ def verdicts(tests: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, part in tests.groupby(SETTING, sort=False):
         reasoned = part[part["measure"] == "reasoned"].iloc[0]
-        for measure, (name, test) in PARTS.items():
+        for measure, (name, claim, sign) in PARTS.items():
             these = part[part["measure"] == measure]  # McNemar's comes first, the one over seeds last
             result = these.iloc[-1 if key[-1] else 0]
-            word, note = _verdict(result, test, reasoned["cot"])
+            word, note = _verdict(result, load_claims()[claim], sign, reasoned["cot"])
             row = dict(zip(SETTING, key, strict=True)) | {"reasoned_direct": reasoned["direct"]}
             row |= {"reasoned_cot": reasoned["cot"], "part": name, "verdict": word, "note": note}
             rows.append(row | dict(result[RESULT]))
@@ -247,7 +248,7 @@ def verdicts(tests: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _verdict(result: pd.Series, test: str, reasoned: float) -> tuple[str, str]:
+def _verdict(result: pd.Series, claim: Claim, sign: int, reasoned: float) -> tuple[str, str]:
     """The verdict, and why it is none."""
     if reasoned < 0.5:
         return "not tested", "few answers reason"
@@ -257,9 +258,9 @@ def _verdict(result: pd.Series, test: str, reasoned: float) -> tuple[str, str]:
         return "not tested", "both zero"
     if not np.isfinite(result["difference_low"]):
         return "not tested", result["method"]
-    difference = Estimate(*result[["difference", "difference_low", "difference_high", "n"]])
-    word = verdict(test, 0, difference)
-    return ("inconclusive", "") if result["p_value"] >= 1 - intervals.LEVEL else (word, "")
+    difference = Estimate(*result[["difference", "difference_low", "difference_high", "n"]]).scaled(100 * sign)
+    word = verdict(claim, difference)
+    return (OPEN if word == REPRODUCED and result["p_value"] >= 1 - intervals.LEVEL else word), ""
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers

@@ -74,16 +74,23 @@ class Task:
         start: row numbers of those evaluated, in the order of their evaluation.
         seed: of whatever a ranker draws.
         tpe_evaluations: how many functions the Parzen estimator evaluates after the start set.
+        read: :func:`features` of these functions where they have been read already, as they are for a whole corpus.
     """
 
     functions: pd.DataFrame
     start: np.ndarray
     seed: int
     tpe_evaluations: int = 500
+    read: pd.DataFrame | None = None
 
     def __post_init__(self):
         if self.known["score"].notna().sum() < 2:
             raise UsageError("fewer than two functions of the start set have a score", "make the start set larger")
+
+    @functools.cached_property
+    def features(self) -> pd.DataFrame:
+        """:func:`features` of the functions, as they were read or are now."""
+        return features(self.functions) if self.read is None else self.read
 
     @property
     def known(self) -> pd.DataFrame:
@@ -128,7 +135,7 @@ def _leaves(operations, parameters: str) -> dict[str, float]:
 def ridge(task: Task) -> np.ndarray:
     """Ridge regression on :func:`features`; its penalty by leave-one-out cross-validation."""
     rows, scores = task.labelled
-    table = features(task.functions).to_numpy()
+    table = task.features.to_numpy()
     return RidgeCV(ALPHAS).fit(table[rows], scores).predict(table)
 
 
@@ -159,7 +166,7 @@ def tpe(task: Task) -> np.ndarray:
     own operations, parameters and score. Failures are not reported. Parameters are sampled independently of each other,
     as in Bergstra et al. 2011: the sampler's multivariate variant was slower here and found less.
     """
-    space = _Space(task.functions)
+    space = _Space(task.functions, task.features)
     sampler = optuna.samplers.TPESampler(seed=derive("paper A", "TPE", task.seed) % 2**32, multivariate=False)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=sampler, direction="maximize")
@@ -180,8 +187,7 @@ def tpe(task: Task) -> np.ndarray:
 class _Space:
     """The functions as points of optuna's search space, and back."""
 
-    def __init__(self, functions: pd.DataFrame):
-        table = features(functions)
+    def __init__(self, functions: pd.DataFrame, table: pd.DataFrame):
         self._table, self._column = table.to_numpy(), {name: i for i, name in enumerate(table)}
         self._used = [list(used)[:SLOTS] for used in functions["operations"]]
         self._names = tuple(sorted({name for used in self._used for name in used}))

@@ -34,7 +34,7 @@ from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.augmentation_search import replay_tables
 from nngpt_lab.papers.augmentation_search import scores as paper_scores
 from nngpt_lab.papers.augmentation_search.pairs import distinct, rename_operations, split
-from nngpt_lab.papers.augmentation_search.rankers import RANKERS, LanguageModel, Task
+from nngpt_lab.papers.augmentation_search.rankers import RANKERS, LanguageModel, Task, features
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +54,16 @@ METHODS: dict[str, tuple[str, ...]] = {  # which ranker's numbers, and whose are
 """A likelihood alone mostly says how short and how common a text is; a difference of two, what tuning changed."""
 
 
+SLOW = frozenset({"tpe", "base", "tuned", "shuffled"})
+
+
 @dataclass(frozen=True)
 class Replay:
     """One size of the replay.
 
     Attributes:
-        seeds: draws of universe and start set: 0, 1, ...
+        seeds: draws of universe and start set: 0, 1, ...; as many as make an interval of a mean, since one is cheap.
+        slow_seeds: only the first so many for :data:`SLOW` rankers, whose every draw takes seconds to a minute.
         start_sizes: functions evaluated before a method ranks; smaller start sets begin larger ones.
         methods: of :data:`METHODS`.
         universe: functions that a search is held in, of the 5,337 with code of their own; None: all of them.
@@ -68,7 +72,8 @@ class Replay:
         ordering_seeds, ordering_start, ordering_tests: of the ordering: draws; functions learnt from; functions tested.
     """
 
-    seeds: int = 10
+    seeds: int = 200
+    slow_seeds: int = 10
     start_sizes: tuple[int, ...] = (50, 100, 500)
     methods: tuple[str, ...] = tuple(METHODS)
     universe: int | None = 2000
@@ -81,17 +86,21 @@ class Replay:
     def __post_init__(self):
         for name in self.methods:
             named("method", name, METHODS)
-        sizes = (self.seeds, self.tpe_evaluations, self.ordering_seeds, self.ordering_tests)
+        sizes = (self.seeds, self.slow_seeds, self.tpe_evaluations, self.ordering_seeds, self.ordering_tests)
         if min(sizes) < 1 or min(*self.start_sizes, self.ordering_start) < 10:
             raise UsageError("a replay's sizes are too small", "seeds count from 1, start sets from 10 functions")
+
+    def of_seed(self, seed: int) -> tuple[str, ...]:
+        """The methods that search the universe of this seed."""
+        return tuple(name for name in self.methods if seed < self.slow_seeds or SLOW.isdisjoint(METHODS[name]))
 
 
 _FULL = LanguageModel()
 REPLAYS = {
-    "smoke": Replay(1, (50,), universe=120, tpe_evaluations=20, ordering_seeds=1, ordering_start=50, ordering_tests=20,
-                    llm=replace(_FULL, pairs=16, recipe=replace(_FULL.recipe, epochs=1))),
-    "demo": Replay(2, (100,), universe=300, tpe_evaluations=40, ordering_seeds=1, ordering_start=100,
-                   ordering_tests=60, llm=replace(_FULL, pairs=16)),
+    "smoke": Replay(1, 1, (50,), universe=120, tpe_evaluations=20, ordering_seeds=1, ordering_start=50,
+                    ordering_tests=20, llm=replace(_FULL, pairs=16, recipe=replace(_FULL.recipe, epochs=1))),
+    "demo": Replay(200, 1, (50,), (RIDGE, "fewest operations", TUNED, SHUFFLED, "LLM, untuned (likelihood)"),
+                   ordering_seeds=1, ordering_start=100, ordering_tests=60, llm=replace(_FULL, pairs=16)),
     "full": Replay(),
 }  # fmt: skip
 
@@ -123,21 +132,26 @@ def search(settings: Replay, functions: pd.DataFrame, folder: Path, workers: int
     size = min(settings.universe or len(table), len(table))
     if size <= max(settings.start_sizes):
         raise UsageError(f"a start set is as large as the universe of {size}", "draw a larger universe")
-    kept = _folder(folder, settings, table, "search", settings.universe, settings.tpe_evaluations)
+    kept = _folder(
+        folder, settings, table, "search, features of the corpus", settings.universe, settings.tpe_evaluations
+    )
     keys = [(n0, seed) for n0 in settings.start_sizes for seed in range(settings.seeds)]
-    tasks = [_task(table, size, n0, seed, settings.tpe_evaluations) for n0, seed in keys]
+    read = features(table)  # scaled by the whole corpus, once for all universes
+    tasks = [_task(table, read, size, n0, seed, settings.tpe_evaluations) for n0, seed in keys]
     stems = [f"start-{n0:04d}-seed-{seed:03d}" for n0, seed in keys]
-    ranked = _rank_all(tasks, stems, settings, kept, workers, "replay")
+    methods = [settings.of_seed(seed) for _, seed in keys]
+    ranked = _rank_all(tasks, stems, methods, settings, kept, workers, "replay")
     return [
         _run(method, n0, seed, task, scores)
-        for (n0, seed), task, scores in zip(keys, tasks, ranked, strict=True)
-        for method in settings.methods
+        for (n0, seed), task, chosen, scores in zip(keys, tasks, methods, ranked, strict=True)
+        for method in chosen
     ]
 
 
-def _task(table: pd.DataFrame, size: int, n0: int, seed: int, tpe_evaluations: int) -> Task:
+def _task(table: pd.DataFrame, read: pd.DataFrame, size: int, n0: int, seed: int, tpe_evaluations: int) -> Task:
     drawn = generator("paper A", "universe", seed, len(table)).permutation(len(table))[:size]
-    return Task(table.iloc[drawn].reset_index(drop=True), np.arange(n0), seed, tpe_evaluations)
+    universe, read = (part.iloc[drawn].reset_index(drop=True) for part in (table, read))
+    return Task(universe, np.arange(n0), seed, tpe_evaluations, read)
 
 
 def _run(method: str, n0: int, seed: int, task: Task, ranked: dict[str, np.ndarray]) -> replay_tables.Run:
@@ -182,7 +196,7 @@ def ordering(
     plain = [_ordering_task(table, settings, seed) for seed in range(settings.ordering_seeds)]
     masks = [_masked(task) for task in plain]
     stems = [f"{name}-seed-{seed:03d}" for name in ("plain", "masked") for seed in range(settings.ordering_seeds)]
-    ranked = _rank_all([*plain, *masks], stems, settings, kept, workers, "ordering")
+    ranked = _rank_all([*plain, *masks], stems, [settings.methods] * len(stems), settings, kept, workers, "ordering")
     rows = []
     for seed, task in enumerate(plain):
         n0, tests = len(task.start), (len(task.functions) - len(task.start)) // 2
@@ -230,12 +244,16 @@ def _folder(folder: Path, settings: Replay, table: pd.DataFrame, *decided_by) ->
 
 
 def _rank_all(
-    tasks: Sequence[Task], stems: Sequence[str], settings: Replay, folder: Path, workers: int, title: str
-) -> list[dict[str, np.ndarray]]:
+    tasks: Sequence[Task], stems: Sequence[str], methods: Sequence[Sequence[str]], settings: Replay, folder: Path,
+    workers: int, title: str,
+) -> list[dict[str, np.ndarray]]:  # fmt: skip
     """Each task's numbers by ranker. Files that are there are read; the others are made, and written at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    rankers = sorted({ranker for method in settings.methods for ranker in METHODS[method]})
-    paths = [{ranker: folder / f"{stem}-{ranker}.npz" for ranker in rankers} for stem in stems]
+    rankers = [sorted({ranker for method in chosen for ranker in METHODS[method]}) for chosen in methods]
+    paths = [
+        {ranker: folder / f"{stem}-{ranker}.npz" for ranker in named}
+        for stem, named in zip(stems, rankers, strict=True)
+    ]
     missing = [
         (task, ranker, path)
         for task, files in zip(tasks, paths, strict=True)

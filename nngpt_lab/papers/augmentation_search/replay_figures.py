@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -51,7 +52,8 @@ def best_so_far(bands: pd.DataFrame) -> Figure:
         ax.set_xlim(n0 / 1.5, part["evaluated"].max())
         _plain_log(ax)
     learnt = shown[shown["evaluated"] >= shown["n0"]]  # the axis begins there, not at the first draw of a random order
-    low, high = 100 * learnt["best_so_far_low"].min(), 100 * learnt["best_so_far_high"].max()
+    ends = (learnt[f"best_so_far_{end}"].fillna(learnt["best_so_far"]) for end in ("low", "high"))
+    low, high = (100 * extreme for extreme in (next(ends).min(), next(ends).max()))
     axes[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     axes[0].set_ylabel("best accuracy so far, %")
     legend_below(figure, ncols=4 if len(sizes) > 1 else 2)
@@ -70,8 +72,8 @@ def evaluations_needed(summary: pd.DataFrame, n0: int) -> Figure:
         rows = part[part["target"] == target]
         _method_points(ax, rows, names, "evaluations")
         for unreached in rows[rows["reached"] < rows["seeds"]].itertuples():
-            ax.annotate("→", (unreached.evaluations_high, names.index(unreached.method)), xytext=(3, 0),
-                        textcoords="offset points", va="center")  # fmt: skip
+            right = np.nanmax([unreached.evaluations, unreached.evaluations_high])
+            ax.annotate("→", (right, names.index(unreached.method)), (3, 0), textcoords="offset points", va="center")
         ax.axvline(n0, color=MUTED, linestyle=":", linewidth=1)
         reference_line(ax, rows["random"].mean(), "random", colour="black", vertical=True)
         ax.set_xscale("log")

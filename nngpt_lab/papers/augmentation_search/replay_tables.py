@@ -89,8 +89,8 @@ def _curve(method: str, run: Run, evaluated: np.ndarray, best, quantile) -> pd.D
     return pd.DataFrame({"method": method, "n0": run.n0, "seed": run.seed, **values})
 
 
-def bands(curve: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
-    """Mean curve over seeds with a bootstrap interval over seeds, as far as all seeds go.
+def bands(curve: pd.DataFrame) -> pd.DataFrame:
+    """Mean curve over seeds with a t-interval over seeds, as far as all seeds go; none (nan) over fewer than three.
 
     Columns: method, n0, evaluated, seeds, best_so_far(_low, _high), quantile(_low, _high).
     """
@@ -99,10 +99,10 @@ def bands(curve: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.D
         band: dict[str, object] = {"method": method, "n0": n0}
         for measure in ("best_so_far", "quantile"):
             values = group.pivot(index="seed", columns="evaluated", values=measure).dropna(axis=1)
-            draws = intervals.resample_counts(rng, len(values), resamples) @ values.to_numpy() / len(values)
-            low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-            band |= {"evaluated": values.columns.to_numpy(), "seeds": len(values), measure: values.mean().to_numpy()}
-            band |= {f"{measure}_low": low, f"{measure}_high": high}
+            means = [intervals.t_interval(column) for column in values.to_numpy().T]
+            band |= {"evaluated": values.columns.to_numpy(), "seeds": len(values)}
+            band |= {measure: [mean.value for mean in means]}
+            band |= {f"{measure}_{end}": [getattr(mean, end) for mean in means] for end in ("low", "high")}
         tables.append(pd.DataFrame(band))
     return pd.concat(tables, ignore_index=True)
 
@@ -133,32 +133,41 @@ def needed(runs: Sequence[Run], quantiles: Sequence[float] = QUANTILES) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def summary(table: pd.DataFrame, rng: np.random.Generator, resamples: int, yardstick: str = "") -> pd.DataFrame:
-    """Means over seeds of what :func:`needed` found, with bootstrap intervals over seeds.
+def summary(table: pd.DataFrame, yardstick: str = "", control: str = "") -> pd.DataFrame:
+    """Means over seeds of what :func:`needed` found.
 
     Columns: method, n0, target, score (mean), seeds, reached (seeds), evaluations(_low, _high) (mean), median, random
-    (mean of the expected draws), times_fewer(_low, _high) (random over evaluations), times_fewer_than_all(_low, _high)
-    (universe over evaluations) and, with the name of a method as ``yardstick``, times_fewer_than_it(_low, _high) (its
-    evaluations over this method's, seeds resampled together).
+    (mean of the expected draws), times_fewer(_low, _high) (random over evaluations) and times_fewer_than_all(_low,
+    _high) (universe over evaluations), means and ratios of means, whose interval (``intervals.ratio_of_means``) needs
+    many seeds; and, with names of methods, times_fewer_than_yardstick and times_fewer_than_control(_low, _high), the
+    typical (geometric mean) ratio of their evaluations to this method's over the seeds that both have, whose interval
+    needs few.
 
     Where ``reached`` is below ``seeds`` the runs that ended early count with the evaluations they had, so evaluations
     are a lower and times fewer an upper limit.
     """
-    same = ["n0", "seed", "target"]
-    others = table[table["method"] == yardstick].set_index(same)["evaluations"].rename("yardstick")
-    table, rows = table.join(others, on=same), []
-    for key, group in table.groupby(["method", "n0", "target"], sort=False):
-        values = group[["evaluations", "random", "universe", "yardstick"]].to_numpy(float)
-        row = dict(zip(("method", "n0", "target"), key, strict=True))
-        row |= {"score": group["score"].mean(), "seeds": len(group), "reached": int(group["reached"].sum())}
-        n, sums, draws = len(values), values.sum(0), intervals.resample_counts(rng, len(values), resamples) @ values
-        row |= Estimate(sums[0] / n, *intervals.percentile_interval(draws[:, 0] / n), n).columns("evaluations")
-        row |= {"median": np.median(values[:, 0]), "random": values[:, 1].mean()}
-        for column, name in ((1, "times_fewer"), (2, "times_fewer_than_all"), (3, "times_fewer_than_it")):
-            interval = intervals.percentile_interval(draws[:, column] / draws[:, 0])
-            row |= Estimate(sums[column] / sums[0], *interval, n).columns(name)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    rows = []
+    for (n0, target), part in table.groupby(["n0", "target"], sort=False):
+        by_method = {name: group.set_index("seed") for name, group in part.groupby("method", sort=False)}
+        for method, group in by_method.items():
+            row = {"method": method, "n0": n0, "target": target, "score": group["score"].mean(), "seeds": len(group)}
+            row |= {"reached": int(group["reached"].sum())}
+            row |= intervals.ratio_of_means(group["evaluations"], np.ones(len(group))).columns("evaluations")
+            row |= {"median": group["evaluations"].median(), "random": group["random"].mean()}
+            for column, name in (("random", "times_fewer"), ("universe", "times_fewer_than_all")):
+                row |= intervals.ratio_of_means(group[column], group["evaluations"]).columns(name)
+            for role, other in (("yardstick", yardstick), ("control", control)):
+                if other in by_method:
+                    both = group.join(by_method[other]["evaluations"].rename("theirs"), how="inner")
+                    ratio = intervals.typical_ratio(both["theirs"], both["evaluations"])
+                    row |= ratio.columns(f"times_fewer_than_{role}")
+            rows.append(row)
+    return pd.DataFrame(rows).sort_values(["method", "n0"], key=_first_seen, kind="stable", ignore_index=True)
+
+
+def _first_seen(column: pd.Series) -> pd.Series:
+    """Places by which a stable sort keeps the order in which values first came."""
+    return pd.Series(pd.factorize(column)[0], column.index)
 
 
 def sentence(saved: pd.DataFrame, methods: Sequence[str], target: str = "top 0.1%") -> str:
@@ -166,14 +175,21 @@ def sentence(saved: pd.DataFrame, methods: Sequence[str], target: str = "top 0.1
 
     ``saved`` is what :func:`summary` returns.
     """
-    rows = saved[(saved["target"] == target) & (saved["n0"] == saved["n0"].min())].set_index("method")
-    factors = rows.loc[list(methods), ["times_fewer", "times_fewer_low", "times_fewer_high"]]
-    said = [f"{row[0]} {bracketed(*row[1:])}" for row in factors.itertuples()]
-    first = rows.iloc[0]
-    return (
-        f"Replay on the corpus, {first['seeds']} seeds, {first['n0']} functions to learn from: times fewer evaluations "
-        f"than random order until the {target} is met: {', '.join(said)}."
+    rows = (
+        saved[(saved["target"] == target) & (saved["n0"] == saved["n0"].min())].set_index("method").loc[list(methods)]
     )
+    said = [f"{row.Index} {fewer(row)} ({row.seeds} universes)" for row in rows.itertuples()]
+    return (
+        f"Replay on the corpus, {rows['n0'].iloc[0]} functions to learn from: times fewer evaluations than random "
+        f"order until the {target} is met: {', '.join(said)}."
+    )
+
+
+def fewer(row) -> str:
+    """``times_fewer`` of a row of :func:`summary`, with its interval where it has one."""
+    if not np.isfinite(row.times_fewer_low):
+        return f"{row.times_fewer:.1f}, no interval"
+    return bracketed(row.times_fewer, row.times_fewer_low, row.times_fewer_high)
 
 
 # ------------------------------------------------------------------------------------------------------ first choices

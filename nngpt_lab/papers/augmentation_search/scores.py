@@ -121,14 +121,17 @@ def replicates(functions: pd.DataFrame) -> list[np.ndarray]:
     return [values.to_numpy() for _, values in groups if len(values) > 1]
 
 
+def reliability(functions: pd.DataFrame, within_sd: float) -> float:
+    """Share of the variance between these functions' codes that is not noise; each by its first score."""
+    return float(1 - within_sd**2 / scored(functions).drop_duplicates("code_hash")["score"].var())
+
+
 def noise(functions: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Noise:
     """Within-code SD and reliability. Distinct codes enter the total variance once, by their first score."""
     groups = replicates(functions)
     squares = np.array([[((g - g.mean()) ** 2).sum(), len(g) - 1] for g in groups])
-    total = scored(functions).drop_duplicates("code_hash")["score"].var()
     within = intervals.bootstrap(squares, lambda s: np.sqrt(s[:, 0].sum() / s[:, 1].sum()), rng, resamples)
-    reliability = Estimate(1 - within.value**2 / total, 1 - within.high**2 / total, 1 - within.low**2 / total, within.n)
-    return Noise(within, reliability, len(groups), sum(map(len, groups)))
+    return Noise(within, within.mapped(lambda sd: reliability(functions, sd)), len(groups), sum(map(len, groups)))
 
 
 def replicate_noise(functions: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
@@ -286,6 +289,41 @@ def predicted_scores(brute_force: pd.DataFrame, groups: dict[str, pd.DataFrame],
         recorded = groups[name]["score"].mean()
         rows.append({"group": name, "n": mean.n} | mean.columns("predicted") | {"recorded": recorded})
     return pd.DataFrame(rows)
+
+
+TARGETS = "tuning targets"
+
+
+def target_shares(scores: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """How often each function is the target of a pair drawn as published, shape (n,), sum 1.
+
+    A baseline is drawn uniformly, then a target uniformly among those of different code that score strictly higher. A
+    model that copies what it is tuned to write writes functions in these shares.
+    """
+    shares = np.zeros(len(scores))
+    for score, code in zip(scores, codes, strict=True):
+        better = (scores > score) & (codes != code)
+        shares[better] += 1 / max(better.sum(), 1)
+    return shares / shares.sum()
+
+
+def cues(brute_force: pd.DataFrame, groups: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """How much better the LLM's choice of operations is than what it could have copied: predicted score, points.
+
+    Against accepted corpus functions as they are, and weighted as tuning targets (:func:`target_shares`), both of as
+    many operations as the LLM's. Columns: against, n (functions of the LLM), difference(_low, _high): t interval over
+    these; what they are compared with is known completely.
+    """
+    values, corpus = predicted(brute_force, groups), groups["corpus"]
+    shares = target_shares(corpus["score"].to_numpy(), corpus["code_hash"].to_numpy())
+    against = {"corpus": values["corpus"].mean(), TARGETS: shares @ values["corpus"]}
+    found = {name: intervals.t_interval(values["llm"] - mean).scaled(100) for name, mean in against.items()}
+    return pd.DataFrame([{"against": name, "n": one.n} | one.columns("difference") for name, one in found.items()])
+
+
+def cue(row) -> Estimate:
+    """A row of :func:`cues` as an estimate."""
+    return Estimate(row.difference, row.difference_low, row.difference_high, row.n)
 
 
 def five_epoch_pairs(brute_force: pd.DataFrame, five_epochs: pd.DataFrame) -> pd.DataFrame:

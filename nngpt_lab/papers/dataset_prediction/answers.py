@@ -164,8 +164,8 @@ def models_table(
 
     ``baselines`` has the columns split, part, question_set, seed, question, group, baseline, trained_on (``the same
     questions`` as the model, or ``the whole training part``) and correct. Columns: split, question_set, answerer,
-    prompt, readout, state (untuned, tuned, or what a baseline was trained on), n, accuracy, low, high (per cent,
-    bootstrap over groups), seeds.
+    prompt, readout, state (untuned, tuned, or what a baseline was trained on), n (answers), programs (groups among
+    them), accuracy, low, high (per cent, bootstrap over groups), seeds.
     """
     asked = decided[(decided["subset"] == "test") & decided["sampled"]]
     tuned = at_picked(decided, picked).assign(state="tuned")
@@ -175,8 +175,9 @@ def models_table(
     rows = []
     for key, group in pd.concat([models, others]).groupby(keys, sort=False):
         mean = accuracy(group, rng, resamples)
-        rows.append((*key, mean.n, mean.value, mean.low, mean.high, group["seed"].nunique()))
-    table = pd.DataFrame(rows, columns=[*keys, "n", "accuracy", "low", "high", "seeds"])
+        n = len(group), mean.n
+        rows.append((*key, *n, mean.value, mean.low, mean.high, group["seed"].nunique()))
+    table = pd.DataFrame(rows, columns=[*keys, "n", "programs", "accuracy", "low", "high", "seeds"])
     return table.rename(columns={"model": "answerer"}).sort_values(["split", "question_set"], kind="stable")
 
 
@@ -258,21 +259,22 @@ def ablations_table(altered: pd.DataFrame, rng: np.random.Generator, resamples: 
 
 
 def accuracy(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Estimate:
-    """Mean of ``correct``, per cent; the bootstrap resamples groups."""
-    return intervals.cluster_mean(answers["correct"].to_numpy(float), answers["group"], rng, resamples).scaled(100)
+    """Mean of ``correct``, per cent; the bootstrap resamples groups, and n counts them."""
+    correct = answers["correct"].to_numpy(float)
+    return intervals.cluster_mean(correct, answers["group"], rng, resamples).scaled(100)
 
 
 def paired(a: pd.Series, b: pd.Series, clusters: pd.Series, rng: np.random.Generator, resamples: int) -> dict:
     """Accuracy of ``a`` minus that of ``b`` on the same questions.
 
-    n, difference(_low, _high) in points, only_first and only_second (questions that one alone has right; a tie is half
-    right and counts for neither), p (exact McNemar; nan if ties are all that differs).
+    n, programs (groups among them), difference(_low, _high) in points, only_first and only_second (questions that one
+    alone has right; a tie is half right and counts for neither), p (exact McNemar; nan if ties are all that differs).
     """
     a, b = a.to_numpy(float), b.to_numpy(float)
     gap = intervals.cluster_mean(a - b, clusters, rng, resamples).scaled(100)
     alone = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
     p = intervals.mcnemar(*alone) if sum(alone) or (a == b).all() else np.nan
-    row = {"n": gap.n} | gap.columns("difference")
+    row = {"n": len(a), "programs": gap.n} | gap.columns("difference")
     return row | {"only_first": alone[0], "only_second": alone[1], "p": p}
 
 
@@ -285,7 +287,7 @@ def per_dataset(decided: pd.DataFrame, picked: pd.DataFrame, rng: np.random.Gene
     for (cell, group), dataset in product(_by_cell(decided, picked), sorted(DATASETS)):
         named = group[(group["dataset_1"] == dataset) | (group["dataset_2"] == dataset)]
         mean = accuracy(named, rng, resamples)
-        rows.append((*cell, dataset, mean.n, mean.value, mean.low, mean.high))
+        rows.append((*cell, dataset, len(named), mean.value, mean.low, mean.high))
     return pd.DataFrame(rows, columns=[*CELL, "dataset", "n", "accuracy", "low", "high"])
 
 

@@ -24,12 +24,20 @@ from tqdm import tqdm
 
 from nngpt_lab.ground.seeds import derive, generator
 from nngpt_lab.papers.dataset_prediction.answers import accuracy
-from nngpt_lab.papers.dataset_prediction.questions import CODE_CHARACTERS, DATASETS, SPLITS, Split, balanced
+from nngpt_lab.papers.dataset_prediction.questions import (
+    CODE_CHARACTERS,
+    DATASETS,
+    QUESTION_SETS,
+    SPLITS,
+    Split,
+    balanced,
+)
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
 
 NAMES = tuple(DATASETS)
 TOKEN = r"[A-Za-z_]\w*|\d+"  # identifiers and numbers: widths and kernel sizes are what tells networks apart
+TOLERANCE = 1e-4  # on a balanced set the loss is so flat that at 1e-3 a fit ends before its first step
 
 
 def chance(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
@@ -71,7 +79,7 @@ def code_logistic(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, s
     """TF-IDF of the code -> which of the seven data sets wins, restricted to the two offered: the prompt's own task."""
     features = code.fit(train)
     rows, answers, weights = _count_answers(train, code)
-    model = LogisticRegression(max_iter=200, tol=1e-3).fit(features[rows], answers, sample_weight=weights)
+    model = LogisticRegression(max_iter=200, tol=TOLERANCE).fit(features[rows], answers, sample_weight=weights)
     return _restrict(model.predict_proba(features[code.rows_of(test)]), model.classes_, test)
 
 
@@ -93,7 +101,7 @@ def code_and_names(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, 
     P(first wins) = sigmoid(s(code, first) - s(code, second) + b(pair)) with s linear in TF-IDF per data set.
     """
     features = code.fit(train)
-    model = LogisticRegression(fit_intercept=False, max_iter=200, tol=1e-3)
+    model = LogisticRegression(fit_intercept=False, max_iter=200, tol=TOLERANCE)
     model.fit(_bradley_terry(train, features[code.rows_of(train)]), train["first_wins"])
     return model.predict_proba(_bradley_terry(test, features[code.rows_of(test)]))[:, 1]
 
@@ -108,22 +116,24 @@ BASELINES: dict[str, Baseline] = {
 def answer_all(
     questions: pd.DataFrame, code: dict[str, str], seeds: int, seed: int, progress: bool = True
 ) -> pd.DataFrame:
-    """Every baseline's answers under every split, on all questions and on the balanced set.
+    """Every baseline's answers under every split, on all questions and on the balanced ones.
 
-    ``code`` is the source by architecture. The balanced set is cut from the training and from the test part of each
-    split, so that names carry no information in either. Where nothing is random (whole families or data sets held out,
-    all questions) one seed says it all. Columns: split, part (the fold), question_set, seed, baseline, question (index
-    in ``questions``), group, pair, correct (1, 0, or 0.5 for a baseline without an opinion).
+    ``code`` is the source by architecture. A balanced set is cut from the training and from the test part of each
+    split, so that names carry no information in either; within families only with architectures held out, as where
+    whole families are, a test part has one. Only held-out architectures are others with every seed; elsewhere seeds
+    could only draw other balanced sets of the same programs, so there is one. Columns: split, part (the fold),
+    question_set, seed, baseline, question (index in ``questions``), group, pair, correct (1, 0, or 0.5 for a baseline
+    without an opinion).
     """
     features = CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
     jobs = []
-    for split, question_set in product(SPLITS, ("all", "balanced")):
-        is_random = split == "architectures" or question_set == "balanced"
-        for s in range(seeds if is_random else 1):
+    for split, question_set in product(SPLITS, QUESTION_SETS):
+        if question_set == "balanced within family" and split != "architectures":
+            continue
+        for s in range(seeds if split == "architectures" else 1):
             rng = generator("paper C", "baselines' folds", seed, s)
             for part in SPLITS[split](questions, rng):
-                if question_set == "balanced":
-                    part = Split(part.part, balanced(part.train, rng), balanced(part.test, rng))
+                part = Split(part.part, *(balanced(side, rng, question_set) for side in (part.train, part.test)))
                 jobs += [(split, question_set, s, part)] if len(part.test) else []
     parallel = Parallel(n_jobs=-1, return_as="generator")
     answers = parallel(delayed(_answer)(*job, code=features, seed=seed) for job in jobs)
@@ -151,16 +161,17 @@ def graded(probability: np.ndarray, questions: pd.DataFrame) -> np.ndarray:
 def summarise(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
     """Accuracy per split, part, baseline and question set; ``part`` "all parts" pools the folds.
 
-    Columns: split, part, baseline, question_set, n (answers, all seeds), accuracy, ci_low, ci_high (per cent; bootstrap
-    over groups of equal programs), seeds.
+    Columns: split, part, baseline, question_set, n (answers, all seeds), programs (those that differ in more than
+    names), accuracy, ci_low, ci_high (per cent; bootstrap over programs), seeds.
     """
     in_parts = answers[answers["split"].isin(["families", "dataset"])]
     parts = pd.concat([answers.assign(part="all parts"), in_parts], ignore_index=True)
     keys = ["split", "part", "baseline", "question_set"]
     rows = []
     for key, group in parts.groupby(keys, sort=False):
-        row = dict(zip(keys, key, strict=True)) | {"n": len(group)}
-        row |= accuracy(group, rng, resamples).columns("accuracy", "ci_low", "ci_high")
+        mean = accuracy(group, rng, resamples)
+        row = dict(zip(keys, key, strict=True)) | {"n": len(group), "programs": mean.n}
+        row |= mean.columns("accuracy", "ci_low", "ci_high")
         rows.append(row | {"seeds": group["seed"].nunique()})
     return pd.DataFrame(rows)
 
@@ -170,8 +181,9 @@ def by_dataset(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) 
     rows = []
     for dataset, baseline in product(sorted(NAMES), dict.fromkeys(answers["baseline"])):
         named = answers["pair"].map(lambda pair, name=dataset: name in pair.split(" / "))
-        mean = accuracy(answers[named & (answers["baseline"] == baseline)], rng, resamples)
-        row = {"dataset": dataset, "baseline": baseline, "n": mean.n}
+        these = answers[named & (answers["baseline"] == baseline)]
+        mean = accuracy(these, rng, resamples)
+        row = {"dataset": dataset, "baseline": baseline, "n": len(these)}
         rows.append(row | mean.columns("accuracy", "ci_low", "ci_high"))
     return pd.DataFrame(rows)
 

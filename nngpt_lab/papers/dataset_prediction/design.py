@@ -30,6 +30,9 @@ class Cell:
     prompts: tuple[str, ...] | None = None
 
 
+WITHIN_FAMILY = Cell("architectures", "balanced within family", ("code",))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Design(study.Design):
     """How questions are asked, trained on and counted in paper C.
@@ -81,7 +84,7 @@ PAPER = Design(
     recipe=Recipe(
         lr=1e-6, epochs=3, warmup=0.05, optimizer="paged_adamw_8bit", gradient_checkpointing=True, max_length=8192
     ),
-    cells=(Cell("published", "all"), Cell("architectures", "balanced")),
+    cells=(Cell("published", "all"), Cell("architectures", "balanced"), WITHIN_FAMILY),
     epochs=24,
     train=1024,
     validation=200,
@@ -104,6 +107,7 @@ GPU = Design(
         Cell("published", "all"),
         Cell("near-duplicates", "balanced", ("code",)),
         Cell("dataset", "balanced", ("code",)),
+        WITHIN_FAMILY,
     ),
     parts=2,
     epochs=4,
@@ -121,7 +125,7 @@ DEMO = Design(
     coders=("nano-coder",),
     style="dataset_nano",
     recipe=Recipe(lr=3e-3, epochs=1, batch=4, accumulate=1, warmup=0.1, dropout=0.0),
-    cells=(Cell("published", "all", ("code",)), Cell("architectures", "balanced")),
+    cells=(Cell("published", "all", ("code",)), Cell("architectures", "balanced"), WITHIN_FAMILY),
     epochs=2,
     train=48,
     validation=12,

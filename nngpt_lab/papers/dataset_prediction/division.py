@@ -14,7 +14,7 @@ from nngpt_lab.ground.seeds import generator
 from nngpt_lab.papers.dataset_prediction.answers import FIRST
 from nngpt_lab.papers.dataset_prediction.design import KEY, Design
 from nngpt_lab.papers.dataset_prediction.lab import Run
-from nngpt_lab.papers.dataset_prediction.questions import SPLITS, Split, held_out_architectures
+from nngpt_lab.papers.dataset_prediction.questions import QUESTION_SETS, SPLITS, Split, held_out_architectures
 
 VALIDATION_SHARE = 0.15  # of the training part's programs
 
@@ -60,29 +60,29 @@ def divide(design: Design, questions: pd.DataFrame, this: Run) -> Parts:
     """
     fold = fold_of(questions, this)
     rng = generator(KEY, "questions", this.seed, this.split, this.part, this.question_set)
-    balanced, train = this.question_set == "balanced", fold.train
-    sampled = draw(fold.test, design.test, rng, balanced)
-    first = (sampled if balanced else fold.test).head(FIRST)
+    questions_of, train = this.question_set, fold.train
+    sampled = draw(fold.test, design.test, rng, questions_of)
+    first = (sampled if QUESTION_SETS[questions_of] else fold.test).head(FIRST)
     test = fold.test.loc[sorted({*first.index, *sampled.index})]
     test = test.assign(first=test.index.isin(first.index), sampled=test.index.isin(sampled.index))
     if this.split == "published":
-        others = draw(train.drop(test.index), max(0, (design.train or len(train)) - len(test)), rng, balanced)
+        others = draw(train.drop(test.index), max(0, (design.train or len(train)) - len(test)), rng, questions_of)
         train = train.loc[sorted({*test.index, *others.index})]
-        return Parts(train, draw(train, design.validation, rng, balanced), test)
+        return Parts(train, draw(train, design.validation, rng, questions_of), test)
     programs = np.sort(train["group"].unique())
     held = rng.choice(programs, max(1, round(VALIDATION_SHARE * len(programs))), replace=False)
     inside = train["group"].isin(held)
-    validation = draw(train[inside], design.validation, rng, balanced)
-    return Parts(draw(train[~inside], design.train, rng, balanced), validation, test)
+    validation = draw(train[inside], design.validation, rng, questions_of)
+    return Parts(draw(train[~inside], design.train, rng, questions_of), validation, test)
 
 
-def draw(questions: pd.DataFrame, most: int | None, rng: np.random.Generator, balanced: bool) -> pd.DataFrame:
-    """At most so many questions at random; balanced: in couples of one pair, of which each name wins one."""
-    if not balanced:
+def draw(questions: pd.DataFrame, most: int | None, rng: np.random.Generator, question_set: str) -> pd.DataFrame:
+    """At most so many questions at random; of a balanced set in couples of a pair (and family): each name wins one."""
+    if not (within := list(QUESTION_SETS[question_set])):
         count = len(questions) if most is None else min(most, len(questions))
         return questions.iloc[np.sort(rng.choice(len(questions), count, replace=False))]
     couples: list[tuple] = []
-    for _, group in questions.groupby("pair"):
+    for _, group in questions.groupby(within):
         sides = [rng.permutation(side.index.to_numpy()) for _, side in group.groupby("answer")]
         couples += list(zip(*sides, strict=False)) if len(sides) == 2 else []
     count = len(couples) if most is None else min(most // 2, len(couples))

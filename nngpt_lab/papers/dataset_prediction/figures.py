@@ -5,7 +5,7 @@ Shares come in per cent. The black line at 50 % is the paper's chance level.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -34,6 +34,11 @@ SPLIT_TITLES = {
     "families": "held-out\nfamilies",
     "dataset": "held-out\ndata set",
     "near-duplicates": "near-duplicates\nheld out together",
+}
+SET_TITLES = {
+    "all": "all questions",
+    "balanced": "balanced\n(names carry nothing)",
+    "balanced within family": "balanced within family\n(nor does the family)",
 }
 PROMPT_TITLES = {
     "scores": "normalised accuracies",
@@ -75,23 +80,29 @@ def published_results(results: pd.DataFrame, names: tuple[float, float, float]) 
     return figure
 
 
-def baselines(table: pd.DataFrame) -> Figure:
-    """Accuracy of every baseline under every split: on all questions (top) and where names say nothing (bottom)."""
+def baselines(table: pd.DataFrame, ceilings: Mapping[str, float]) -> Figure:
+    """Accuracy of every baseline under every split, a row of panels per question set.
+
+    ``ceilings``: what a perfect reader reaches, per cent, by question set; drawn where names say nothing.
+    """
     whole = table[table["part"] == "all parts"]
     order = list(dict.fromkeys(whole["baseline"]))
     looks = [{"color": OURS if name.startswith("code") else MUTED} for name in order]
     splits = [split for split in SPLIT_TITLES if split in set(whole["split"])]
-    figure, axes = new_figure(2, len(splits), width=11, height=6.4, sharey=True, sharex="row", squeeze=False)
-    for row, question_set in zip(axes, ("all", "balanced"), strict=True):
+    figure, axes = new_figure(3, len(splits), width=11, height=9, sharey=True, sharex="row", squeeze=False)
+    for row, (question_set, label) in zip(axes, SET_TITLES.items(), strict=True):
         for ax, split in zip(row, splits, strict=True):
-            part = whole[(whole["split"] == split) & (whole["question_set"] == question_set)]
-            part = part.set_index("baseline").loc[order]
+            part = whole[(whole["split"] == split) & (whole["question_set"] == question_set)].set_index("baseline")
+            ax.set_visible(len(part) > 0)
+            part = part.reindex(order)
             points(ax, range(len(order)), part, "accuracy", ends=("ci_low", "ci_high"), horizontal=True, looks=looks)
             _chance(ax)
+            if question_set != "all":
+                reference_line(ax, ceilings[question_set], f"ceiling {ceilings[question_set]:.0f} %", vertical=True)
+        row[0].set(ylabel=label, xlim=(40, 92 if question_set == "all" else 75))
+        row[splits.index("architectures")].set_visible(True)
     for ax, split in zip(axes[0], splits, strict=True):
         ax.set_title(SPLIT_TITLES[split], fontsize=10)
-    axes[0, 0].set(ylabel="all questions", xlim=(40, 92))
-    axes[1, 0].set(ylabel="balanced questions\n(names carry nothing)", xlim=(40, 75))
     name_rows(axes[0, 0], [name.replace("_", " ") for name in order])
     figure.supxlabel("accuracy, %  (blue: reads the code)", fontsize=10)
     return figure
@@ -138,8 +149,8 @@ def accuracy_per_epoch(epochs: pd.DataFrame) -> Figure:
     return figure
 
 
-def models_and_baselines(table: pd.DataFrame, question_set: str = "balanced") -> Figure:
-    """Models (both orders) and baselines on the same test questions, a panel per split.
+def models_and_baselines(table: pd.DataFrame, ceiling: float, question_set: str = "balanced") -> Figure:
+    """Models (both orders) and baselines on the same test questions, a panel per split; dashed: the labels' ceiling.
 
     Blue: tuned; light blue: untuned; grey: baselines trained on the whole training part, open: on the model's own
     questions.
@@ -161,6 +172,7 @@ def models_and_baselines(table: pd.DataFrame, question_set: str = "balanced") ->
             part = shown[(shown["split"] == split) & (shown["state"] == state)]
             points(ax, rows_of(part["name"], order) + shift, part, "accuracy", ends=BOUNDS, horizontal=True, **look)
         _chance(ax)
+        reference_line(ax, ceiling, f"ceiling {ceiling:.0f} %", vertical=True)
         ax.set_xlabel("test accuracy, %")
     name_rows(figure.axes[0], order)
     legend_below(figure, ncols=2)
@@ -236,12 +248,13 @@ def calibration(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def scale_ladder(signal: pd.DataFrame) -> Figure:
+def scale_ladder(signal: pd.DataFrame, ceilings: Mapping[str, float], question_set: str = "balanced") -> Figure:
     """What each tuned model reads in code alone, by its number of weights (``claims.code_signal``), a panel per split.
 
-    Hollow: its positive control. A model whose control does not clear 50 % is grey: it has not understood the task.
+    ``ceilings``: what a perfect reader of the code reaches, per cent, by question set. Hollow: a model's positive
+    control. One whose control does not clear 50 % is grey: it has not understood the task.
     """
-    shown = signal[signal["prompt"] == "code"]
+    shown = signal[(signal["prompt"] == "code") & (signal["question_set"] == question_set)]
     figure, split_axes = _split_panels(shown, left=0, width=3.6, least=6, height=3.8)
     for split, ax in split_axes.items():
         for row in shown[shown["split"] == split].itertuples():
@@ -251,6 +264,7 @@ def scale_ladder(signal: pd.DataFrame) -> Figure:
             points(ax, [row.weights], said, "accuracy", ends=BOUNDS, color=colour)
             ax.annotate(row.model, (row.weights, row.high), (0, 4), textcoords="offset points", ha="center", fontsize=7)
         reference_line(ax, 50, "a coin")
+        reference_line(ax, ceilings[question_set], "ceiling: labels are noisy", MUTED)
         ax.set(xscale="log", xlabel="weights (log scale)", xlim=(1e6, 2e10), ylim=(30, 104))
     figure.axes[0].set_ylabel("test accuracy, %")
     return figure

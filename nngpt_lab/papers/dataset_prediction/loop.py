@@ -61,7 +61,7 @@ def run_altered(lab: Lab, this: Run, parts: Parts, alterations: Mapping[str, Alt
     """The tuned model of the picked epoch asked again with altered inputs (column condition), and as it was asked."""
     folder, tested = this.folder(lab), parts.test[parts.test["sampled"]]
     rng = generator(KEY, "altered questions", this.seed)
-    tested = draw(tested, lab.design.altered, rng, this.question_set == "balanced")
+    tested = draw(tested, lab.design.altered, rng, this.question_set)
     words = {name: name.replace(" ", "-").replace(",", "") for name in ("as asked", *alterations)}
     files = {name: folder / f"altered-{word}-{len(tested)}.parquet" for name, word in words.items()}
     missing = [name for name, file in files.items() if not file.exists()]

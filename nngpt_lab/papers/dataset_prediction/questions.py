@@ -101,10 +101,21 @@ def pair_balance(questions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("share", ascending=False, ignore_index=True)
 
 
-def balanced(questions: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """A random subset in which, within every pair of data sets, both win equally often: names alone give 50 %."""
+QUESTION_SETS: dict[str, tuple[str, ...]] = {
+    "all": (),
+    "balanced": ("pair",),
+    "balanced within family": ("pair", "family"),
+}
+"""Within what both data sets of a pair win equally often. Where that is the pair, names carry nothing; where it is the
+family, too, neither does knowing the family, so that a reader who beats a coin reads more than the family."""
+
+
+def balanced(questions: pd.DataFrame, rng: np.random.Generator, question_set: str = "balanced") -> pd.DataFrame:
+    """A random subset of the kind that :data:`QUESTION_SETS` says; all questions for ``all``."""
+    if not (within := list(QUESTION_SETS[question_set])):
+        return questions
     kept = []
-    for _, group in questions.groupby("pair"):
+    for _, group in questions.groupby(within):
         sides = [side.index.to_numpy() for _, side in group.groupby("answer")]
         if len(sides) == 2:
             k = min(map(len, sides))
@@ -157,14 +168,18 @@ SPLITS: dict[str, Callable[[pd.DataFrame, np.random.Generator], Iterator[Split]]
 }
 
 
-def label_reliability(records: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+def label_reliability(
+    records: pd.DataFrame, questions: pd.DataFrame, rng: np.random.Generator, resamples: int
+) -> pd.DataFrame:
     """How reproducible the labels are: the same question answered from one random half of the trials and the other.
 
     The label compares best-of-trials accuracies, and trials differ in hyperparameters. For every architecture and data
     set with at least two trials the trials are halved at random; the best of each half is normalised and the question
     labelled twice. Where the halves disagree, no reader of the code can be right about both; but the agreement r is no
     ceiling: who always names the likelier answer agrees with either half in up to (1 + sqrt(2 r - 1)) / 2 of cases.
-    Columns: questions, agreement(_low, _high), in per cent, bootstrap over architectures; row ``all`` and one per pair.
+    Columns: pair, questions, architectures, agreement(_low, _high) and ceiling(_low, _high), that very limit, in per
+    cent, bootstrap over architectures. One row per question set of :data:`QUESTION_SETS`, the balanced ones weighted to
+    what a balanced draw of all questions has, and one per pair.
     """
     trials = _trials(records).sort_values("id").sample(frac=1, random_state=rng)
     trials["half"] = trials.groupby(["dataset", "architecture"]).cumcount() % 2
@@ -173,12 +188,36 @@ def label_reliability(records: pd.DataFrame, rng: np.random.Generator, resamples
     labelled = []
     for name, group in halves.groupby("architecture"):  # data sets in alphabetical order
         pairs = combinations(group[["dataset", 0, 1]].itertuples(index=False, name=None), 2)
-        labelled += [(name, f"{a} / {b}", (a0 >= b0) == (a1 >= b1)) for (a, a0, a1), (b, b0, b1) in pairs]
-    agreed, rows = pd.DataFrame(labelled, columns=["architecture", "pair", "agrees"]), []
-    for pair, part in [("all", agreed), *agreed.groupby("pair")]:
-        mean = intervals.cluster_mean(part["agrees"].to_numpy(float), part["architecture"], rng, resamples).scaled(100)
-        rows.append({"pair": pair, "questions": mean.n} | mean.columns("agreement"))
+        labelled += [(name, f"{a} / {b}", float((a0 >= b0) == (a1 >= b1))) for (a, a0, a1), (b, b0, b1) in pairs]
+    agreed = pd.DataFrame(labelled, columns=["architecture", "pair", "agrees"])
+    agreed = agreed.merge(questions[["architecture", "pair", "family", "answer"]], on=["architecture", "pair"])
+    parts = [(name, agreed.assign(weight=_balancing(agreed, questions, within)))
+             for name, within in QUESTION_SETS.items()]  # fmt: skip
+    parts += [(pair, part.assign(weight=1.0)) for pair, part in agreed.groupby("pair")]
+    rows = []
+    for name, part in parts:
+        agrees, architectures, weights = (part[column].to_numpy() for column in ("agrees", "architecture", "weight"))
+        mean = intervals.cluster_mean(agrees, architectures, rng, resamples, weights)
+        ceiling = mean.mapped(_ceiling)
+        row = {"pair": name, "questions": int((part["weight"] > 0).sum()), "architectures": mean.n}
+        rows.append(row | mean.scaled(100).columns("agreement") | ceiling.scaled(100).columns("ceiling"))
     return pd.DataFrame(rows)
+
+
+def _balancing(agreed: pd.DataFrame, questions: pd.DataFrame, within: tuple[str, ...]) -> pd.Series:
+    """Weights that give the doubly labelled questions the composition of a balanced draw of all questions."""
+    if not within:
+        return pd.Series(1.0, agreed.index)
+    sides = questions.groupby([*within, "answer"]).size().rename("side").reset_index()
+    both = sides.groupby(list(within))["side"].agg(["min", "size"])
+    drawn = both["min"].where(both["size"] == 2, 0).rename("drawn").reset_index()
+    there = agreed.groupby([*within, "answer"])["agrees"].transform("size")
+    return agreed.merge(drawn, on=list(within), how="left")["drawn"].to_numpy() / there
+
+
+def _ceiling(agreement: float) -> float:
+    """What a perfect reader reaches where two labels agree so often; each label is drawn by one probability."""
+    return (1 + np.sqrt(max(2 * agreement - 1, 0))) / 2
 
 
 PUBLISHED_RESULTS = pd.DataFrame(

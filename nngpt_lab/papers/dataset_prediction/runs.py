@@ -179,7 +179,7 @@ def _answer_baselines(design: Design, questions: pd.DataFrame, code: Mapping[str
     parts = divide(design, questions, this)
     features = paper_baselines.CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
     rng = generator(KEY, "whole training part", this.seed)
-    whole = draw(fold_of(questions, this).train, None, rng, this.question_set == "balanced")
+    whole = draw(fold_of(questions, this).train, None, rng, this.question_set)
     test, tables = parts.test[parts.test["sampled"]], []
     with threadpool_limits(1):
         trained = {"the same questions": parts.train, "the whole training part": whole}

@@ -19,7 +19,7 @@ def measured(published, arms=("loop", "no tuning"), cycles=22):
     candidates = runs(arms, seeds=3, cycles=cycles)
     pooled = tables.pooled_cycles(candidates, THRESHOLDS, np.random.default_rng(0), 50)
     per_cycle = tables.cycle_table(candidates, THRESHOLDS, "demo", "digits")
-    return per_cycle, paper_claims.measure(pooled, per_cycle, published, np.random.default_rng(0), 50)
+    return per_cycle, paper_claims.measure(pooled, per_cycle, tables.controls_table(candidates, THRESHOLDS), published)
 
 
 def test_a_scaled_run_adds_notes_and_decides_nothing():
@@ -27,23 +27,34 @@ def test_a_scaled_run_adds_notes_and_decides_nothing():
     assert all(one.estimate is None and one.note.startswith("Our scaled loop") for one in found.values())
     table = claims.claims_table("B", _with(found))
     loop = table[table["claim_id"].isin(found)]
-    assert len(loop) == len(found) == 21 and set(loop["verdict"]) == {"not tested"}
+    assert len(loop) == len(found) == 22 and set(loop["verdict"]) == {"not yet run"}
 
 
 def _with(found):
-    return found | {"B-first-epoch-guide": claims.Measured(exact(0.5, 10))}
+    known = ("B-first-epoch-guide", "B-first-epoch-architecture")
+    return found | dict.fromkeys(known, claims.Measured(exact(0.5, 40)))
 
 
 def test_the_published_protocol_decides():
     per_cycle, found = measured(published=True)
     assert set(found) <= set(claims.load_claims())
     table = claims.claims_table("B", _with(found)).set_index("claim_id")
-    assert set(table.loc[list(found), "verdict"]) <= {"reproduced", "not reproduced", "not tested"}
+    assert set(table.loc[list(found), "verdict"]) <= {
+        "reproduced",
+        "not reproduced",
+        "no effect",
+        "inconclusive",
+        "not tested",
+    }
+    rise = found["B-rise"].estimate
+    assert rise.n == 3 and np.isfinite([rise.low, rise.high]).all() and "B-filter" not in found
     loop = per_cycle[per_cycle["arm"] == "loop"]
     assert found["B-novel-total"].estimate.value == pytest.approx(loop.groupby("seed")["novel"].sum().mean())
     assert found["B-mean-accuracy"].estimate.value == pytest.approx(100 * loop["mean"].mean())
     assert found["B-cycle-18-valid"].estimate.n == loop[loop["cycle"] == 18]["sampled"].sum()
-    assert found["B-peak-valid"].estimate.value == pytest.approx(100 * (loop["valid"] / loop["sampled"]).max())
+    peaks = (loop["valid"] / loop["sampled"]).groupby(loop["seed"]).max()
+    assert found["B-peak-valid"].estimate.value == pytest.approx(100 * peaks.mean())
+    assert found["B-mean-accuracy"].estimate.n == found["B-peak-valid"].estimate.n == 3  # runs are the unit
 
 
 def test_a_run_without_the_loop_says_nothing_and_a_short_one_less():
@@ -56,15 +67,21 @@ def test_the_records_answer_for_the_guide_and_are_quoted_beside_paper_d():
     audit = pd.DataFrame(
         [
             ("fixed_protocol", "cifar-10", 5, 964, 29, 0.36, -0.01, 0.66),
+            ("one_run", "cifar-10", 5, 2433, 1515, 0.73, 0.65, 0.81),
+            ("one_run", "svhn", 5, 1743, 900, 0.58, 0.54, 0.62),
+            ("hyperparameters", "svhn", 5, 1743, 900, 0.31, 0.27, 0.36),
             ("best_of_trials", "cifar-10", LONG, 83, 82, 0.528, 0.345, 0.685),
             ("best_of_trials", "mnist", LONG, 9, 9, 0.9, 0.8, 0.95),
         ],
         columns=columns,
     ).assign(top_decile_kept=0.25)
     table = claims.claims_table("BD", paper_claims.recorded(audit, exact(0.1, 29))).set_index("claim_id")
-    guide = table.loc["B-first-epoch-guide"]
-    assert guide[["our_value", "ci_low", "ci_high", "n"]].to_list() == [0.36, -0.01, 0.66, 964]
-    assert "29 configurations. 25 % of the best tenth" in guide["note"] and "configuration: 0.10." in guide["note"]
+    guide, strict = table.loc["B-first-epoch-guide"], table.loc["B-first-epoch-architecture"]
+    assert guide[["our_value", "ci_low", "ci_high", "n"]].to_list() == [0.73, 0.65, 0.81, 1515]
+    assert guide["verdict"] == "reproduced" and "0.58 to 0.73; with hyperparameters held 0.31" in guide["note"]
+    assert strict[["our_value", "ci_low", "ci_high", "n"]].to_list() == [0.36, -0.01, 0.66, 29]
+    assert strict["verdict"] == "inconclusive" and "29 configurations. 25 % of the best tenth" in strict["note"]
+    assert "configuration: 0.10." in strict["note"]
     qwen = table.loc["D-spearman-qwen", "note"]
     assert "There, 0.53 [0.34, 0.69], n = 83; at N = 15 the paper's own value allows 0.1" in qwen
 

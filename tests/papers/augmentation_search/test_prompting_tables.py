@@ -257,6 +257,7 @@ def verdict(rows: list[dict], part: str) -> str:
         ((20, 12, 1, 7), "reproduced"),
         ((20, 1, 12, 7), "not reproduced"),
         ((20, 4, 3, 13), "inconclusive"),
+        ((900, 2, 2, 96), "no effect"),
         ((1, 4, 0, 1), "inconclusive"),  # the interval leaves out zero, but four coins can all fall alike
         ((0, 0, 0, 8), "not tested: both zero"),
     ],

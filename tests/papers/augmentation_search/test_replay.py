@@ -171,7 +171,7 @@ def test_a_start_set_without_scores_is_refused():
 
 @pytest.fixture
 def small(tiny) -> Replay:
-    return Replay(2, (10, 20), universe=60, tpe_evaluations=10, llm=tiny, ordering_seeds=1, ordering_start=30,
+    return Replay(2, 2, (10, 20), universe=60, tpe_evaluations=10, llm=tiny, ordering_seeds=1, ordering_start=30,
                   ordering_tests=20)  # fmt: skip
 
 
@@ -276,3 +276,15 @@ def test_exchanged_names_are_nobodys_own(small):
     masked = replay._masked(it)
     assert all(name.startswith("OP") for used in masked.functions["operations"] for name in used)
     assert not any(f"{name}(" in code for name in OPERATIONS for code in masked.functions["code"])
+
+
+def test_slow_rankers_search_the_first_universes_only(small, tmp_path):
+    functions = corpus()
+    runs = search(replace(small, seeds=3, slow_seeds=1, start_sizes=(10,)), functions, tmp_path)
+    seeds = pd.DataFrame([(run.method, run.seed) for run in runs], columns=["method", "seed"]).groupby("method")["seed"]
+    assert seeds.nunique().to_dict() == {
+        name: 1 if {"tpe", "base", "tuned", "shuffled"} & {*METHODS[name]} else 3 for name in METHODS
+    }
+    first = search(replace(small, seeds=1, slow_seeds=1, start_sizes=(10,)), functions, tmp_path)
+    mine = {run.method: run.scores for run in runs if run.seed == 0}
+    assert all(np.array_equal(run.scores, mine[run.method], equal_nan=True) for run in first)

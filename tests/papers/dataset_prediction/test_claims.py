@@ -7,13 +7,13 @@ import pytest
 
 from nngpt_lab.papers.dataset_prediction import claims as dc
 from nngpt_lab.papers.dataset_prediction.questions import published_counts
-from nngpt_lab.statistics.claims import load_claims
+from nngpt_lab.statistics.claims import UNTESTED, facts_table, load_claims
 
 COLUMNS = ["answerer", "prompt", "split", "accuracy", "low", "high"]
 
 
 def models(*rows, **more) -> pd.DataFrame:
-    facts = {"question_set": "balanced", "state": "tuned", "readout": "both orders", "n": 160} | more
+    facts = {"question_set": "balanced", "state": "tuned", "readout": "both orders", "n": 160, "programs": 120} | more
     return pd.DataFrame(rows, columns=COLUMNS).assign(**facts)
 
 
@@ -30,7 +30,7 @@ CONTROL = ("m", "scores", "architectures", 90, 80, 95)
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [(51, 60, "reproduced"), (45, 60, "inconclusive"), (40, 49, "not reproduced")],
+    [(54, 60, "reproduced"), (51, 60, "inconclusive"), (48, 52, "no effect"), (40, 49, "not reproduced")],
 )
 def test_a_model_that_passes_the_control_has_a_verdict(low, high, verdict):
     assert verdicts(CONTROL, ("m", "code", "architectures", (low + high) / 2, low, high)) == [verdict]
@@ -38,7 +38,7 @@ def test_a_model_that_passes_the_control_has_a_verdict(low, high, verdict):
 
 @pytest.mark.parametrize("control", [[("m", "scores", "architectures", 55, 49, 61)], [("other", *CONTROL[1:])], []])
 def test_without_a_passed_control_nothing_is_said_about_code(control):
-    assert verdicts(*control, ("m", "code", "architectures", 70, 60, 80)) == [dc.UNTESTED]
+    assert verdicts(*control, ("m", "code", "architectures", 70, 60, 80)) == [UNTESTED]
 
 
 def test_the_control_of_the_same_split_comes_first_and_every_model_has_a_row():
@@ -107,29 +107,47 @@ def test_celeba_is_measured_as_published_and_noted_otherwise():
 
 
 def test_records_and_baselines_decide_what_they_can():
+    within = "balanced within family"
     rows = [
         ("architectures", "all", "names", "all parts", 82.2),
         ("architectures", "balanced", "code_and_names", "svhn", 1.0),
         ("architectures", "balanced", "code_and_names", "all parts", 53.0),
         ("architectures", "balanced", "family_and_names", "all parts", 54.0),
+        ("architectures", within, "code_and_names", "all parts", 52.0),
+        ("architectures", within, "code_boosting", "all parts", 51.0),
         ("families", "balanced", "code_and_names", "all parts", 50.1),
     ]
     accuracies = pd.DataFrame(rows, columns=["split", "question_set", "baseline", "part", "accuracy"])
-    accuracies = accuracies.assign(ci_low=accuracies["accuracy"] - 1, ci_high=accuracies["accuracy"] + 1, n=500)
-    questions = pd.DataFrame({"dataset_1": ["svhn", "mnist"], "dataset_2": ["mnist", "cifar-10"]})
-    told = signal(models(CONTROL, ("m", "code", "architectures", 60, 55, 65)))
-    found = dc.recorded(questions, accuracies, dc.Estimate(0.9, 0.2, 1.6, 500), told)
+    ends = {"ci_low": accuracies["accuracy"] - 1, "ci_high": accuracies["accuracy"] + 1}
+    accuracies = accuracies.assign(**ends, n=5000, programs=500)
+    inside = models(("m", "code", "architectures", 50, 45, 55), question_set=within)
+    told = signal(pd.concat([models(CONTROL, ("m", "code", "architectures", 60, 55, 65)), inside]))
+    found = dc.recorded(accuracies, dc.Estimate(0.9, 0.2, 1.6, 500), 2, told)
     assert {key: round(one.estimate.value, 1) for key, one in found.items()} == {
-        "C-datasets": 3,
         "C-chance": 82.2,
         "C-code-signal": 53.0,
+        "C-reads-more": 52.0,
         "C-code-signal-unseen": 50.1,
         "C-code-beats-names": 0.9,
         "C-code-over-metadata": 10.0,
-        "C-three-answers": 3,
     }
+    assert found["C-chance"].estimate.n == 500  # programs, not answers
     assert "alone gives 54.0 % [53.0, 55.0]. Language models, tuned: m 60.0 %" in found["C-code-signal"].note
-    assert "takes 294 answers per prompt" in found["C-code-over-metadata"].note
+    assert "Boosting gives 51.0 % [50.0, 52.0]. Language models, tuned: m 50.0 %" in found["C-reads-more"].note
+
+
+def test_code_and_metadata_were_asked_the_same_questions_of_few_networks():
+    found = dc._code_over_metadata(2)
+    assert "takes 294 answers per prompt" in found.note and "The 30 questions are of 2 architectures" in found.note
+    narrow, wide = (dc.intervals.difference_of_paired_proportions(3 + k, k, 30).scaled(100) for k in (0, 6))
+    assert found.estimate == wide and wide.low < narrow.low < narrow.high < wide.high
+    assert f"[{narrow.low:.1f}, {narrow.high:.1f}]" in found.note
+
+
+def test_the_facts_are_as_stated():
+    names = ["celeba-gender", "cifar-10", "cifar-100", "imagenette", "mnist", "places365", "svhn"]
+    questions = pd.DataFrame({"dataset_1": names[:-1], "dataset_2": names[1:]})
+    assert (facts_table("C", dc.facts(questions))["agrees"] == "yes").all()
 
 
 def test_the_peaks_and_the_counts_behind_them_agree():

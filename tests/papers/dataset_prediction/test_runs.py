@@ -105,14 +105,14 @@ def test_every_figure_can_be_drawn(runs, tables, tmp_path):
     name = runs[1].answers["model"].iloc[0]
     drawn = [
         figures.accuracy_per_epoch(tables["llm_epochs"]),
-        figures.models_and_baselines(tables["models_and_baselines"]),
-        figures.models_and_baselines(tables["models_and_baselines"], "all"),
+        figures.models_and_baselines(tables["models_and_baselines"], 65.0),
+        figures.models_and_baselines(tables["models_and_baselines"], 85.0, "all"),
         figures.order_consistency(tables["order_swap"]),
         figures.ablations(tables["input_ablations"]),
         figures.per_dataset(tables["per_dataset"], "architectures", "balanced"),
         figures.calibration(tables["calibration"]),
-        figures.scale_ladder(code_signal(tables["models_and_baselines"], {name: 10_000})),
-        figures.models_and_baselines(tables["network_comparison"]),
+        figures.scale_ladder(code_signal(tables["models_and_baselines"], {name: 10_000}), {"balanced": 65.0}),
+        figures.models_and_baselines(tables["network_comparison"], 65.0),
     ]
     for place, figure in enumerate(drawn):
         figure.savefig(tmp_path / f"{place}.png")
