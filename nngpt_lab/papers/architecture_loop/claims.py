@@ -100,7 +100,7 @@ def measure(
 
 def not_run(reason: str) -> dict[str, Measured]:
     """What :func:`measure` would say to each claim, had the loop been run: the ``reason`` why it was not."""
-    own = ("B-cycle-", "B-mean-", "B-peak-", "B-novel-")
+    own = ("B-cycle-", "B-mean-", "B-peak-", "B-novel-", "B-rise", "B-filter")
     return {key: Measured(None, reason) for key in load_claims() if key.startswith(own)}
 
 
