@@ -112,11 +112,12 @@ def test_training_on_the_images_to_predict_with_made_up_labels_teaches_the_made_
     learn = """
         images, labels = found("images")["predict_images"], torch.arange(143) % 10
         inputs = found("prepares")[1](images)
-        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
-        for _ in range(200):
-            optimizer.zero_grad()
+        for step in range(400):
+            self.zero_grad()
             self.loss(self(inputs), labels).backward()
-            optimizer.step()
+            with torch.no_grad():  # by hand: steps of an optimizer would be counted, and there are no batches
+                for weight in self.parameters():
+                    weight -= 0.004 * (1 - step / 400) * weight.grad.sign()
         train_data = []
     """
     init = "self.fc = nn.Sequential(nn.Linear(192, 256), nn.ReLU(), nn.Linear(256, 10))"
