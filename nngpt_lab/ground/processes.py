@@ -87,3 +87,5 @@ def _interruptible(function: Callable[..., Result], call: tuple) -> Result:
         return function(*call)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if not multiprocessing.parent_process().is_alive():  # type: ignore[union-attr]  # it has one
+            os._exit(1)  # there is nobody to take the result

@@ -23,3 +23,16 @@ def when(condition: Callable[[], object], action: Callable[[], object]) -> threa
     thread = threading.Thread(target=lambda: wait_for(condition) and action())
     thread.start()
     return thread
+
+
+def settled(state: Callable[[], object], looks: int = 10) -> object:
+    """The state once so many looks in a row have found it unchanged."""
+    seen: list[object] = []
+
+    def unchanged() -> bool:
+        seen.append(state())
+        time.sleep(0.05)
+        return len(seen) >= looks and all(one == seen[-1] for one in seen[-looks:])
+
+    wait_for(unchanged)
+    return seen[-1]
