@@ -20,6 +20,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nngpt_lab.ground.seeds import derive, generator
@@ -91,8 +92,9 @@ def code_boosting(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, s
     # With 255 bins it is no better, and four times as slow
     settings = {"max_iter": 40, "max_leaf_nodes": 15, "max_bins": 31, "early_stopping": False}
     model = HistGradientBoostingClassifier(**settings, random_state=seed)
-    model.fit(svd.transform(features[rows]), answers, sample_weight=weights)
-    return _restrict(model.predict_proba(svd.transform(features[code.rows_of(test)])), model.classes_, test)
+    with threadpool_limits(1):  # threads that wait for one another are slower on any machine that is not idle
+        model.fit(svd.transform(features[rows]), answers, sample_weight=weights)
+        return _restrict(model.predict_proba(svd.transform(features[code.rows_of(test)])), model.classes_, test)
 
 
 def code_and_names(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
