@@ -148,7 +148,7 @@ SMOKE = Profile(
 )
 DEMO = Profile(
     "demo",
-    "the published data in full and the papers' loops, on a laptop CPU, in about ten minutes",
+    "the published data in full and the papers' loops, on a laptop CPU, in about nine minutes",
     device="cpu",
     gpu_memory_gib=0,
     disk_gib=2,
