@@ -168,34 +168,9 @@ def _read_literal(text: str, kind: type | None) -> Any:
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
-COUNTS = (
-    *(
-        "altered",
-        "batch",
-        "corpus",
-        "cycles",
-        "edits",
-        "epochs",
-        "functions",
-        "live_seeds",
-        "llm_seeds",
-        "loop_seeds",
-        "minutes",
-    ),
-    *(
-        "networks",
-        "pairs",
-        "repeats",
-        "resamples",
-        "sample",
-        "samples",
-        "seeds",
-        "test",
-        "train",
-        "train_images",
-        "workers",
-    ),
-)
+COUNTS = ("altered", "batch", "corpus", "cycles", "edits", "epochs", "functions", "live_seeds", "llm_seeds",
+          "loop_seeds", "minutes", "networks", "pairs", "repeats", "resamples", "sample", "samples", "seeds", "test",
+          "train", "train_images", "workers")  # fmt: skip
 LEAST = dict.fromkeys(COUNTS, 1) | {"policy_seeds": 0}
 
 
@@ -208,7 +183,9 @@ def check_values(notebook: Path, given: dict[str, Any], profile: Profile) -> Non
     """
     if not notebook.is_relative_to(paths.notebooks_folder()):
         return
-    tables = TABLES | ({"prompts": _questions} if notebook.stem.startswith("03") else {})
+    tables = dict(TABLES)
+    if notebook.stem.startswith("03"):
+        tables["prompts"] = lambda names, profile: _questions(names, None, profile)
     for name, value in given.items():
         if isinstance(value, str) and name in tables:
             tables[name](value, profile)
@@ -265,21 +242,16 @@ def _prompts(names: str, profile: Profile) -> None:
         prompt(name.strip())
 
 
-def _questions(names: str, profile: Profile) -> None:
+def _questions(prompts: str | None, splits: str | None, profile: Profile) -> None:
     from nngpt_lab.papers.dataset_prediction.design import DESIGNS, narrowed
 
-    narrowed(DESIGNS[profile.dataset_prediction.design], None, names, None)
-
-
-def _splits(names: str, profile: Profile) -> None:
-    from nngpt_lab.papers.dataset_prediction.design import DESIGNS, narrowed
-
-    narrowed(DESIGNS[profile.dataset_prediction.design], None, None, names)
+    narrowed(DESIGNS[profile.dataset_prediction.design], None, prompts, splits)
 
 
 TABLES: dict[str, Callable[[str, Profile], Any]] = {  # each imported only when asked: some take seconds
     "arms": _arms, "augmentation_protocol": _protocol, "axes": _axes, "coder": _coders, "live_arms": _live_arms,
     "device": lambda device, profile: profile.on(device),
     "isolation": lambda choice, profile: named("isolation", choice, CHOICES),
-    "prompts": _prompts, "protocol": _protocol, "replay": _replay, "splits": _splits,
+    "prompts": _prompts, "protocol": _protocol, "replay": _replay,
+    "splits": lambda names, profile: _questions(None, names, profile),
 }  # fmt: skip

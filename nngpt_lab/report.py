@@ -26,16 +26,12 @@ from nngpt_lab.ground.formatting import format_column, number, present, show, sh
 from nngpt_lab.ground.isolation import described, lacking
 from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import PROFILES
-from nngpt_lab.records.results import LEDGER, PNG_DPI
+from nngpt_lab.records.results import PNG_DPI
 
 VERDICTS = {"reproduced": "✓", "not reproduced": "✗", "wrong comparator": "≠", "no effect": "0", "inconclusive": "?",
             "not yet run": "…", "not tested": "–"}  # of statistics/claims.py, in the page's order  # fmt: skip
 UNJUDGED = ("not yet run", "not tested")
-BOUNDS = {
-    "effect": "> ",
-    "at_least": "≥ ",
-    "at_most": "≤ ",
-}  # of a claim's test; the last in old tables
+BOUNDS = {"effect": "> ", "at_least": "≥ ", "at_most": "≤ "}  # of a claim's test; the last in old tables
 ROWS_SHOWN = 12  # of each table; the whole of it is one link away
 LARGEST_SVG = 400_000  # bytes; a figure of many thousand points is smaller, and faster to show, as PNG
 # What is shown of a manifest, whichever version wrote it
@@ -221,7 +217,7 @@ def read_section(folder: Path, notebook: Path) -> Section:
 
 def isolation_problems(folder: Path, record: dict[str, Any]) -> list[str]:
     """What a reader must know of how candidates were confined: that they were not as they should be, or not run."""
-    layers = record.get("isolation") or isolation_in(folder / LEDGER)
+    layers = record.get("isolation") or isolation_in(folder / manifest.LEDGER)
     problems = [f"{described(layers).capitalize()}."] if layers is not None and lacking(layers) else []
     for why in list(manifest.not_run(folder).values())[:1]:
         problems.append(f"Not run: {why['cause']}. Cure: {why['cure']}.")

@@ -39,7 +39,6 @@ from nngpt_lab.ground.processes import side_by_side
 from nngpt_lab.parameters import OWN_OPTIONS, check_names, check_values, convert, read_notebook, read_parameters
 from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import Profile, get_profile
-from nngpt_lab.records.results import LEDGER
 
 KERNEL_LOG = ".kernel.log"  # of the kernel's process, not of the notebook; tells why a kernel died or never came up
 PROGRESS = ".progress.json"  # how far the cell that runs is
@@ -218,7 +217,7 @@ def _run(job: Job, force: bool, deadline: float, place: int) -> RunOutcome:
     if ended and time.monotonic() >= deadline:  # interrupted; an error of its own will come again
         return RunOutcome(job, "stopped", seconds, left=_left(job, len(cells)))
     failures = [_error(cell.index, cell.source, *cell.error) for cell in cells if cell.error]
-    not_run, layers = manifest.not_run(job.folder), ledger.isolation_in(job.folder / LEDGER)
+    not_run, layers = manifest.not_run(job.folder), ledger.isolation_in(job.folder / manifest.LEDGER)
     error = ended or next(iter(failures), None)
     status = "failed" if ended else "incomplete" if failures or not_run else "ok"
     warnings = [{"cell": cell.index, "line": cell.warning} for cell in cells if cell.warning]
@@ -320,9 +319,8 @@ def _execute(job: Job, deadline: float, place: int) -> dict[str, Any] | None:
     except Exception as error:  # a kernel that died or never came up must not stop the other notebooks
         last = (manifest.cells(job.folder) or [manifest.Cell(0, "(before the first)", 0.0, "")])[-1]
         hint = f"(often: out of memory; what the kernel last said is in {manifest.display(job.folder / KERNEL_LOG)})"
-        hint = (
-            "(make room or choose another --output; the same command continues)" if isinstance(error, OSError) else hint
-        )
+        if isinstance(error, OSError):
+            hint = "(make room or choose another --output; the same command continues)"
         return _error(last.index, last.source, type(error).__name__, f"{error} {hint}")
     return None
 

@@ -26,6 +26,7 @@ from nngpt_lab.ground.files import replacing
 from nngpt_lab.ground.hashing import sha256_file, sha256_json
 
 FILENAME, EXECUTED = "manifest.json", "executed.ipynb"
+LEDGER = "ledger.sqlite"  # what a run continues by
 RESULTS = (FILENAME, EXECUTED, "executed.html", "contents.json", "tables", "figures")  # what a new run replaces
 SOURCES = ("*.py", "*.toml", "*.txt", "*.md", "*.sql")  # what a result depends on: code, claims, prompts
 FOLDERS = re.compile(r"(?<![\w.>~:/])/(?:[^\s/'\"]+/)+")  # of an absolute path inside a text; not of a URL or of 1/2

@@ -23,7 +23,6 @@ from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.not_run import go_on
 from nngpt_lab.records.profiles import Profile, get_profile
 
-LEDGER = "ledger.sqlite"
 PNG_DPI = 150
 SVG_SALT = "nngpt-lab"  # fixed, so that the same figure gives the same file
 
@@ -70,7 +69,7 @@ class Results:
     @property
     def ledger_file(self) -> Path:
         """Where the run's ledger lies, which a repeated run continues: what it holds is not computed again."""
-        return self.folder / LEDGER
+        return self.folder / manifest.LEDGER
 
     @property
     def not_run(self) -> bool:

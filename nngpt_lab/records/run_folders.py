@@ -135,7 +135,7 @@ def adopt(folder: Path, run: str, own: Mapping[str, Any]) -> None:
         run: its name, if no manifest says whose run it was: most likely this one's, which then continues.
         own: the notebook's own parameters, from which a run's name leaves out what is the same.
     """
-    if not any((folder / part).exists() for part in (*manifest.RESULTS, "ledger.sqlite")):
+    if not any((folder / part).exists() for part in (*manifest.RESULTS, manifest.LEDGER)):
         return
     if record := manifest.read(folder):
         known = record.get("parameters", {})
