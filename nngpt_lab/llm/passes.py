@@ -100,8 +100,9 @@ def cut(examples: Sequence[Example], tokens: int, vocabulary: int) -> Iterator[l
 
 
 def card_bytes(device: torch.device) -> int:
-    """All memory of a CUDA device, whatever is in use."""
-    return torch.cuda.mem_get_info(device)[1]
+    """The memory of a CUDA device that this process may take, whatever is in use."""
+    part = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1)(device.index)  # torch 2.8 and later
+    return int(part * torch.cuda.mem_get_info(device)[1])
 
 
 def most_tokens(config: PretrainedConfig, total: int, weights: int, checkpointing: bool) -> int:

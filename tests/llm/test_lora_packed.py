@@ -390,6 +390,14 @@ def test_the_memory_of_a_designs_tuning_is_asked_before_any_work(monkeypatch):
     lab.check(paper_b.DEMO, "cpu")
 
 
+def test_a_process_that_shares_the_card_counts_its_own_part_of_the_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 0.25, raising=False)
+    assert passes.card_bytes(torch.device("cuda")) == 20 * GIB
+    monkeypatch.delattr(torch.cuda, "get_per_process_memory_fraction")  # before torch 2.8
+    assert passes.card_bytes(torch.device("cuda")) == 80 * GIB
+
+
 # --- on a GPU ---------------------------------------------------------------------------------------------------------
 
 

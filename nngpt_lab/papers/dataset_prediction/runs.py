@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -85,7 +86,8 @@ def run_design(
 
     Args:
         results: its folder gets a folder ``datasets`` with one folder per run.
-        workers: processes of one thread each; 1 runs all in this one, and so does a GPU.
+        workers: processes of one thread each; 1 runs all in this one. On a GPU each loads a model of its own and has
+            an equal part of the card's memory.
 
     Raises:
         UsageError, DataError: a model or the memory for it is missing; before any work.
@@ -106,10 +108,10 @@ def run_design(
         jobs.append((coder, replace(NETWORKS, seed=seed), parts))
     jobs.sort(key=lambda job: not _telling(design, job[1], seeds))
     common = (design, questions, code, results.folder / "datasets", device, four_bit)
-    calls = [delayed(_run)(*common, *job) for job in jobs]
+    part = 1 / workers if device.startswith("cuda") else None
+    calls = [delayed(_run)(*common, *job, part) for job in jobs]
     calls += [delayed(_answer_baselines)(design, questions, code, place) for place in places]
-    # On a GPU every process would hold a model of its own
-    made = Parallel(n_jobs=1 if device.startswith("cuda") else workers, return_as="generator")(calls)
+    made = Parallel(n_jobs=workers, return_as="generator")(calls)
     tables = list(tqdm(noted(made, "runs", len(calls)), "runs", total=len(calls), leave=False, disable=None))
     done, baselines = tables[: len(jobs)], tables[len(jobs) :]
     answers: list[pd.DataFrame] = []
@@ -157,8 +159,11 @@ def _run(
     coder: str,
     this: Run,
     parts: Parts | None,
+    part_of_card: float | None,
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Answers of one run, and those with altered inputs where the design wants them; ``parts`` None: as divided."""
+    if part_of_card is not None:
+        torch.cuda.set_per_process_memory_fraction(part_of_card, torch.device(device).index)
     with one_thread() if device == "cpu" else contextlib.nullcontext():
         lab = Lab(design, _load(coder, device, four_bit), folder, questions, code, progress=False)
         parts = parts or divide(design, questions, this)
