@@ -35,7 +35,7 @@ from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground import paths, progress
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.isolation import described
-from nngpt_lab.ground.processes import side_by_side
+from nngpt_lab.ground.processes import carried, side_by_side
 from nngpt_lab.parameters import OWN_OPTIONS, check_names, check_values, convert, read_notebook, read_parameters
 from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import Profile, get_profile
@@ -153,10 +153,7 @@ def run_notebooks(
 
 def at_a_time(notebooks: int) -> int:
     """How many notebooks this machine carries at a time: as it has cores, and GiB of free memory for each."""
-    import psutil
-
-    free = psutil.virtual_memory().available / 2**30
-    return max(1, min(notebooks, manifest.usable_cores(), int(free // NOTEBOOK_GIB)))
+    return carried(min(notebooks, manifest.usable_cores()), NOTEBOOK_GIB)
 
 
 def prepare(

@@ -1,4 +1,4 @@
-"""One function on many items, on all cores; or a few long calls side by side."""
+"""One function on many items, on all cores; or a few long calls side by side, as many as the machine carries."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def in_processes(
     parallel = Parallel(n_jobs=-1 if len(items) > few else 1, batch_size=64, return_as="generator")
     results = parallel(delayed(function)(item) for item in items)
     return iter(tqdm(results, title, len(items), disable=None, leave=False))
+
+
+def carried(most: int, gib: float) -> int:
+    """How many processes this machine carries at a time, up to ``most``: it has so many GiB of free memory for each."""
+    import psutil
+
+    return max(1, min(most, int(psutil.virtual_memory().available / 2**30 // gib)))
 
 
 def side_by_side(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +16,13 @@ from tqdm import tqdm
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.pool import Pool, open_pool
 from nngpt_lab.candidates.proxy import Proxy, prepare
-from nngpt_lab.ground import isolation
+from nngpt_lab.ground import isolation, progress
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.processes import carried, side_by_side
 from nngpt_lab.ground.progress import noted
 from nngpt_lab.llm import lora, models
+from nngpt_lab.llm.catalogue import GIB
 from nngpt_lab.llm.models import Coder, one_thread
 from nngpt_lab.llm.server_engine import Server
 from nngpt_lab.sandbox.parent import layers_here
@@ -26,6 +30,8 @@ from nngpt_lab.sandbox.status import VALID
 from nngpt_lab.study.design import Arm, Design, LoopDesign
 from nngpt_lab.study.run_state import RunState
 
+ALONE = 2  # workers of a run that goes on beside others: their candidates, while its model writes and is tuned
+RUN_GIB = 2  # of memory for each such run, beside a model, its gradients and optimizer
 D = TypeVar("D", bound=Design)
 L = TypeVar("L", bound=LoopDesign)
 
@@ -134,6 +140,42 @@ def open_bench(
     coder = coder or models.load(design.coder, device, four_bit=design.four_bit)
     with open_pool(proxy, workers) as pool, one_thread():
         yield Bench(design, coder, Path(folder), proxy, pool, ledger, published, progress=progress)
+
+
+def run_ahead(lab: Bench, open_lab: Callable, run: Callable[..., Any], calls: Sequence[tuple], workers: int) -> None:
+    """Let runs that do not need each other go on side by side, on a CPU with workers for two or more.
+
+    A run alone keeps few cores busy, since one step waits for another. What runs make lies in ledger and folders, where
+    whoever repeats them one by one finds it: so nothing is returned, and with fewer workers nothing is done.
+
+    Args:
+        lab: whose ledger, folder and device they share.
+        open_lab: opens a lab like it; ``run`` takes that and a call's values but for the first, which is its design.
+            Both are functions of a module, as each call has a process of its own.
+    """
+    if isinstance(lab.coder, Server) or lab.proxy.device.startswith("cuda"):
+        return  # one model serves all
+    weights = sum(value.nbytes for value in lab.coder.model.parameters()) / GIB
+    together = carried(min(len(calls), workers // ALONE), RUN_GIB + 3 * weights)
+    if together < 2:
+        return
+    alone = functools.partial(_alone, open_lab, run, lab.ledger.path, lab.folder, lab.proxy.device, workers // together)
+    ended = noted(side_by_side(alone, calls, together), "runs", len(calls))
+    for _ in tqdm(ended, "runs", len(calls), leave=False, disable=None if lab.progress else True):
+        pass
+
+
+def _alone(
+    open_lab: Callable, run: Callable[..., Any], file: Path, folder: Path, device: str, workers: int, *call: Any
+) -> None:
+    """A call of :func:`run_ahead`, in its own process."""
+    os.environ.pop(progress.VARIABLE, None)  # how far all are is for the parent to say
+    design, *rest = call
+    with (
+        Ledger(file) as ledger,
+        open_lab(design, ledger, folder, device=device, workers=workers, progress=False) as lab,
+    ):
+        run(lab, *rest)
 
 
 class Run:

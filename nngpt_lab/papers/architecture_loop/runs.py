@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pandas as pd
 
@@ -21,6 +20,7 @@ from nngpt_lab.statistics import intervals
 from nngpt_lab.study.comparison import RESULT
 from nngpt_lab.study.design import describe
 from nngpt_lab.study.estimate import Work, of_a_loop
+from nngpt_lab.study.lab import run_ahead
 from nngpt_lab.study.samples import LOOP
 
 TRANSFER = {  # protocol of the loop -> data sets of the transfer, and how many images of each are trained on
@@ -79,15 +79,18 @@ def run_arms(
         for dataset, _ in TRANSFER[design.protocol] if lab.proxy.gpu else ():
             images.load(dataset)  # what cannot be had is told now, not after the loop
         base = sample_base_model(lab)
-        limits, tables = thresholds(design, base), []
-        quotas: dict[int, Any] = {}
-        for arm in arms:
-            for seed in seeds:
-                quota = quotas.get(seed, ()) if arm.choice == "random" else ()
-                tables.append(loop.run(lab, arm, seed, limits[0], quota))
-                if arm == ARMS["loop"]:
-                    quotas[seed] = tables[-1].groupby("cycle")["passed"].sum().tolist()
-        candidates, samples = pd.concat(tables, ignore_index=True), min(transfer_to, design.samples)
+        limits = thresholds(design, base)
+        quotas: dict[int, list[int]] = {}  # networks of each cycle that the loop chose, by seed
+        done: dict[tuple[Arm, int], pd.DataFrame] = {}
+        for random in (False, True):  # who chooses as many at random comes after the loop
+            todo = [(arm, seed) for arm in arms if (arm.choice == "random") is random for seed in seeds]
+            asked = {(arm, seed): (limits[0], quotas.get(seed, ()) if random else ()) for arm, seed in todo}
+            run_ahead(lab, open_lab, loop.run, [(design, *one, *asked[one]) for one in todo], workers)
+            done |= {(arm, seed): loop.run(lab, arm, seed, *asked[arm, seed]) for arm, seed in todo}
+            loops = {seed: table for (arm, seed), table in done.items() if arm == ARMS["loop"]}
+            quotas = {seed: table.groupby("cycle")["passed"].sum().tolist() for seed, table in loops.items()}
+        candidates = pd.concat([done[arm, seed] for arm in arms for seed in seeds], ignore_index=True)
+        samples = min(transfer_to, design.samples)
         moved = _transfer(lab, seeds, samples, workers) if ARMS["loop"] in arms and samples else pd.DataFrame()
         codes = ledger.table("codes").set_index("hash")["code"].to_dict()
         return LoopRuns(candidates, base, limits, moved, codes, lab.corpus)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -29,11 +30,13 @@ from nngpt_lab.llm import models
 from nngpt_lab.llm.recipe import PROJECTIONS
 from nngpt_lab.llm.server_engine import Server
 from nngpt_lab.papers.augmentation_search import loop
+from nngpt_lab.papers.augmentation_search.archive import start_archive
 from nngpt_lab.papers.augmentation_search.design import ARMS, DEMO, GPU, PAPER, SMOKE, Arm, Design
 from nngpt_lab.papers.augmentation_search.lab import Lab, open_lab
 from nngpt_lab.papers.augmentation_search.prompting_tables import setting
 from nngpt_lab.papers.augmentation_search.rationales import STYLES, answer
 from nngpt_lab.records.results import Results
+from nngpt_lab.study.lab import run_ahead
 
 log = logging.getLogger(__name__)
 
@@ -192,16 +195,20 @@ def run_study(
     results: Results, study: Study, seeds: Sequence[int], workers: int, coder: models.Coder
 ) -> list[pd.DataFrame]:
     """The answers of one model, a table per arm and seed; columns as of :func:`run_studies`."""
-    folder, device = results.folder / "loops", results.profile.device
     todo = [(*arm, seed) for arm in arms(study) for seed in seeds]
+    calls = [(design, ARMS["loop" if tuned else "no tuning"], seed) for _, _, tuned, design, seed in todo]
+    options: dict[str, Any] = {"device": results.profile.device, "workers": workers, "coder": coder}
     with (
         Ledger(results.ledger_file) as ledger,
-        open_lab(study.design, ledger, folder, device=device, workers=workers, coder=coder) as lab,
+        open_lab(study.design, ledger, results.folder / "loops", **options) as lab,
     ):
-        tables = []
-        for style, shots, tuned, design, seed in (bar := tqdm(todo, lab.coder.name, leave=False, disable=None)):
+        for seed in seeds:
+            start_archive(lab, seed)  # is scored once, for all runs
+        run_ahead(lab, open_lab, loop.run, calls, workers)
+        tables, bar = [], tqdm(zip(todo, calls, strict=True), lab.coder.name, len(todo), leave=False, disable=None)
+        for (style, shots, tuned, _, seed), (design, arm, _) in bar:
             bar.set_postfix_str(f"{style}, {setting(shots, tuned)}, seed {seed}")
-            own, arm = replace(lab, design=design), ARMS["loop" if tuned else "no tuning"]
+            own = replace(lab, design=design)
             rows = loop.run(own, arm, seed)
             about = {"model": lab.coder.name, "style": style, "shots": shots, "tuned": tuned, "seed": seed}
             rows = rows.assign(**about, limit=design.decoding.max_new_tokens, text=_texts(own, arm, seed))

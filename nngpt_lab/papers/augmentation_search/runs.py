@@ -18,6 +18,7 @@ from nngpt_lab.papers.augmentation_search.generator import POLICIES
 from nngpt_lab.papers.augmentation_search.lab import Lab, open_lab
 from nngpt_lab.records.results import Results
 from nngpt_lab.study.estimate import Work, of_a_loop
+from nngpt_lab.study.lab import run_ahead
 
 FRESH = 1000  # seeds from here on score what was selected with smaller ones
 
@@ -62,8 +63,10 @@ def run_arms(
         Ledger(results.ledger_file) as ledger,
         open_lab(design, ledger, results.folder / "live", device=device, workers=workers) as lab,
     ):
-        tables = [loop.run(lab, arm, seed) for arm in arms for seed in seeds]
         start = [start_archive(lab, seed).assign(seed=seed) for seed in seeds]
+        calls = [(design, arm, seed) for arm in arms for seed in seeds]
+        run_ahead(lab, open_lab, loop.run, calls, workers)
+        tables = [loop.run(lab, arm, seed) for _, arm, seed in calls]
         limits = {seed: threshold(design, archive) for seed, archive in zip(seeds, start, strict=True)}
         candidates, start = pd.concat(tables, ignore_index=True), pd.concat(start, ignore_index=True)
         codes = ledger.table("codes").set_index("hash")["code"].to_dict()

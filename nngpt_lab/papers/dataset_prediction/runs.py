@@ -108,8 +108,8 @@ def run_design(
         jobs.append((coder, replace(NETWORKS, seed=seed), parts))
     jobs.sort(key=lambda job: not _telling(design, job[1], seeds))
     common = (design, questions, code, results.folder / "datasets", device, four_bit)
-    part = 1 / workers if device.startswith("cuda") else None
-    calls = [delayed(_run)(*common, *job, part) for job in jobs]
+    of_card = 1 / workers if device.startswith("cuda") else None
+    calls = [delayed(_run)(*common, *job, of_card) for job in jobs]
     calls += [delayed(_answer_baselines)(design, questions, code, place) for place in places]
     made = Parallel(n_jobs=workers, return_as="generator")(calls)
     tables = list(tqdm(noted(made, "runs", len(calls)), "runs", total=len(calls), leave=False, disable=None))
