@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "nngpt_lab"
 FLOORS = (  # from the roof down
-    ("cli", "doctor", "parameters", "report", "runner", "__main__"),
+    ("cli", "compare", "doctor", "new_notebook", "parameters", "registry", "report", "runner", "scoring", "__main__"),
     (
         "papers.architecture_loop",
         "papers.augmentation_search",
@@ -31,7 +31,7 @@ FLOORS = (  # from the roof down
     ("ground",),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
-VERBS = "cli, runner, parameters, report, doctor"  # the roof is one box, since its files know each other
+VERBS = "cli, runner, scoring, compare, report, doctor"  # the roof is one box, since its files know each other
 ROWS = ((VERBS,), *FLOORS[1:])
 STEP = (0, 0.25, 0, 0.5, 0.27, 0.74, 0)  # from room to room along each row: unequal, so that arrows miss the boxes
 

@@ -33,12 +33,13 @@ EPILOG = """\b
 Start here:
   nngpt-lab demo                                 everything, about nine minutes
   nngpt-lab run 03 --profile demo -p seeds 10    one notebook, one parameter changed
+  nngpt-lab score my_network.py                  a network of your own: sound, how good, new?
   nngpt-lab doctor                               what this machine can do
 
 \b
 Exit codes:
   0    done
-  1    a notebook, or a figure or table of it, failed; the rest ran, and what it did is kept
+  1    a notebook, a figure, a table or a scored file failed; the rest ran, and what it did is kept
   2    bad input: nothing was started
   3    published data cannot be had
   4    another process is working in the same folder
@@ -169,6 +170,67 @@ def run(
     own = {"device": device, "isolation": isolation}
     given = dict(parameters) | {name: value for name, value in own.items() if value is not None}
     stop_if_failed(runner.run_notebooks(chosen, profile, seed, given, output, force, on_done=tell, minutes=minutes))
+
+
+@cli.command(short_help="Check and score networks and augmentations of your own.")
+@click.argument("place", metavar="FILE|FOLDER")
+@click.option("--protocol", default="digits", show_default=True, metavar="NAME", help="What a score means.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Trainings each.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="The first one.")
+@click.option("--net", metavar="NAME", help="The class or function that is the network, where it cannot be told.")
+@click.option("--no-novelty", is_flag=True, help="Do not look for the nearest published source.")
+@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda|cuda:N", help="Train there.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Files trained at a time.")
+@click.option("--ledger", metavar="FILE", help="Where scores are kept.  [default: in the user's cache]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--isolation", type=click.Choice(list(isolation.CHOICES)), help="As of run.")
+def score(
+    place: str,
+    protocol: str,
+    seeds: int,
+    seed: int,
+    net: str | None,
+    no_novelty: bool,
+    device: str,
+    workers: int | None,
+    ledger: str | None,
+    as_json: bool,
+    isolation: str | None,
+) -> None:
+    """Check, train and score Python files: networks under LEMUR's contract, plain nn.Module classes, and functions
+    transform(norm).
+
+    Of each: its status, its accuracy with an interval over the seeds, its weights, the nearest published source by
+    Jaccard index in each canonical form, and calls that ask for pretrained weights. Nothing is imported here: the code
+    runs in the sandbox alone. Exits with 1 when a file has no score. What was scored once is not trained again.
+    """
+    from nngpt_lab import scoring
+    from nngpt_lab.ground import isolation as confinement
+
+    confinement.choose(isolation or "minimum")
+    book = Path(ledger).expanduser() if ledger else paths.cache_folder() / "scores" / "ledger.sqlite"
+    options: dict[str, Any] = {"net": net, "device": device, "workers": workers, "novelty": not no_novelty}
+    rows = scoring.score(scoring.python_files(place), protocol, range(seed, seed + seeds), book, **options)
+    click.echo(scoring.as_json(rows) if as_json else "\n".join(line for row in rows for line in row.lines()))
+    if any(row.status != "ok" for row in rows):
+        raise SystemExit(1)
+
+
+@cli.command(short_help="Which files of a folder are new, and what the others repeat.")
+@click.argument("place", metavar="FILE|FOLDER")
+@click.option("--against", metavar="FOLDER", help="Compare with these, instead of what was published.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def novelty(place: str, against: str | None, as_json: bool) -> None:
+    """Compare Python files with LEMUR (networks) or paper A's functions (augmentations), and with each other.
+
+    In each of four canonical forms: the nearest source by Jaccard index, and whether it is a near copy at that form's
+    published threshold. Nothing is run. The first call compiles LEMUR's forms, for about two minutes.
+    """
+    from nngpt_lab import scoring
+
+    sources = scoring.python_files(place)
+    rows = scoring.novelty(sources, scoring.indices(scoring.python_files(against)) if against else None)
+    click.echo(scoring.as_json(rows) if as_json else "\n".join(scoring.novelty_lines(rows)))
 
 
 @cli.command(short_help="Fetch the published data ahead of time.")

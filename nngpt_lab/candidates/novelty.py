@@ -92,6 +92,8 @@ STRUCTURE = NoveltySettings("structure", shingle=1, permutations=256, lsh_thresh
 """nn-dup's structural stage (``JACCARD_THRESH_STRUCT`` 0.90), with our rename-proof fingerprint as a bag."""
 CAREFUL = replace(PAPER_B, lsh_threshold=0.75)
 """Paper B's decision without the duplicates that its retrieval misses; not a published setting."""
+EACH_FORM = {rule.form: rule for rule in (AUTHORS_LOOP, PAPER_B, replace(PAPER_B, form="ast_nameless"), STRUCTURE)}
+"""A setting for each canonical form, whose own threshold says what is a duplicate there."""
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,16 @@ class NoveltyIndex:
         if not match.duplicate:
             self._add(name, sketched)
         return match
+
+    def nearest(self, code: str) -> Match:
+        """The nearest of all sources by exact Jaccard index, however far it is: LSH is not asked. O(sources)."""
+        if not self._sketches:
+            return Match(None, 0.0, 0.0, exact=True, duplicate=False)
+        query = sketch_code(code, self.settings)
+        counted = jaccard(query.shingles, [known.shingles for known in self._sketches])
+        best = int(np.argmax(counted))
+        estimated, value = float((self._sketches[best].signature == query.signature).mean()), float(counted[best])
+        return Match(self._names[best], value, estimated, True, value >= self.settings.jaccard_threshold)
 
     def match(self, query: Sketch) -> Match:
         """As :meth:`query`, for a sketch made with the same settings."""

@@ -201,3 +201,21 @@ PROTOCOLS = Named(
 def get_protocol(name: str) -> Protocol:
     """The protocol of that name; a UsageError that names the nearest one if there is none."""
     return PROTOCOLS[name]
+
+
+TWINS = {"digits": "digits-augmentation", "digits-loop": "digits-augmentation-loop", "paper-b": "paper-a"}
+"""Protocols on the same images: for architectures, and for augmentations."""
+
+
+def protocol_for(name: str, kind: Kind) -> Protocol:
+    """The protocol of that name, or where it is for candidates of the other kind, its twin.
+
+    UsageError if there is none of the name, or it has no twin.
+    """
+    protocol, twins = get_protocol(name), TWINS | {twin: own for own, twin in TWINS.items()}
+    if protocol.kind == kind:
+        return protocol
+    if name in twins:
+        return get_protocol(twins[name])
+    own = ", ".join(each.name for each in PROTOCOLS.values() if each.kind == kind)
+    raise UsageError(f"protocol {name!r} does not score {kind.value}s", f"use one of {own}")

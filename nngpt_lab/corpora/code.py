@@ -183,3 +183,32 @@ def tidy(code: str) -> str:
     tree = parse(code)
     strip_docstrings(tree)
     return ast.unparse(tree)
+
+
+LOADERS = ("load_state_dict", "load_state_dict_from_url", "from_pretrained", "torch.load", "torch.hub.load", "hub.load")
+
+
+def weight_loads(code: str) -> list[str]:
+    """Calls that would give a network weights which it has not learnt here, each as ``line N: call``.
+
+    Such are loaders (:data:`LOADERS`), ``pretrained=`` that is not False, 0 or None, and ``weights=`` with a text or a
+    member of a torchvision enumeration. Empty for what does not parse.
+    """
+    try:
+        calls = [node for node in ast.walk(parse(code)) if isinstance(node, ast.Call)]
+    except UNREADABLE:
+        return []
+    found = [(call.lineno, ast.unparse(call)) for call in calls if _loads(call)]
+    return [f"line {line}: {text[:80]}" for line, text in sorted(found)]
+
+
+def _loads(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    if any(name == loader or name.endswith(f".{loader}") for loader in LOADERS):
+        return True
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    asked, weights = given.get("pretrained"), given.get("weights")
+    if asked is not None and not (isinstance(asked, ast.Constant) and not asked.value):
+        return True
+    is_text = isinstance(weights, ast.Constant) and isinstance(weights.value, str)
+    return is_text or (isinstance(weights, ast.Attribute) and "Weights" in ast.unparse(weights))

@@ -20,6 +20,7 @@ from nngpt_lab.candidates import canonical, novelty
 from nngpt_lab.candidates.novelty import (
     AUTHORS_LOOP,
     CAREFUL,
+    EACH_FORM,
     PAPER_B,
     NoveltyIndex,
     NoveltySettings,
@@ -27,6 +28,7 @@ from nngpt_lab.candidates.novelty import (
     jaccard,
     minhash,
     shingle_hashes,
+    sketch_code,
 )
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.papers.architecture_loop.novelty_audit import sensitivity
@@ -380,3 +382,24 @@ def test_sensitivity_is_greedy_keep_first():
         assert row.kept == pytest.approx(len(kept), abs=1) and row.share_kept == row.kept / len(codes)
     assert (table.loc[table["form"] == "structure", "fell_back"] == 60).all()  # bags of words do not parse
     assert (table["seconds"] > 0).all()
+
+
+@pytest.mark.parametrize("form", EACH_FORM)
+def test_the_nearest_is_counted_however_far_it_is(form):
+    index = NoveltyIndex(EACH_FORM[form])
+    assert (index.nearest("x = 1").nearest, index.nearest("x = 1").duplicate) == (None, False)
+    codes = {
+        name: "\n".join(
+            ["import torch.nn as nn", *(f"y = nn.Linear({i}, {i + 1})(x)" for i in range(start, start + 40))]
+        )
+        for name, start in (("far", 900), ("near", 20), ("query", 0))
+    }
+    query = codes.pop("query")
+    index.add_many(codes, codes.values())
+    sets = {name: set(sketch_code(code, index.settings).shingles.tolist()) for name, code in codes.items()}
+    own = set(sketch_code(query, index.settings).shingles.tolist())
+    best = max(sets, key=lambda name: len(own & sets[name]) / len(own | sets[name]))
+    match = index.nearest(query)
+    assert match.exact
+    assert match.jaccard == len(own & sets[best]) / len(own | sets[best])
+    assert index.nearest(codes["far"]).jaccard == 1

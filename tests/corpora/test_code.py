@@ -224,3 +224,27 @@ def test_parsing_in_threads_leaves_the_filters_of_warnings_alone(monkeypatch):
         code.parse("x = '\\d'")
         warnings.warn("an odd escape in our own code", SyntaxWarning, stacklevel=1)
     assert [str(one.message) for one in told] == ["an odd escape in our own code"]
+
+
+@pytest.mark.parametrize(
+    ("call", "loads"),
+    [
+        ("torch.load('w.pt')", True),
+        ("self.load_state_dict(torch.hub.load_state_dict_from_url(url))", True),
+        ("models.resnet18(pretrained=True)", True),
+        ("timm.create_model('x', pretrained=prm['pretrained'])", True),
+        ("models.resnet18(weights='DEFAULT')", True),
+        ("models.resnet18(weights=models.ResNet18_Weights.DEFAULT)", True),
+        ("AutoModel.from_pretrained('x')", True),
+        ("models.resnet18(weights=None, pretrained=False)", False),
+        ("nn.CrossEntropyLoss(weight=w)", False),
+        ("json.load(file)", False),
+        ("f(weights=self.weights)", False),
+    ],
+)
+def test_calls_that_ask_for_weights_learnt_elsewhere(call, loads):
+    assert code.weight_loads(f"x = 1\ny = {call}")[:1] == [f"line 2: {call}"] * loads
+
+
+def test_what_does_not_parse_loads_nothing():
+    assert code.weight_loads("torch.load(") == []

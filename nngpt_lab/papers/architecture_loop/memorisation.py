@@ -18,7 +18,7 @@ from nngpt_lab.candidates import canonical, novelty
 from nngpt_lab.corpora.code import UNREADABLE, describe, no_collection, parse
 from nngpt_lab.ground.errors import UsageError
 
-SHINGLES = {"raw_tokens": 7, "nn_dup": 10, "ast_nameless": 10, "structure": 1}
+SHINGLES = {form: rule.shingle for form, rule in novelty.EACH_FORM.items()}
 """Tokens in a shingle by form: the authors' loop, paper B, ours beside it, and a bag."""
 PART = 500  # corpus networks in one process at a time
 
