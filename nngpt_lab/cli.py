@@ -257,6 +257,52 @@ def report(folder: str | None, profile: str) -> None:
     click.echo(f"report  {build_report(paths.results_folder(profile, folder))}")
 
 
+@cli.command(short_help="List the runs that are there.")
+@click.argument("folder", required=False)
+@click.option("--profile", default="demo", show_default=True, metavar="|".join(PROFILES), help="Of this profile.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def runs(folder: str | None, profile: str, as_json: bool) -> None:
+    """List the runs in FOLDER, or else in results/PROFILE: status, start, seconds, and what was given. The newest that
+    finished of each notebook has a star."""
+    from nngpt_lab import compare
+
+    get_profile(profile)
+    place = paths.results_folder(profile, folder)
+    table = compare.all_runs(place)
+    if as_json:
+        click.echo(table.to_json(orient="records", indent=1))
+    elif table.empty:
+        raise UsageError(f"there are no runs in {place}", "run `nngpt-lab demo` first, or name a results folder")
+    else:
+        click.echo("\n".join(compare.aligned(table)))
+
+
+@cli.command("compare", short_help="Two runs side by side.")
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--profile", default="demo", show_default=True, metavar="|".join(PROFILES), help="Where names are sought."
+)
+@click.option("--html", metavar="FILE", help="Where the page goes.  [default: compare.html in the second run's folder]")
+def compare_runs(a: str, b: str, profile: str, html: str | None) -> None:
+    """Compare two runs: parameters, verdicts, numbers with the difference's interval, figures.
+
+    A and B are folders, or names as `nngpt-lab runs` lists them; a notebook's name stands for its newest run.
+
+    \b
+    Examples:
+      nngpt-lab compare 01_memorization_to_creativity/seed-0 01_memorization_to_creativity/seed-1
+      nngpt-lab compare results/reference/demo/03_code_to_prediction results/demo/03_code_to_prediction
+    """
+    from nngpt_lab import compare
+
+    get_profile(profile)
+    first, second = (compare.find_run(name, paths.results_root() / profile) for name in (a, b))
+    found = compare.compare(first, second)
+    click.echo("\n".join(compare.lines(found)))
+    click.echo(f"page  {compare.write_page(found, Path(html).expanduser() if html else second / 'compare.html')}")
+
+
 @cli.command(short_help="Free the disk of runs that newer ones have replaced.")
 @click.argument("folder", required=False)
 @click.option("--profile", default="demo", show_default=True, metavar="|".join(PROFILES), help="Prune this profile.")

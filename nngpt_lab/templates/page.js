@@ -11,8 +11,9 @@ if (remembered.get()) root.dataset.theme = remembered.get(); // before the first
 
 document.addEventListener("DOMContentLoaded", () => {
   themeSwitch(document.getElementById("theme"));
+  document.querySelectorAll("table.claims, table.sortable").forEach(sortable);
   const table = document.querySelector("table.claims");
-  if (table) { sortable(table); filterable(table); }
+  if (table) filterable(table);
   addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
 });
 
@@ -41,9 +42,12 @@ function sortable(table) {
   }));
 }
 
+// A cell's own key, or else its text, whose first number counts where it begins with one: "1,234 [1, 2]" is 1234.
 function key(row, column) {
-  const text = row.cells[column].dataset.key;
-  return text === "" || Number.isNaN(Number(text)) ? text : Number(text);
+  const cell = row.cells[column];
+  const text = cell.dataset.key ?? cell.textContent.trim();
+  const number = cell.dataset.key === undefined ? (/^[-−]?[\d,]*\.?\d+(e[-+]?\d+)?(?=$|[\s\u202f])/.exec(text) || [text])[0].replaceAll(",", "") : text;
+  return number === "" || Number.isNaN(Number(number)) ? text : Number(number);
 }
 
 function compare(a, b, order) {
