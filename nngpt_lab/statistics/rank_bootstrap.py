@@ -7,6 +7,8 @@ drawn rows themselves, ties included, not an approximation.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from nngpt_lab.statistics import intervals
@@ -16,25 +18,30 @@ AT_ONCE = 500  # resamples; 3,000 units take 12 MB a matrix
 
 
 def rank_bootstrap(
-    pairs: np.ndarray, rng: np.random.Generator, resamples: int, clusters: np.ndarray | None = None
+    pairs: np.ndarray,
+    rng: np.random.Generator,
+    resamples: int,
+    clusters: np.ndarray | None = None,
+    names: Sequence[str] = ("spearman", "kendall", "top_decile_kept"),
 ) -> dict[str, Estimate]:
     """Spearman's and Kendall's correlation of the two columns of ``pairs``, shape (n, 2), and the share of the best
     tenth by the first that is among the best tenth by the second, with percentile intervals over the same resamples.
 
-    With ``clusters`` (one label per row) whole clusters are resampled. Keys: spearman, kendall, top_decile_kept. Cost:
-    O(resamples * n**2) in one product of matrices.
+    With ``clusters`` (one label per row) whole clusters are resampled. ``names``: which of the three. Cost:
+    O(resamples * n), but for Kendall's, which takes O(resamples * n**2) in one product of matrices.
     """
-    names = ("spearman", "kendall", "top_decile_kept")
     if not len(pairs):
         return dict.fromkeys(names, Estimate(np.nan, np.nan, np.nan, 0))
-    values = (intervals.spearman(pairs), intervals.kendall(pairs), intervals.top_share_kept(pairs))
     _, code = np.unique(np.arange(len(pairs)) if clusters is None else np.asarray(clusters), return_inverse=True)
     k, draws = code.max() + 1, []
     for start in range(0, resamples, AT_ONCE):
         counts = intervals.resample_counts(rng, k, min(AT_ONCE, resamples - start))[:, code]
-        draws.append(np.stack([spearmans(pairs, counts), kendalls(pairs, counts), tops_kept(pairs, counts)]))
+        draws.append(np.stack([STATISTICS[name][1](pairs, counts) for name in names]))
     ends = map(intervals.percentile_interval, np.concatenate(draws, axis=1))
-    return {name: Estimate(value, *bounds, len(pairs)) for name, value, bounds in zip(names, values, ends, strict=True)}
+    return {
+        name: Estimate(STATISTICS[name][0](pairs), *bounds, len(pairs))
+        for name, bounds in zip(names, ends, strict=True)
+    }
 
 
 def spearmans(pairs: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -85,3 +92,11 @@ def _group_counts(column: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, n
     order = np.argsort(group_of, kind="stable")
     starts = np.searchsorted(group_of[order], np.arange(group_of.max() + 1))
     return np.add.reduceat(counts[:, order], starts, axis=1), group_of
+
+
+STATISTICS: dict[str, tuple[Callable[[np.ndarray], float], Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
+    "spearman": (intervals.spearman, spearmans),
+    "kendall": (intervals.kendall, kendalls),
+    "top_decile_kept": (intervals.top_share_kept, tops_kept),
+}
+"""Of the pairs themselves, and of all resamples at once."""

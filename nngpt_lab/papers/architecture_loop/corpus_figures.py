@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -9,7 +11,17 @@ from matplotlib.figure import Figure
 
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.papers.architecture_loop.lemur_overview import CYCLES
-from nngpt_lab.statistics.plots import legend_right, line, name_rows, panels, points, reference_line
+from nngpt_lab.statistics.plots import (
+    legend_below,
+    line,
+    name_rows,
+    panels,
+    points,
+    reference_line,
+    rows_of,
+    side_by_side,
+    stack,
+)
 from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER, new_figure
 
 
@@ -106,50 +118,116 @@ UNIT_TITLES = {
 }
 
 
+MARKERS, DASHES = "osD^vPX", ("-", "--", "-.", ":", (0, (6, 2)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+
+
+def _dataset_looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """A marker, dashes and a colour for each data set: in print the first two tell them apart."""
+    styles = zip(sorted(table["dataset"].unique()), COLOURS, MARKERS, DASHES, strict=False)
+    return {name: {"color": colour, "marker": marker, "linestyle": dash, "label": name}
+            for name, colour, marker, dash in styles}  # fmt: skip
+
+
 def proxy_audit(audit: pd.DataFrame) -> Figure:
-    """Spearman's correlation of epoch 1 with later epochs, by data set; one panel per kind of unit."""
-    colours = dict(zip(sorted(audit["dataset"].unique()), COLOURS, strict=False))
-    figure, axes = panels(UNIT_TITLES.values(), width=13, height=4)
+    """Spearman's correlation of epoch 1 with epochs 2 and 5, a row a data set, a panel a kind of unit; n at epoch 5."""
+    names = sorted(audit["dataset"].unique())
+    figure, axes = panels(UNIT_TITLES.values(), width=11, height=4)
     for ax, unit in zip(axes, UNIT_TITLES, strict=True):
-        for i, (dataset, part) in enumerate(audit[audit["unit"] == unit].groupby("dataset")):
-            place = part["epoch"].clip(upper=6.5) + (i - 3) * 0.06  # the longest horizon stands at the right edge
-            points(ax, place, part, "spearman", color=colours[dataset], linestyle="-", label=dataset)
-        ax.set(xlabel="later epoch", xticks=[2, 3, 4, 5, 6.5], xticklabels=["2", "3", "4", "5", "longest"])
-    axes[0].set(ylabel="Spearman correlation with epoch 1", ylim=(0, 1.02))
-    legend_right(figure)
+        for epoch, shift, marker, face in ((2, -0.17, "s", "white"), (5, 0.17, "o", OURS)):
+            part = audit[(audit["unit"] == unit) & (audit["epoch"] == epoch)]
+            points(ax, rows_of(part["dataset"], names) + shift, part, "spearman", horizontal=True, color=OURS,
+                   label=f"epoch {epoch}", marker=marker, markerfacecolor=face)  # fmt: skip
+        for row, place in zip(part.itertuples(), rows_of(part["dataset"], names), strict=True):
+            ax.text(1.06, place, f"{row.n:,} / {row.clusters:,}", va="center", fontsize=8)
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set(xlim=(-0.1, 1.55), xticks=[0, 0.5, 1], xlabel="Spearman with epoch 1")
+    axes[0].text(1.06, -0.75, "networks /\nclusters", va="center", fontsize=8)
+    name_rows(axes[0], names, above=1.2)
+    legend_below(figure, axes[0])
+    return figure
+
+
+def when_to_stop(table: pd.DataFrame) -> Figure:
+    """How well the order after few epochs is that after 50 (columns of ``proxy_audit.when_to_stop``)."""
+    figure, ax = new_figure(width=8, height=4)
+    looks, epochs = _dataset_looks(table), sorted(table["epoch"].unique())
+    for (name, part), shift in zip(table.groupby("dataset"), side_by_side(len(looks), 0.09), strict=True):
+        look: dict[str, Any] = looks[name] | {
+            "label": f"{name} ({part['runs'].iloc[0]:,} / {part['clusters'].iloc[0]})"
+        }
+        points(ax, part["epoch"].map(epochs.index) + shift, part, "spearman", **look)
+    ax.set_xticks(range(len(epochs)), [f"{epoch}\n{2 * epoch} %" for epoch in epochs])
+    ax.set(xlabel="epoch, and its share of the cost of 50", ylabel="Spearman with epoch 50", ylim=(0.35, 1.01),
+           title="When the order is settled")  # fmt: skip
+    figure.legend(loc="outside right center", frameon=False, title="runs / clusters")
+    return figure
+
+
+def variance_shares(table: pd.DataFrame) -> Figure:
+    """What hyperparameters and architectures make of the variance (columns of ``what_decides.variance_shares``)."""
+    figure, ax = new_figure(width=8, height=3.6)
+    looks = {
+        "hyperparameters": {"label": "hyperparameters", "facecolor": "#bdbdbd"},
+        "architecture": {"label": "architecture", "facecolor": "#4d4d4d"},
+        "rest": {"label": "noise, and what needs both", "facecolor": "white", "edgecolor": "#8a8a8a", "hatch": "..."},
+    }
+    stack(ax, table, looks)
+    name_rows(ax, [f"{row.dataset} ({row.runs:,} runs)" for row in table.itertuples()])
+    ax.set(xlabel="variance of accuracy at epoch 5, %", xlim=(0, 100))
+    legend_below(figure)
+    return figure
+
+
+def surrogate(table: pd.DataFrame) -> Figure:
+    """How well code ranks networks within a family and of an unknown one (columns of ``what_decides.surrogate``)."""
+    figure, ax = new_figure(width=7.5, height=3.6)
+    rows = np.arange(len(table))
+    points(ax, rows - 0.15, table, "within", horizontal=True, color=OURS, label="learnt within the family")
+    points(ax, rows + 0.15, table, "across", horizontal=True, color=PAPER, marker="s", markerfacecolor="white",
+           label="learnt from all other families")  # fmt: skip
+    ax.axvline(0, color="black", linewidth=0.8)
+    name_rows(ax, [f"{row.family} ({row.n:,} / {row.clusters})" for row in table.itertuples()])
+    ax.set(xlabel="Spearman of predicted and recorded accuracy (networks / clusters)", xlim=(-0.4, 1))
+    legend_below(figure)
     return figure
 
 
 def pair_order(order: pd.DataFrame) -> Figure:
     """How often the better of two at epoch 1 is still better at epoch 5, by their gap at epoch 1."""
-    colours = dict(zip(sorted(order["dataset"].unique()), COLOURS, strict=False))
-    units = ("best_of_trials", "fixed_protocol")
-    figure, axes = panels([UNIT_TITLES[unit] for unit in units], width=10, height=4)
+    looks, units = _dataset_looks(order), ("best_of_trials", "fixed_protocol")
+    figure, axes = panels([UNIT_TITLES[unit] for unit in units], width=10, height=4.4)
     for ax, unit in zip(axes, units, strict=True):
         shown = order[(order["epoch"] == 5) & (order["unit"] == unit) & (order["pairs"] >= 100)]
-        for dataset, part in shown.groupby("dataset"):
-            gap = 100 * (part["gap_low"] + part["gap_high"]) / 2
-            points(ax, gap, part, "still_better", ends=("ci_low", "ci_high"), scale=100, color=colours[dataset],
-                   linestyle="-", label=dataset)  # fmt: skip
-        reference_line(ax, 50, "a coin", MUTED)
-        ax.set(xlabel="gap at epoch 1, points (log scale)", xscale="log", ylim=(30, 101))
-        ax.set_xticks([0.5, 1.5, 3.5, 7.5, 15, 30, 70], ["<1", "1–2", "2–5", "5–10", "10–20", "20–40", ">40"])
-        ax.minorticks_off()
+        bins = {low: place for place, low in enumerate(sorted(order["gap_low"].unique()))}
+        groups = list(shown.groupby("dataset"))
+        for (dataset, part), shift in zip(groups, side_by_side(len(groups), 0.09), strict=True):
+            points(ax, part["gap_low"].map(bins) + shift, part, "still_better", ends=("ci_low", "ci_high"), scale=100,
+                   **looks[dataset])  # fmt: skip
+        ax.axhline(50, color=MUTED, linestyle="--", linewidth=1, zorder=1)
+        ax.set(xlabel="gap at epoch 1, points", ylim=(0, 101))
+        ax.set_xticks(range(len(bins)), ["<1", "1–2", "2–5", "5–10", "10–20", "20–40", ">40"])
+    reference_line(ax, 50, "a coin", MUTED, place="right below")
     axes[0].set_ylabel("still better at epoch 5, % of pairs")
-    legend_right(figure)
+    legend_below(figure, axes[0], ncols=4)
     return figure
 
 
 def fast_learners(ranks: pd.DataFrame) -> Figure:
-    """Mean accuracy per FractalNet configuration at epoch 1 and later (columns of ``configuration_ranks``)."""
-    figure, ax = new_figure(width=7, height=4.6)
-    for colour, (blocks, rows) in zip(COLOURS, ranks.groupby("blocks"), strict=False):
+    """Mean accuracy per FractalNet configuration at epoch 1 and later (columns of ``configuration_ranks``).
+
+    Each point is a digit, its number of columns; a line joins those of equally many blocks.
+    """
+    figure, ax = new_figure(width=9, height=5.6)
+    for colour, dash, (blocks, rows) in zip(COLOURS, DASHES, ranks.groupby("blocks"), strict=False):
         rows = rows.sort_values("columns")
         first, later = 100 * rows["mean_first"], 100 * rows["mean_later"]
-        ax.plot(first, later, "o-", color=colour, linewidth=0.8, label=f"{blocks} block{'s' * (blocks > 1)}")
-        for place, columns in zip(zip(first, later, strict=True), rows["columns"], strict=True):
-            ax.annotate(columns, place, xytext=(3, 3), fontsize=8, textcoords="offset points", color=colour)
-    ax.set(xlabel="mean accuracy after epoch 1, %", ylabel="mean accuracy after epoch 5, %",
-           title="The larger the network, the later it shows (numbers: columns)")  # fmt: skip
-    ax.legend(loc="lower left")
+        ax.plot(first, later, linestyle=dash, color=colour, linewidth=1, zorder=1)
+        ax.scatter(first, later, 60, "white", linewidths=0, zorder=2)
+        for x, y, columns in zip(first, later, rows["columns"], strict=True):
+            ax.scatter(x, y, 34, "black", marker=f"${columns}$", linewidths=0.2, zorder=3)
+        left = rows["mean_first"].idxmin()
+        ax.annotate(f"{blocks} block{'s' * (blocks > 1)}", (first[left], later[left]), (-9, 0), fontsize=9,
+                    textcoords="offset points", ha="right", va="center")  # fmt: skip
+    ax.set(xlabel="mean accuracy after epoch 1, %", ylabel="mean accuracy after epoch 5, %", xlim=(0, 72),
+           title="The larger the network, the later it shows (digits: columns)")  # fmt: skip
     return figure

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 
 import pandas as pd
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportions_ztest
 
 from nngpt_lab.statistics import intervals
 
@@ -32,6 +35,25 @@ def wilson_cycles() -> pd.DataFrame:
         row = {key: cycle[key] for key in ("cycle", "generated", "trained", "mean", "best", "novel")}
         rows.append(row | valid.columns("valid") | over.columns("over_40"))
     return pd.DataFrame(rows)
+
+
+def between_cycles() -> pd.DataFrame:
+    """Rates of later recovered cycles minus those of earlier ones, from the paper's own counts.
+
+    Columns: measure, earlier, later (cycles), difference(_low, _high) in points (Newcombe), z (two-proportion z test),
+    p_holm (over all rows). Samples are taken as independent, as far as is known: one run, one seed.
+    """
+    rows, cycles = [], CYCLES.set_index("cycle")
+    for (measure, hits, of), (earlier, later) in product(
+        (("valid", "valid", "generated"), ("at least 40 %", "over_40", "trained")), ((1, 18), (18, 22), (1, 22))
+    ):
+        counts = [int(cycles.loc[cycle, name]) for cycle in (later, earlier) for name in (hits, of)]
+        difference = intervals.difference_of_proportions(*counts).scaled(100)
+        z, p = proportions_ztest(counts[::2], counts[1::2])
+        row = {"measure": measure, "earlier": earlier, "later": later} | difference.columns("difference")
+        rows.append(row | {"z": z, "p_holm": p})
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=multipletests(table["p_holm"], method="holm")[1])
 
 
 def sizes_by_family(architectures: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:

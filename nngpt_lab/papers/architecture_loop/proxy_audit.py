@@ -18,20 +18,19 @@ trained longer were mostly chosen for it, so the longest horizon speaks of that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.model_selection import KFold, cross_val_predict
-from threadpoolctl import threadpool_limits
+from sklearn.model_selection import KFold
 
 from nngpt_lab.corpora.architectures import PROTOCOL, one_run_per_epoch
 from nngpt_lab.ground.seeds import derive, generator
+from nngpt_lab.papers.architecture_loop.what_decides import explained_by_hyperparameters
 from nngpt_lab.statistics import intervals
-from nngpt_lab.statistics.rank_bootstrap import rank_bootstrap
+from nngpt_lab.statistics.rank_bootstrap import rank_bootstrap, spearmans
 
 LONG = 50  # most longer runs in LEMUR stop here
 LEAST = 30  # architectures below which a correlation is not reported
@@ -67,17 +66,14 @@ def adjusted_per_epoch(records: pd.DataFrame, seed: int) -> pd.DataFrame:
     wide = one_run_per_epoch(records)[[1, 5]].dropna()
     first = records[records["epoch"] == 1].sort_values("id").drop_duplicates(["dataset", "architecture"])
     used = first.set_index(["dataset", "architecture"])[PROTOCOL].reindex(wide.index)
-    used["transform"] = used["transform"].astype("category").cat.codes
     tables = []
     for dataset, table in wide.groupby(level="dataset"):
         if len(table) < LEAST:
             continue
-        ranks, x = table.rank(pct=True), used.loc[table.index]
-        folds = KFold(5, shuffle=True, random_state=derive("paper B", "hyperparameters", seed, dataset) % 2**32)
-        trees = HistGradientBoostingRegressor(max_iter=40, max_leaf_nodes=15, max_bins=31, random_state=0)
-        with threadpool_limits(1):  # beside one other job two threads took 53 s for what one does in 3
-            said = np.column_stack([cross_val_predict(trees, x, ranks[epoch], cv=folds) for epoch in ranks])
-        tables.append(ranks - said)
+        ranks, own = table.rank(pct=True), derive("paper B", "hyperparameters", seed, dataset) % 2**32
+        folds = KFold(5, shuffle=True, random_state=own)
+        said = [explained_by_hyperparameters(used.loc[table.index], ranks[epoch], folds) for epoch in ranks]
+        tables.append(ranks - np.column_stack(said))
     return pd.concat(tables)
 
 
@@ -157,6 +153,47 @@ def configuration_ranks(wide: pd.DataFrame, configurations: pd.DataFrame) -> pd.
     means = pd.DataFrame(rows, columns=names)
     ranks = {f"rank_{e}": means[f"mean_{e}"].rank(ascending=False).astype(int) for e in ("first", "later")}
     return means.assign(**ranks).sort_values("rank_later", ignore_index=True)
+
+
+def when_to_stop(
+    records: pd.DataFrame, clusters: pd.Series, seed: int, resamples: int, epochs: Sequence[int] = (1, 2, 5, 10, 20)
+) -> pd.DataFrame:
+    """Spearman's correlation of each of ``epochs`` with epoch :data:`LONG`, over the runs that went so far.
+
+    A run is compared with itself later. The runs of one architecture, and of its near copies, are one cluster. Columns:
+    dataset, epoch, runs, clusters, spearman(_low, _high). Data sets with at least :data:`LEAST` clusters.
+    """
+    own = records.sort_values("id").drop_duplicates(["dataset", "architecture", "uid", "epoch"])
+    own = own[own["epoch"].isin([*epochs, LONG])]
+    wide = own.pivot(index=["dataset", "architecture", "uid"], columns="epoch", values="accuracy").dropna()
+    rng, rows = generator("paper B", "when to stop", seed), []
+    for dataset, runs in wide.groupby(level="dataset"):
+        cluster = clusters.reindex(runs.index.get_level_values("architecture")).to_numpy(str)
+        row = {"dataset": dataset, "runs": len(runs), "clusters": len(np.unique(cluster))}
+        for epoch in epochs if row["clusters"] >= LEAST else ():
+            ranked = rank_bootstrap(runs[[epoch, LONG]].to_numpy(), rng, resamples, cluster, ["spearman"])
+            rows.append(row | {"epoch": epoch} | ranked["spearman"].columns("spearman"))
+    return pd.DataFrame(rows)
+
+
+def free_proxy(ranks: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+    """What ranks configurations as epoch 5 does: numbers read from their text for nothing, or one epoch of training?
+
+    ``ranks``: as :func:`configuration_ranks` returns them. Columns: proxy, n (configurations), spearman(_low, _high);
+    the last row is the first proxy's minus that of training, over the same resamples.
+    """
+    later, n = ranks["mean_later"], len(ranks)
+    proxies = {"blocks": "number of blocks", "columns": "number of columns", "mean_first": "one epoch of training"}
+    pairs = {name: np.column_stack([ranks[column], later]) for column, name in proxies.items()}
+    counts = intervals.resample_counts(rng, n, resamples)
+    found = {name: (intervals.spearman(both), spearmans(both, counts)) for name, both in pairs.items()}
+    (blocks, of_blocks), _, (training, of_training) = found.values()
+    found["blocks minus training"] = blocks - training, of_blocks - of_training
+    rows = []
+    for name, (value, draws) in found.items():
+        estimate = intervals.Estimate(value, *intervals.percentile_interval(draws), n)
+        rows.append({"proxy": name, "n": n} | estimate.columns("spearman"))
+    return pd.DataFrame(rows)
 
 
 def best_at_one_epoch(records: pd.DataFrame, families: pd.Series) -> pd.DataFrame:
