@@ -10,8 +10,9 @@ import pytest
 
 from tests.helpers.executed import warnings_in
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: before torch is imported, here and in all children
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for two workers on two: here and in all children
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+    os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # what ``workers`` left out means: a second process imports it all
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -139,7 +139,7 @@ SMOKE = Profile(
     bootstrap_resamples=100,
     architecture_loop=ArchitectureLoop("nano-smoke", TWO_ARMS, seeds=1, settings="epochs", sources=60, transfer=2),
     augmentation_search=AugmentationSearch("nano-augment-smoke", TWO_ARMS, seeds=1, replay="smoke", policy_seeds=0),
-    dataset_prediction=DatasetPrediction(seeds=1, design="nano-c-smoke", llm_seeds=1, architectures=400),
+    dataset_prediction=DatasetPrediction(seeds=1, design="nano-c-smoke", llm_seeds=1, architectures=250),
     delta_search=DeltaSearch(pairs=180, edits=45),
     walkthroughs=Walkthroughs(
         "tiny", networks=8, protocol="digits", functions=4, augmentation_protocol="digits-augmentation"

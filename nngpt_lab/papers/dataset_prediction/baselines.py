@@ -7,8 +7,10 @@ swapped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,7 +25,9 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from nngpt_lab.ground.seeds import derive, generator
+from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.progress import noted
+from nngpt_lab.ground.seeds import SCHEME, derive, generator
 from nngpt_lab.papers.dataset_prediction.answers import accuracy
 from nngpt_lab.papers.dataset_prediction.questions import (
     CODE_CHARACTERS,
@@ -35,9 +39,11 @@ from nngpt_lab.papers.dataset_prediction.questions import (
 )
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
+from nngpt_lab.study.kept import kept
 
 NAMES = tuple(DATASETS)
 TOKEN = r"[A-Za-z_]\w*|\d+"  # identifiers and numbers: widths and kernel sizes are what tells networks apart
+VERSION = 1  # of what these baselines answer; kept answers of another one are not read
 TOLERANCE = 1e-4  # on a balanced set the loss is so flat that at 1e-3 a fit ends before its first step
 
 
@@ -116,32 +122,39 @@ BASELINES: dict[str, Baseline] = {
 
 
 def answer_all(
-    questions: pd.DataFrame, code: dict[str, str], seeds: int, seed: int, progress: bool = True
+    questions: pd.DataFrame, code: Mapping[str, str], seeds: int, seed: int, folder: Path, progress: bool = True
 ) -> pd.DataFrame:
     """Every baseline's answers under every split, on all questions and on the balanced ones.
 
-    ``code`` is the source by architecture. A balanced set is cut from the training and from the test part of each
-    split, so that names carry no information in either; within families only with architectures held out, as where
-    whole families are, a test part has one. Only held-out architectures are others with every seed; elsewhere seeds
-    could only draw other balanced sets of the same programs, so there is one. Columns: split, part (the fold),
-    question_set, seed, baseline, question (index in ``questions``), group, pair, correct (1, 0, or 0.5 for a baseline
-    without an opinion).
+    ``code`` is the source by architecture; ``folder`` keeps a file per fold, so that a call that was stopped goes on
+    where it was. A balanced set is cut from the training and from the test part of each split, so that names carry no
+    information in either; within families only with architectures held out, as where whole families are, a test part
+    has one. Only held-out architectures are others with every seed; elsewhere seeds could only draw other balanced sets
+    of the same programs, so there is one. Columns: split, part (the fold), question_set, seed, baseline, question
+    (index in ``questions``), group, pair, correct (1, 0, or 0.5 for a baseline without an opinion).
     """
-    features = CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
-    jobs = []
+    texts = {name: code[name] for name in sorted(questions["architecture"].unique())}
+    asked = pd.util.hash_pandas_object(questions).tolist()
+    folder = folder / sha256_json([VERSION, SCHEME, list(BASELINES), seed, texts, asked])[:12]
+    jobs: dict[Path, tuple[str, str, int, Split]] = {}
     for split, question_set in product(SPLITS, QUESTION_SETS):
         if question_set == "balanced within family" and split != "architectures":
             continue
         for s in range(seeds if split == "architectures" else 1):
             rng = generator("paper C", "baselines' folds", seed, s)
-            for part in SPLITS[split](questions, rng):
+            for number, part in enumerate(SPLITS[split](questions, rng)):
                 part = Split(part.part, *(balanced(side, rng, question_set) for side in (part.train, part.test)))
-                jobs += [(split, question_set, s, part)] if len(part.test) else []
-    parallel = Parallel(n_jobs=-1, return_as="generator")
-    answers = parallel(delayed(_answer)(*job, code=features, seed=seed) for job in jobs)
+                if len(part.test):
+                    file = folder / f"{split}-{question_set}-{s}-{number:02d}.parquet".replace(" ", "-")
+                    jobs[file] = (split, question_set, s, part)
+    missing = {file: job for file, job in jobs.items() if not file.exists()}
+    features = CodeFeatures(texts) if missing else None
+    calls = (delayed(kept)(file, partial(_answer, *job, features, seed)) for file, job in missing.items())
+    done = noted(Parallel(n_jobs=-1, return_as="generator_unordered")(calls), "baselines", len(missing))
     hidden = None if progress else True  # None: shown on a terminal, hidden in a log
-    bar = tqdm(answers, "baselines", total=len(jobs), unit=" folds", disable=hidden, leave=False)
-    return pd.concat(bar, ignore_index=True)
+    for _ in tqdm(done, "baselines", total=len(missing), unit=" folds", disable=hidden, leave=False):
+        pass
+    return pd.concat(map(pd.read_parquet, jobs), ignore_index=True)
 
 
 def _answer(split: str, question_set: str, s: int, part: Split, code: CodeFeatures, seed: int) -> pd.DataFrame:

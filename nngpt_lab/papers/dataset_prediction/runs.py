@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from nngpt_lab.papers.dataset_prediction.lab import Lab, Run
 from nngpt_lab.papers.dataset_prediction.questions import best_records, build_questions
 from nngpt_lab.records.results import Results
 from nngpt_lab.study.estimate import Work
+from nngpt_lab.study.kept import kept
 from nngpt_lab.study.lab import check
 
 BASELINES = ("frequent_winner", "names", "metadata", "family_and_names", "code_logistic", "code_and_names")
@@ -107,10 +108,13 @@ def run_design(
     for coder, (seed, parts) in product(coders, networks.items()):
         jobs.append((coder, replace(NETWORKS, seed=seed), parts))
     jobs.sort(key=lambda job: not _telling(design, job[1], seeds))
-    common = (design, questions, code, results.folder / "datasets", device, four_bit)
+    folder = results.folder / "datasets"
+    common = (design, questions, code, folder, device, four_bit)
     of_card = 1 / workers if device.startswith("cuda") else None
     calls = [delayed(_run)(*common, *job, of_card) for job in jobs]
-    calls += [delayed(_answer_baselines)(design, questions, code, place) for place in places]
+    for place in places:
+        make = functools.partial(_answer_baselines, design, questions, code, place)
+        calls.append(delayed(kept)(_file(folder, design, "baselines", *astuple(place)[1:]), make))
     made = Parallel(n_jobs=workers, return_as="generator")(calls)
     tables = list(tqdm(noted(made, "runs", len(calls)), "runs", total=len(calls), leave=False, disable=None))
     done, baselines = tables[: len(jobs)], tables[len(jobs) :]
@@ -118,10 +122,10 @@ def run_design(
     of_networks: list[pd.DataFrame] = []
     for (_, this, _), (table, _) in zip(jobs, done, strict=True):
         (of_networks if this.prompt == NETWORKS.prompt else answers).append(table)
-    controls = [
-        network_questions.answer_controls(parts.train, parts.test, code).assign(seed=seed)
-        for seed, parts in networks.items()
-    ]
+    controls = []
+    for seed, parts in networks.items():
+        make = functools.partial(network_questions.answer_controls, parts.train, parts.test, code)
+        controls.append(kept(_file(folder, design, "controls", seed), make).assign(seed=seed))
     return DatasetRuns(
         _stack(answers),
         _stack([altered for _, altered in done if altered is not None]),
@@ -177,6 +181,10 @@ def _run(
 def _load(coder: str, device: str, four_bit: bool) -> models.Coder:
     """The model of this process: loaded once, bare between runs."""
     return models.load(coder, device, four_bit=four_bit)
+
+
+def _file(folder: Path, design: Design, *words: str | int) -> Path:
+    return folder / ("-".join(map(str, [*words, design.hash()[:10]])).replace(" ", "-").replace("/", "-") + ".parquet")
 
 
 def _answer_baselines(design: Design, questions: pd.DataFrame, code: Mapping[str, str], this: Run) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from joblib import parallel_config
 from threadpoolctl import threadpool_limits
 
 from nngpt_lab.papers.dataset_prediction import baselines as db
@@ -107,17 +108,17 @@ def test_metadata_judges_a_data_set_it_never_saw():
     assert accuracy("metadata", split, code) > 60
 
 
-def answers_of(questions, code, seed=0, seeds=1) -> pd.DataFrame:
-    return db.answer_all(questions, code, seeds, seed, progress=False)
+def answers_of(questions, code, folder, seed=0) -> pd.DataFrame:
+    return db.answer_all(questions, code, 1, seed, folder, progress=False)
 
 
 @pytest.fixture(scope="module")
-def noise_answers():
+def noise_answers(tmp_path_factory):
     """The prior of the names is strong, the code says nothing."""
     rng = np.random.default_rng(3)
     questions, code = make(lambda kind, a, b: a if rng.uniform() < 0.7 else b, rng, architectures=90)
     # One split of 90 networks is little: the intervals of all three readers of code hold 50 with 15 of 20 seeds, as 1
-    return questions, code, answers_of(questions, code, seed=1)
+    return questions, code, answers_of(questions, code, tmp_path_factory.mktemp("kept"), seed=1)
 
 
 @pytest.mark.parametrize("baseline", ["frequent_winner", "names", "metadata"])
@@ -151,13 +152,47 @@ def test_every_split_set_and_baseline_is_answered(noise_answers):
     assert (answers["group"].to_numpy() == looked_up["group"].to_numpy()).all()
 
 
-def test_same_seed_same_answers_and_another_seed_others():
+@pytest.fixture
+def few_folds(monkeypatch):
+    """Nine instead of the usual folds, answered in this process."""
+    monkeypatch.setattr(db, "SPLITS", {name: dq.SPLITS[name] for name in ("architectures", "families")})
+    with parallel_config(backend="sequential"):
+        yield 9
+
+
+def test_same_seed_same_answers_and_another_seed_others(tmp_path, few_folds):
     questions, code = make(by_code, np.random.default_rng(0), architectures=30)
-    answers = answers_of(questions, code)
-    pd.testing.assert_frame_equal(answers_of(questions, code), answers)
-    other = answers_of(questions, code, seed=1)
+    answers = answers_of(questions, code, tmp_path / "first")
+    pd.testing.assert_frame_equal(answers_of(questions, code, tmp_path / "second"), answers)
+    other = answers_of(questions, code, tmp_path / "first", seed=1)
     held = "split == 'architectures' and question_set == 'all' and baseline == 'names'"
     assert set(other.query(held)["question"]) != set(answers.query(held)["question"])
+
+
+def test_stopped_it_goes_on_where_it_was(tmp_path, monkeypatch, few_folds):
+    questions, code = make(by_code, np.random.default_rng(0), architectures=30)
+    begun, stops = [], [5]
+
+    def names(train, test, code, seed):
+        begun.append(len(test))
+        if len(begun) in stops:
+            stops.clear()
+            raise OSError("the power went")
+        return db.names(train, test, code, seed)
+
+    monkeypatch.setattr(db, "BASELINES", {"names": names})
+    with pytest.raises(OSError, match="the power"):
+        answers_of(questions, code, tmp_path)
+    resumed = answers_of(questions, code, tmp_path)
+    pd.testing.assert_frame_equal(answers_of(questions, code, tmp_path), resumed)
+    assert len(begun) == few_folds + 1  # the one that was stopped began twice
+    pd.testing.assert_frame_equal(answers_of(questions, code, tmp_path / "never stopped"), resumed)
+    fewer = questions[questions["architecture"] != "net-0"]
+    renamed = {name: text.replace("word1", "word2") for name, text in code.items()}
+    for asked in ((fewer, code, tmp_path), (questions, renamed, tmp_path), (questions, code, tmp_path, 1)):
+        begun.clear()  # other questions, code or seed: nothing that is kept answers them
+        answers_of(*asked)
+        assert len(begun) == few_folds
 
 
 def swapped(questions: pd.DataFrame, which: np.ndarray) -> pd.DataFrame:
