@@ -148,7 +148,7 @@ def answer_all(
                     file = folder / f"{split}-{question_set}-{s}-{number:02d}.parquet".replace(" ", "-")
                     jobs[file] = (split, question_set, s, part)
     missing = {file: job for file, job in jobs.items() if not file.exists()}
-    features = CodeFeatures(texts) if missing else None
+    features = CodeFeatures(texts)
     calls = (delayed(kept)(file, partial(_answer, *job, features, seed)) for file, job in missing.items())
     done = noted(Parallel(n_jobs=-1, return_as="generator_unordered")(calls), "baselines", len(missing))
     hidden = None if progress else True  # None: shown on a terminal, hidden in a log
