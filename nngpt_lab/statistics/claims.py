@@ -130,8 +130,8 @@ def parse(text: str) -> tuple[dict[str, Claim], dict[str, Fact]]:
     data = tomllib.loads(text)
     claims, facts = [], [Fact(**row) for row in data.get("fact", ())]
     for row in data.get("claim", ()):
-        why = [row[key] for key in ("awaits", "untested") if key in row]
-        claims.append(Claim(**row, reason=" ".join(data["reasons"][key] for key in why)))
+        why = row.get("awaits", row.get("untested"))
+        claims.append(Claim(**row, reason=data["reasons"][why] if why else ""))
     return _by_id(claims), _by_id(facts)
 
 
@@ -206,7 +206,7 @@ def adjusted(judged: Sequence[tuple[Claim, Estimate | None]]) -> list[tuple[str,
     family = [i for i, word in enumerate(words) if word in (*DECIDED, OPEN)]
     p = [p_value(claim, estimate) if words[i] in DECIDED and estimate else 1.0
          for i, (claim, estimate) in ((i, judged[i]) for i in family)]  # fmt: skip
-    corrected = dict(zip(family, multipletests(p, method="holm")[1], strict=True)) if family else {}
+    corrected = dict(zip(family, multipletests(p, method="holm")[1], strict=True))
     out = []
     for i, word in enumerate(words):
         holm = corrected[i] if word in DECIDED else np.nan

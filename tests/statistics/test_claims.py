@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -143,6 +144,29 @@ def test_what_has_no_width_was_counted():
     assert claims.p_value(claim_of("equal"), Estimate(50, 50, 50, 10)) == 0
 
 
+def students(reach: float, distance: float, n: int) -> float:
+    """Two-sided level at which an interval of that reach on one side ends so far away."""
+    t = stats.t(n - 1)
+    return 2 * t.sf(distance / reach * t.ppf(0.975))
+
+
+def test_the_p_value_goes_by_the_side_on_which_the_edge_lies():
+    above, below = Estimate(55, 54, 57, 12), Estimate(44, 42, 45, 12)
+    assert claims.p_value(claim_of("effect"), above) == pytest.approx(students(1, 3, 12))  # edge 52, below
+    assert claims.p_value(claim_of("at_least"), below) == pytest.approx(students(1, 4, 12))  # edge 48, above
+    # an effect refuted lies below 52, the edge that it misses, however far it is from 48
+    assert claims.p_value(claim_of("effect"), below) == pytest.approx(students(1, 8, 12))
+    # two runs have one degree of freedom
+    assert claims.p_value(claim_of("effect", least=2), Estimate(55, 54, 57, 2)) == pytest.approx(students(1, 3, 2))
+
+
+@pytest.mark.parametrize("towards", [-1, 1])
+def test_no_effect_is_as_sure_as_its_less_sure_side(towards):
+    nearly = Estimate(50 + towards * 0.5, 50 + towards * 0.5 - 1.2, 50 + towards * 0.5 + 1.2, 12)
+    assert verdict(claim_of("effect"), nearly) == NONE
+    assert claims.p_value(claim_of("effect"), nearly) == pytest.approx(students(1.2, 1.5, 12))
+
+
 def just(p: float) -> Estimate:
     """An estimate above 52 whose p-value against 52 is ``p``, of 10 units."""
     t = stats.t(9)
@@ -162,6 +186,9 @@ def test_a_family_is_judged_after_holm():
     assert words[1][1] == pytest.approx(0.004) and np.isnan([words[3][1], words[4][1]]).all()
     assert words[0][1] == pytest.approx(0.06)  # said, although it decides nothing any more
     assert claims.adjusted([(effect, None)]) == [("not tested", pytest.approx(np.nan, nan_ok=True))]
+    without_interval = (effect, Estimate(60, math.nan, math.nan, 10))  # counts, too, and takes no other's verdict
+    words = claims.adjusted([(effect, just(0.02)), without_interval])
+    assert words == [(YES, pytest.approx(0.04)), (MAYBE, pytest.approx(np.nan, nan_ok=True))]
 
 
 # ------------------------------------------------------------------------------------------------- what is registered
@@ -215,6 +242,13 @@ def test_a_file_that_breaks_its_rules_is_refused(rows):
         read(*rows)
 
 
+def test_a_file_may_hold_one_kind_alone_and_a_claim_of_one_unit():
+    assert claims.parse("") == ({}, {})
+    assert read(ROW.format("a", "P", "equal", 1, 1))["a"].least == 1
+    with pytest.raises(ValueError, match="an id is there twice: a, a$"):
+        read(ROW.format("a", "P", "equal", 1, 3), ROW.format("a", "P", "equal", 1, 3))
+
+
 def test_a_claim_without_a_margin_is_refused():
     with pytest.raises(TypeError, match="margin"):
         read(ROW.format("a", "P", "equal", 1, 3).replace("margin = 1\n", ""))
@@ -247,13 +281,17 @@ def test_table_has_every_claim_of_its_papers_in_order():
         *("effect", 0.0, 0.5, 0.4, 0.6, 70)
     ]
     assert (row["verdict"], row["note"]) == (YES, "")
+    family = [(claim, measured[key].estimate) for key, claim in CLAIMS.items() if key in measured]
+    holm = {claim.id: p for (claim, _), (_, p) in zip(family, claims.adjusted(family), strict=True)}
+    assert 0 < row["p_holm"] == holm["B-first-epoch-guide"]
 
 
 def test_an_untested_claim_has_its_reason_and_no_numbers():
     table = claims_table("B", everything_measured("B", Estimate(0.5, 0.4, 0.6, 70))).set_index("claim_id")
     row = table.loc["B-cycle-18-mean"]
     assert row["verdict"] == "not yet run" and "published protocol" in row["note"]
-    assert row[["our_value", "ci_low", "ci_high", "n"]].isna().all()
+    assert row[["our_value", "ci_low", "ci_high", "n", "p_holm"]].isna().all()
+    assert pd.isna(table.loc["B-cycle-18-valid", "n"])  # the paper's own n is not ours
     assert set(table["verdict"]) <= set(claims.VERDICTS)
 
 
@@ -288,11 +326,31 @@ def test_readable_shows_whole_sentences_tested_first_and_the_same_each_time():
     table = claims_table("C", measured)
     html = readable(table).to_html()
     assert "a note " * 39 in html
+    assert all(f"{look};" in html for look in ("text-align: left", "vertical-align: top", "white-space: normal"))
+    assert "#T_claims th {" in html
     assert "82.1\u202f% (81.1 to 83.1)" in html
     assert "> 50\u202f%" in html and "programs" in html
     assert html.rindex(">reproduced<") < html.index(">not yet run<")
     assert html == readable(table).to_html()
     assert ">nan<" not in html and "NA&gt;" not in html
+
+
+def test_readable_has_a_row_a_claim():
+    """Every cell as it is shown: what was not measured is blank, what has no interval has no brackets."""
+    measured = {key: Measured(Estimate(82.14513, 81.11, 83.06, 18824)) for key in CLAIMS if key.startswith("C-")}
+    measured |= {"C-code-7b": Measured(None), "C-reads-more": Measured(Estimate(60, math.nan, math.nan, 1200), "Why.")}
+    shown = readable(claims_table("C", measured)).data
+    assert list(shown) == ["verdict", "claim", "claimed", "margin", "ours", "n", "note"]
+    rows = shown.set_index("claim")
+    chance, more, waits = (rows.loc[CLAIMS[key].claim] for key in ("C-chance", "C-reads-more", "C-code-7b"))
+    percent = "\u202f%"
+    numbers = [f"50{percent}", "5", f"82.1{percent} (81.1 to 83.1)", "18,824 programs"]
+    assert chance[["claimed", "margin", "ours", "n"]].to_list() == numbers
+    numbers = [MAYBE, f"> 50{percent}", f"60{percent}", "1,200 programs", "No interval over 1200 programs. Why."]
+    assert more[["verdict", "claimed", "ours", "n", "note"]].to_list() == numbers
+    assert waits[["ours", "n"]].to_list() == ["", ""] and waits["note"].startswith(CLAIMS["C-code-7b"].reason)
+    order = [key for key in CLAIMS if key.startswith("C-") and key != "C-code-7b"] + ["C-code-7b"]
+    assert shown["claim"].to_list() == [CLAIMS[key].claim for key in order]  # the tested in the order of the file
 
 
 def test_notes_are_added():
@@ -304,6 +362,8 @@ def test_notes_are_added():
 def test_a_share_says_what_it_allows_at_the_papers_own_n():
     share = CLAIMS["C-code-7b"]
     low, high = (100 * end for end in (wilson(24, 30).low, wilson(24, 30).high))
+    many = claim_of("equal", n=1000).at_its_own_n()
+    assert many == f"At n = 1000 the paper's own value allows {100 * wilson(500, 1000).low:.1f} to 53.1 %."
     assert share.at_its_own_n() == f"At n = 30 the paper's own value allows {low:.1f} to {high:.1f} %."
     assert (
         share.at_its_own_n()
@@ -317,6 +377,8 @@ def test_a_share_says_what_it_allows_at_the_papers_own_n():
 def test_facts_are_counted_and_stand_apart():
     counted = {key: fact.value for key, fact in FACTS.items() if fact.paper == "A"}
     table = facts_table("A", counted | {"A-operations": 18}).set_index("fact_id")
+    assert list(facts_table("A", counted)) == claims.FACT_COLUMNS
+    assert table.loc["A-operations", ["stated", "counted"]].to_list() == [19, 18]
     assert table["agrees"].to_dict() == {key: "no" if key == "A-operations" else "yes" for key in counted}
     assert not set(table.index) & set(CLAIMS)
     with pytest.raises(ValueError, match="there is no count of fact 'A-functions'"):
@@ -330,6 +392,8 @@ def test_a_measurement_of_too_few_or_of_one_says_so():
     measured = everything_measured("B", few) | {"B-first-epoch-architecture": Measured(one)}
     table = claims_table("B", measured).set_index("claim_id")
     assert "Judged from 30 clusters of near copies up, and these are 3." in table.loc["B-first-epoch-guide", "note"]
+    enough = claims_table("B", everything_measured("B", Estimate(0.5, 0.4, 0.6, 30))).set_index("claim_id")
+    assert enough.loc["B-first-epoch-guide", "note"] == ""
     assert "No interval over 40 configurations." in table.loc["B-first-epoch-architecture", "note"]
     assert table.loc["B-first-epoch-architecture", "verdict"] == MAYBE
 
