@@ -81,13 +81,14 @@ def _record(run: dict, dataset: str, name: str, epoch: int) -> dict:
 
 
 def same_program(source: str) -> str:
-    """A text that sources share which differ in comments, layout or the names of their own variables only: each name
+    """A hash that sources share which differ in comments, layout or the names of their own variables only: each name
     that the source defines or assigns is replaced by its place among them."""
     bare = re.sub(r'"""[\s\S]*?"""|#[^\n]*', "", source)
     own: dict[str, str] = {}
     for name in re.findall(r"\b(?:def|class|for)\s+(\w+)|(\w+)\s*=(?!=)", bare):
         own.setdefault(name[0] or name[1], f"v{len(own)}")
-    return " ".join(own.get(word, word) for word in re.findall(r"\w+|[^\s\w]", bare))
+    words = " ".join(own.get(word, word) for word in re.findall(r"\w+|[^\s\w]", bare))
+    return hashlib.md5(words.encode()).hexdigest()
 
 
 def configuration(source: str) -> str | None:

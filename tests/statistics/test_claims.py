@@ -245,7 +245,7 @@ def test_a_file_that_breaks_its_rules_is_refused(rows):
 def test_a_file_may_hold_one_kind_alone_and_a_claim_of_one_unit():
     assert claims.parse("") == ({}, {})
     assert read(ROW.format("a", "P", "equal", 1, 1))["a"].least == 1
-    with pytest.raises(ValueError, match="an id is there twice: a, a$"):
+    with pytest.raises(ValueError, match=r"an id is there twice: a, a$"):
         read(ROW.format("a", "P", "equal", 1, 3), ROW.format("a", "P", "equal", 1, 3))
 
 
