@@ -168,7 +168,7 @@ def _read_literal(text: str, kind: type | None) -> Any:
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
-COUNTS = ("altered", "batch", "corpus", "cycles", "edits", "epochs", "functions", "live_seeds", "llm_seeds",
+COUNTS = ("altered", "batch", "corpus", "cycles", "edits", "epochs", "examples", "functions", "live_seeds", "llm_seeds",
           "loop_seeds", "minutes", "networks", "pairs", "repeats", "resamples", "sample", "samples", "seeds", "test",
           "train", "train_images", "workers")  # fmt: skip
 LEAST = dict.fromkeys(COUNTS, 1) | {"policy_seeds": 0}
@@ -186,6 +186,8 @@ def check_values(notebook: Path, given: dict[str, Any], profile: Profile) -> Non
     tables = dict(TABLES)
     if notebook.stem.startswith("03"):
         tables["prompts"] = lambda names, profile: _questions(names, None, profile)
+    if notebook.stem.startswith("04"):
+        tables["arms"] = _edit_arms
     for name, value in given.items():
         if isinstance(value, str) and name in tables:
             tables[name](value, profile)
@@ -207,6 +209,19 @@ def _arms(names: str, profile: Profile) -> None:
     from nngpt_lab.study.design import get_arms
 
     get_arms(names, ARMS)
+
+
+def _edit_arms(names: str, profile: Profile) -> None:
+    from nngpt_lab.papers.delta_search.design import ARMS
+    from nngpt_lab.study.design import get_arms
+
+    get_arms(names, ARMS)
+
+
+def _formats(names: str, profile: Profile) -> None:
+    from nngpt_lab.papers.delta_search.design import get_formats
+
+    get_formats(names)
 
 
 def _live_arms(names: str, profile: Profile) -> None:
@@ -250,7 +265,7 @@ def _questions(prompts: str | None, splits: str | None, profile: Profile) -> Non
 
 TABLES: dict[str, Callable[[str, Profile], Any]] = {  # each imported only when asked: some take seconds
     "arms": _arms, "augmentation_protocol": _protocol, "axes": _axes, "coder": _coders, "live_arms": _live_arms,
-    "device": lambda device, profile: profile.on(device),
+    "device": lambda device, profile: profile.on(device), "formats": _formats,
     "isolation": lambda choice, profile: named("isolation", choice, CHOICES),
     "prompts": _prompts, "protocol": _protocol, "replay": _replay,
     "splits": lambda names, profile: _questions(None, names, profile),

@@ -56,12 +56,13 @@ class DatasetPrediction:
 
 
 @dataclass(frozen=True)
-class DeltaSearch:
+class DeltaSearch(LoopSize):
     """Paper D. ``pairs``: of how many pairs of networks the training target is measured; ``edits``: how many damaged
-    edits go through the appliers."""
+    edits go through the appliers; ``formats``: of edits that the language model is asked for."""
 
     pairs: int
     edits: int
+    formats: str
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ class Profile:
 
 
 TWO_ARMS = "loop, no tuning"
+NULL_ARMS = "static corpus, shuffled targets, no tuning, random mutation"
+TWO_FORMATS = "whole_file, unified_diff"
 SETTINGS = "temperature, threshold, rank, epochs, novelty"
 EVERY_SOURCE = 20_000  # LEMUR has 10,482
 PUBLISHED = Walkthroughs("nano-coder", networks=500, protocol="paper-b", functions=300, augmentation_protocol="paper-a")
@@ -140,7 +143,7 @@ SMOKE = Profile(
     architecture_loop=ArchitectureLoop("nano-smoke", TWO_ARMS, seeds=1, settings="epochs", sources=60, transfer=2),
     augmentation_search=AugmentationSearch("nano-augment-smoke", TWO_ARMS, seeds=1, replay="smoke", policy_seeds=0),
     dataset_prediction=DatasetPrediction(seeds=1, design="nano-c-smoke", llm_seeds=1, architectures=250),
-    delta_search=DeltaSearch(pairs=180, edits=45),
+    delta_search=DeltaSearch("nano-delta-smoke", NULL_ARMS, seeds=1, pairs=180, edits=45, formats=TWO_FORMATS),
     walkthroughs=Walkthroughs(
         "tiny", networks=8, protocol="digits", functions=4, augmentation_protocol="digits-augmentation"
     ),
@@ -156,7 +159,7 @@ DEMO = Profile(
     architecture_loop=ArchitectureLoop("nano", "loop", seeds=1, settings=SETTINGS, sources=EVERY_SOURCE),
     augmentation_search=AugmentationSearch("nano-augment", TWO_ARMS, seeds=1, replay="demo", policy_seeds=1),
     dataset_prediction=DatasetPrediction(seeds=5, design="nano-c", llm_seeds=1),
-    delta_search=DeltaSearch(pairs=5_400, edits=1_000),
+    delta_search=DeltaSearch("nano-delta", NULL_ARMS, seeds=1, pairs=5_400, edits=1_000, formats=TWO_FORMATS),
     walkthroughs=Walkthroughs(
         "nano-coder", networks=100, protocol="digits", functions=40, augmentation_protocol="digits-augmentation"
     ),
@@ -171,7 +174,9 @@ GPU = Profile(
     architecture_loop=ArchitectureLoop("small-gpu", "all", seeds=3, settings=SETTINGS, sources=EVERY_SOURCE),
     augmentation_search=AugmentationSearch("small-augment", "all", seeds=3, replay="full", policy_seeds=3),
     dataset_prediction=DatasetPrediction(seeds=5, design="small-gpu-c", llm_seeds=5),
-    delta_search=DeltaSearch(pairs=200_000, edits=1_000),
+    delta_search=DeltaSearch(
+        "small-delta", "static corpus, no tuning, random mutation", seeds=1, pairs=200_000, edits=1_000, formats="all"
+    ),
     walkthroughs=PUBLISHED,
 )
 PAPER = Profile(
@@ -184,7 +189,7 @@ PAPER = Profile(
     architecture_loop=ArchitectureLoop("paper-b", TWO_ARMS, seeds=1, settings=SETTINGS, sources=EVERY_SOURCE),
     augmentation_search=AugmentationSearch("paper-a", TWO_ARMS, seeds=1, replay="full", policy_seeds=3),
     dataset_prediction=DatasetPrediction(seeds=5, design="paper-c", llm_seeds=1),
-    delta_search=DeltaSearch(pairs=200_000, edits=1_000),
+    delta_search=DeltaSearch("paper-d", "all", seeds=1, pairs=200_000, edits=1_000, formats=TWO_FORMATS),
     walkthroughs=PUBLISHED,
 )
 PROFILES = {profile.name: profile for profile in (SMOKE, DEMO, GPU, PAPER)}

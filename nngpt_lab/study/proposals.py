@@ -1,4 +1,4 @@
-"""From prompts to scored candidates: what the loops of papers A and B share.
+"""From prompts to scored candidates: what the loops of papers A, B and D share.
 
 proposed = write(bench, run, asked, seeds, lambda: coder)     # texts as they end, filed in the ledger
 screened, rows = score(bench, proposed, seed)                 # evaluated while the next are being written
@@ -27,16 +27,23 @@ from nngpt_lab.llm.server_engine import Answer, Server
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.study.lab import Bench
 
+Reader = Callable[[int, str], Screened]
 TOKENS = "served_tokens.jsonl"  # beside the adapters: SHA-256 of a server's text, and how many tokens it took
 
 
 def write(
-    bench: Bench, run: str, asked: list, seeds: Sequence[int], coder: Callable[[], Coder], heat: float = 0.0
+    bench: Bench,
+    run: str,
+    asked: list,
+    seeds: Sequence[int],
+    coder: Callable[[], Coder],
+    heat: float = 0.0,
+    read: Reader | None = None,
 ) -> Generator[tuple[int, Screened]]:
     """Sample what the ledger does not hold yet, batch by batch; file each text and yield it as it ends, with its place.
 
     ``coder`` is called when it is needed. A batch that was interrupted is written again whole: on the same machine the
-    same batch gives the same texts.
+    same batch gives the same texts. ``read``: what makes a candidate of a place and its text, instead of ``screen``.
     """
     held, design = bench.ledger.texts(run), bench.design
     decoding = replace(
@@ -48,7 +55,8 @@ def write(
         if not all(place in held for place in places):
             texts = _sampled(bench, coder(), asked, seeds, places, decoding)
         for place, text in texts:
-            yield place, file_text(bench, run, place, held.get(place, text), seeds[place], sha256_json(asked[place]))
+            text = held.get(place, text)
+            yield place, file_text(bench, run, place, text, seeds[place], sha256_json(asked[place]), read)
 
 
 def _sampled(
@@ -91,7 +99,7 @@ def _note_tokens(bench: Bench, reply: Answer) -> None:
             file.write(f"{json.dumps([sha256_json(reply.text), reply.tokens])}\n")
 
 
-def _count_tokens(bench: Bench, texts: Sequence[str]) -> list[float]:
+def count_tokens(bench: Bench, texts: Sequence[str]) -> list[float]:
     """How many tokens each text took; nan where nobody knows."""
     if bench.coder.tokenizer is not None:
         return [len(bench.coder.tokenizer(text)["input_ids"]) for text in texts]
@@ -100,9 +108,16 @@ def _count_tokens(bench: Bench, texts: Sequence[str]) -> list[float]:
     return [known.get(sha256_json(text), math.nan) for text in texts]
 
 
-def file_text(bench: Bench, run: str, place: int, text: str, seed: int | None, prompt_hash: str = "") -> Screened:
+def file_text(
+    bench: Bench, run: str, place: int, text: str, seed: int | None, prompt_hash: str = "", read: Reader | None = None
+) -> Screened:
     """Extract a text's code, hold it against the contract, and file it; ``seed`` is None for what was not sampled."""
-    sample = screen(text, bench.proxy.protocol.kind, prompt_hash=prompt_hash, sampling_seed=seed)
+    if read is None:
+        sample = screen(text, bench.proxy.protocol.kind, prompt_hash=prompt_hash, sampling_seed=seed)
+    else:
+        sample = read(place, text)
+        drawn = replace(sample.candidate, prompt_hash=prompt_hash, sampling_seed=seed)
+        sample = replace(sample, candidate=drawn)
     bench.ledger.add_sample(run, place, sample.candidate, sample.status, sample.message, sample.source.value)
     return sample
 
@@ -134,5 +149,5 @@ def score(bench: Bench, proposed: Generator[tuple[int, Screened]], seed: int) ->
             outcome = by_hash[sample.candidate.code_hash]
             row |= {"status": outcome.status.value, "score": outcome.score, "parameters": outcome.parameters}
         rows.append(row)
-    tokens = _count_tokens(bench, [sample.candidate.text for sample in screened])
+    tokens = count_tokens(bench, [sample.candidate.text for sample in screened])
     return screened, pd.DataFrame(rows).assign(tokens=tokens).astype({"parameters": "Int64", "score": float})

@@ -174,7 +174,7 @@ def write(stand_in, tmp_path, name, coder=None, count=3) -> tuple[list[str], lis
         model = (coder or (lambda base: base))(lab.coder)
         proposed = proposals.write(lab, "run", ASKED[:count], range(count), lambda: model)
         texts = [sample.candidate.text for _, sample in sorted(proposed)]
-        return texts, proposals._count_tokens(lab, texts)
+        return texts, proposals.count_tokens(lab, texts)
 
 
 def test_a_loop_samples_from_it_and_asks_for_no_text_twice(stand_in, tmp_path):

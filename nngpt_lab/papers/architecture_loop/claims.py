@@ -1,4 +1,4 @@
-"""Paper B's claims, from LEMUR's records and from a run of the loop; and three correlations of paper D.
+"""Paper B's claims, from LEMUR's records and from a run of the loop.
 
 Only a run of the published protocol (model, data, threshold, samples) can reproduce or refute what is claimed of the
 loop. Any other run adds a note that says what happened there, and the claim stays "not tested".
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nngpt_lab.ground.formatting import bracketed
-from nngpt_lab.papers.architecture_loop.proxy_audit import ADJUSTED, LONG
+from nngpt_lab.papers.architecture_loop.proxy_audit import ADJUSTED
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.claims import Measured, load_claims
 from nngpt_lab.statistics.intervals import Estimate
@@ -28,8 +28,8 @@ def recorded(audit: pd.DataFrame, within: Estimate) -> dict[str, Measured]:
         audit: as ``proxy_audit.audit`` returns it.
         within: mean rank correlation among the variants of one configuration.
     """
-    five, fifty = _cifar_10(audit, "fixed_protocol", 5), _cifar_10(audit, "best_of_trials", LONG)
-    measured = {
+    five = _cifar_10(audit, "fixed_protocol", 5)
+    return {
         "B-first-epoch-guide": Measured(
             _correlation(_cifar_10(audit, "one_run", 5)),
             f"On the seven data sets {_span(audit, 'one_run')}; with hyperparameters held {_span(audit, ADJUSTED)}.",
@@ -40,14 +40,6 @@ def recorded(audit: pd.DataFrame, within: Estimate) -> dict[str, Measured]:
             f"best tenth at epoch 1 are among the best tenth at epoch 5. Within a configuration: {within.value:.2f}.",
         ),
     }
-    ours = _correlation(fifty)
-    for claim in load_claims().values():
-        if claim.id.startswith("D-spearman-") and claim.n:
-            own = intervals.fisher_interval(claim.value, claim.n)
-            there = bracketed(ours.value, ours.low, ours.high, digits=".2f")
-            allowed = f"at N = {claim.n} the paper's own value allows {own.low:.2f} to {own.high:.2f}."
-            measured[claim.id] = Measured(None, f"There, {there}, n = {fifty['n']}; {allowed}")
-    return measured
 
 
 def _span(audit: pd.DataFrame, unit: str) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nngpt_lab.papers.delta_search.applier_audit import APPLIERS
+from nngpt_lab.papers.delta_search.tables import AGAIN, UNTESTED
 from nngpt_lab.papers.delta_search.targets import POOLS, SCHEMES, SHORT
 from nngpt_lab.statistics.plots import legend_below, name_rows, panels, points, reference_line, side_by_side, stack
 from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER
@@ -50,3 +51,30 @@ def target_lengths(table: pd.DataFrame) -> Figure:
     name_rows(axes[0], list(POOLS))
     legend_below(figure)
     return figure
+
+
+def live(table: pd.DataFrame) -> Figure:
+    """Validity and child minus parent of every format and arm (``tables.arm_table``). Grey: less than 20 % valid, which
+    says nothing about the format; the grey band is the interval of a re-run."""
+    figure, (left, right) = panels(["valid", "child minus its own parent"], width=10, height=1.2 + 0.24 * len(table))
+    looks = [{"color": MUTED if state == UNTESTED else OURS} for state in table["state"]]
+    places = np.arange(len(table), dtype=float)
+    points(left, places - 0.15, table, "first_valid", horizontal=True, looks=looks, markerfacecolor="white")
+    points(left, places + 0.15, table, "valid", horizontal=True, looks=looks)
+    left.plot([], [], "o", color=OURS, markerfacecolor="white", label="first attempt")
+    left.plot([], [], "o", color=OURS, label="after retries with the error")
+    tested = table["state"] != UNTESTED
+    shown = table.assign(**{name: table[name].where(tested) for name in ("difference", *ENDS)})
+    points(right, places, shown, "difference", horizontal=True, color=OURS)
+    again = table[table["arm"] == AGAIN].iloc[0]
+    right.axvspan(again["difference_low"], again["difference_high"], color=MUTED, alpha=0.2, linewidth=0)
+    right.axvline(0, color="black", linewidth=0.8)
+    left.set(xlabel="of the samples, %", xlim=(-2, 102))
+    right.set(xlabel="points of accuracy")
+    names = [f"{arm}, {form.replace('_', ' ')}" if form else arm for form, arm in zip(table["form"], table["arm"], strict=True)]
+    name_rows(left, names, fontsize=8)
+    legend_below(figure)
+    return figure
+
+
+ENDS = ("difference_low", "difference_high")

@@ -13,7 +13,7 @@ Three ways to draw a pair, for the paper does not say which:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from nngpt_lab.ground import paths
 from nngpt_lab.ground.processes import in_processes
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.papers.delta_search.edits import diff_lines
-from nngpt_lab.statistics.intervals import percentile_interval, resample_counts
+from nngpt_lab.statistics.intervals import Estimate, percentile_interval, resample_counts
 
 NARROW = "ast-dimension-AlexNet"
 POOLS = ("all of CIFAR-10", "within a family", NARROW)
@@ -138,6 +138,34 @@ SHARES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
 }
 
 
+def network_weights(part: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Iterator[np.ndarray]:
+    """How often each pair counts in a bootstrap that draws networks: as often as both of its networks, together."""
+    code, names = pd.factorize(pd.concat([part["baseline"], part["target"]]))
+    first, second = code[: len(part)], code[len(part) :]
+    for _ in range(resamples):
+        times = resample_counts(rng, len(names), 1)[0]
+        weight = (times[first] * times[second]).astype(float)
+        if weight.sum():
+            yield weight
+
+
+def median_over_networks(values: pd.Series, weights: Iterable[np.ndarray]) -> tuple[float, float]:
+    """The interval of a median over pairs, whose weights :func:`network_weights` gives."""
+    order = np.argsort(values.to_numpy(), kind="stable")
+    ordered = values.to_numpy(float)[order]
+    grown = (np.cumsum(weight[order]) for weight in weights)
+    return percentile_interval(np.array([ordered[np.searchsorted(each, each[-1] / 2)] for each in grown]))
+
+
+def share_saved(drawn: pd.DataFrame, pool: str, scheme: str, rng: np.random.Generator, resamples: int) -> Estimate:
+    """By how much the diff has fewer lines than the network that it leads to, median over pairs of epoch 1, per cent;
+    n counts networks."""
+    part = drawn[(drawn["epoch"] == 1) & (drawn["pool"] == pool) & (drawn["scheme"] == scheme)]
+    saved = 100 * (1 - part["lines"] / part["file_lines"])
+    low, high = median_over_networks(saved, network_weights(part, rng, resamples))
+    return Estimate(float(saved.median()), low, high, len({*part["baseline"], *part["target"]}))
+
+
 def summarise(table: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
     """Lengths by epoch, pool and scheme: quartiles of the lines, and SHARES in per cent with intervals.
 
@@ -146,28 +174,16 @@ def summarise(table: pd.DataFrame, rng: np.random.Generator, resamples: int) -> 
     """
     rows = []
     for key, part in table.groupby(["epoch", "pool", "scheme"], sort=False):
-        code, names = pd.factorize(pd.concat([part["baseline"], part["target"]]))
-        first, second = code[: len(part)], code[len(part) :]
-        order = np.argsort(part["lines"].to_numpy(), kind="stable")
-        lines, medians = part["lines"].to_numpy()[order], []
-        hits = {name: share(part).to_numpy(float) for name, share in SHARES.items()}
-        draws: dict[str, list[float]] = {name: [] for name in hits}
-        for _ in range(resamples):
-            times = resample_counts(rng, len(names), 1)[0]
-            weight = (times[first] * times[second]).astype(float)
-            if not weight.sum():
-                continue
-            grown = np.cumsum(weight[order])
-            medians.append(float(lines[np.searchsorted(grown, grown[-1] / 2)]))
-            for name, hit in hits.items():
-                draws[name].append(float(weight @ hit / weight.sum()))
         row = dict(zip(("epoch", "pool", "scheme"), key, strict=True))
-        row |= {"pairs": len(part), "networks": len(names), "q1": np.quantile(lines, 0.25), "median": np.median(lines)}
-        row["median_low"], row["median_high"] = percentile_interval(np.array(medians))
-        row |= {"q3": np.quantile(lines, 0.75)}
+        row |= {"pairs": len(part), "networks": len({*part["baseline"], *part["target"]})}
+        row |= {"q1": part["lines"].quantile(0.25), "median": part["lines"].median()}
+        row["median_low"], row["median_high"] = median_over_networks(part["lines"], network_weights(part, rng, resamples))
+        row |= {"q3": part["lines"].quantile(0.75)}
         row["characters_by_file"] = float((part["characters"] / part["file_characters"]).median())
-        for name, hit in hits.items():
-            low, high = percentile_interval(np.array(draws[name]))
+        hits = np.array([share(part).to_numpy(float) for share in SHARES.values()])
+        draws = np.array([hits @ weight / weight.sum() for weight in network_weights(part, rng, resamples)])
+        for name, hit, drawn in zip(SHARES, hits, draws.T, strict=True):
+            low, high = percentile_interval(drawn)
             row |= {name: 100 * hit.mean(), f"{name}_low": 100 * low, f"{name}_high": 100 * high}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -1,0 +1,132 @@
+"""The live comparison in numbers: validity by format and arm, typed outcomes, child minus its own parent, costs.
+
+``edits`` and ``parents`` are those of ``runs.LiveRuns``. *Valid* is an edit that was applied, changed something, and
+whose child was trained. Two rows stand beside all formats: *identity*, an edit that changes nothing, which by
+construction is valid and as good as its parent; and *re-run*, the same networks trained with another seed, which shows
+what difference noise alone makes. A child is *better* than its parent if it is so by more than 1.96 standard deviations
+of the re-runs' differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from nngpt_lab.statistics import intervals
+from nngpt_lab.statistics.intervals import Estimate
+from nngpt_lab.study.comparison import (
+    PAIRED,
+    RESULT,
+    TOO_FEW_SAMPLES,
+    Mean,
+    Measure,
+    PairedProportion,
+    PairedRatio,
+    compare,
+    over_seeds,
+)
+from nngpt_lab.study.samples import FEWEST, SEEDS
+
+LEAST = 0.2
+"""Valid share below which a format is not tested."""
+TESTED, UNTESTED = "tested", "not tested at this scale"
+IDENTITY, AGAIN = "identity", "re-run"
+WHOLE = "whole_file"
+OVER_PARENTS = "t over parents; does not cover the seed"
+MEASURES: dict[str, Measure] = {
+    "valid, first attempt": PairedProportion("valid, first attempt", "first_valid"),
+    "valid, after retries": PairedProportion("valid, after retries", "valid"),
+    "child minus parent": Mean("child minus parent", lambda part: part["difference"]),
+    "tokens per valid child": PairedRatio("tokens per valid child", "tokens", "valid"),
+}
+"""What formats and arms are compared by."""
+
+
+def noise(parents: pd.DataFrame) -> float:
+    """Standard deviation of the difference that training a parent again with another seed makes, fractions."""
+    return float((parents["again"] - parents["score"]).std())
+
+
+def arm_table(edits: pd.DataFrame, parents: pd.DataFrame) -> pd.DataFrame:
+    """A row for each format and arm, over all seeds and cycles; identity and re-run first. Shares are in per cent,
+    differences in points.
+
+    Returns:
+        form, arm, seeds, sampled, first_valid and valid (Wilson), mean (accuracy of the children), parent_mean (of
+        their parents), difference with its interval, n and method, better and worse (of the valid ones, beyond noise),
+        tokens (per sample), tokens_per_valid, state.
+    """
+    least = 1.96 * noise(parents)
+    null = parents.assign(first_valid=True, valid=True, tokens=0, parent=parents["name"], parent_score=parents["score"])
+    same = null.assign(form="", arm=IDENTITY, difference=0.0)
+    again = null.assign(form="", arm=AGAIN, score=parents["again"], difference=parents["again"] - parents["score"])
+    rows = []
+    for (form, arm), part in pd.concat([same, again, edits]).groupby(["form", "arm"], sort=False):
+        row = {"form": form, "arm": arm, "seeds": part["seed"].nunique(), "sampled": len(part)}
+        for name in ("first_valid", "valid"):
+            row |= intervals.wilson(int(part[name].sum()), len(part)).scaled(100).columns(name)
+        good = part[part["valid"].astype(bool)]
+        row |= {"mean": 100 * good["score"].mean(), "parent_mean": 100 * good["parent_score"].mean()}
+        gain, method = gained(good)
+        row |= gain.scaled(100).columns("difference") | {"n": gain.n, "method": method}
+        row |= {"better": 100 * (good["difference"] > least).mean(), "worse": 100 * (good["difference"] < -least).mean()}
+        row |= {"tokens": part["tokens"].mean()}
+        row["tokens_per_valid"] = part["tokens"].sum() / len(good) if len(good) else np.nan
+        rows.append(row | {"state": TESTED if part["valid"].mean() >= LEAST else UNTESTED})
+    return pd.DataFrame(rows)
+
+
+def gained(good: pd.DataFrame) -> tuple[Estimate, str]:
+    """Mean of child minus parent: over seeds from three on, else over parents, of which each counts once."""
+    runs = good.groupby("seed")["difference"].mean()
+    if len(runs) >= SEEDS:
+        return over_seeds(runs.to_numpy(float)), PAIRED
+    own = good.groupby(["seed", "parent"])["difference"].mean().to_numpy(float)
+    if len(own) < FEWEST or np.ptp(own) == 0:
+        return Estimate(float(own.mean()) if len(own) else np.nan, np.nan, np.nan, len(own)), TOO_FEW_SAMPLES
+    return intervals.t_interval(own), OVER_PARENTS
+
+
+def outcome_table(edits: pd.DataFrame) -> pd.DataFrame:
+    """How first and last attempts ended: form, arm, attempt, outcome, count, sampled, share (per cent, Wilson)."""
+    rows = []
+    for attempt, column in ("first", "first_outcome"), ("last", "outcome"):
+        for (form, arm), part in edits.groupby(["form", "arm"], sort=False):
+            for outcome, count in part[column].value_counts().items():
+                share = intervals.wilson(int(count), len(part)).scaled(100).columns("share")
+                rows.append({"form": form, "arm": arm, "attempt": attempt, "outcome": outcome, "count": count,
+                             "sampled": len(part), **share})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def compared(edits: pd.DataFrame, arms: Sequence[tuple[str, str]] = ()) -> pd.DataFrame:
+    """Formats with the whole file within an arm, and arms with each other within a format, sample by sample.
+
+    Args:
+        arms: pairs of arms to compare; the first minus the second.
+
+    Returns:
+        within, first, second, measure, first_value, second_value, difference with its interval, n, method, state.
+        Shares and differences are fractions. A side with less than LEAST valid edits makes a row not tested.
+    """
+    tasks = []
+    for arm, part in edits.groupby("arm", sort=False):
+        if WHOLE in set(part["form"]):
+            tasks += [(arm, "form", form, WHOLE, part) for form in dict.fromkeys(part["form"]) if form != WHOLE]
+    for form, part in edits.groupby("form", sort=False):
+        tasks += [(form, "arm", *pair, part) for pair in arms if set(pair) <= set(part["arm"])]
+    rows = []
+    for within, by, first, second, part in tasks:
+        sides = [part[part[by] == name].sort_values(["seed", "cycle", "position"]) for name in (first, second)]
+        tested = min(side["valid"].mean() for side in sides) >= LEAST
+        for name, measure in MEASURES.items():
+            row = {"within": within, "first": first, "second": second, "measure": name}
+            row |= compare(*sides, measure).columns("first_value", "second_value")
+            rows.append(row | {"state": TESTED if tested or name.startswith("valid") else UNTESTED})
+    columns = ["within", "first", "second", "measure", "first_value", "second_value", *RESULT, "state"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+ARM_PAIRS = (("static corpus", "no tuning"), ("static corpus", "shuffled targets"), ("growing corpus", "static corpus"))
