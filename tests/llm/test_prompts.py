@@ -26,6 +26,7 @@ VALUES = {
     **{"accuracy": 0.4, "transform_code": CODE, "addon_accuracy": 0.51, "addon_transform_code": "def transform(): ..."},
     **{"nn_code": CODE, "epoch": 5, "dataset_1": "svhn", "dataset_2": "mnist", "norm_acc_1": 0.91, "norm_acc_2": 1.0},
     **{"nn_code_1": CODE, "nn_code_2": "class Net(nn.Module): ...", "layers": "1 nn.Conv2d(3, 16, 3)"},
+    **{"form": "a unified diff", "error": "no edit: the answer holds no code"},
     **{
         f"{what}_{i}": 10 * i
         for what in ("img_size", "num_channels", "num_classes", "num_train_images")

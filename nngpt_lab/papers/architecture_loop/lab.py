@@ -19,9 +19,9 @@ from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.papers.architecture_loop.design import Design
-from nngpt_lab.papers.architecture_loop.weight_counts import keep_limit
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.study.lab import Bench, open_bench
+from nngpt_lab.study.weight_counts import keep_limit
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.prompts import encode_pair, prompt
 from nngpt_lab.papers.architecture_loop.design import KEY, Design
 from nngpt_lab.papers.architecture_loop.lab import Lab
-from nngpt_lab.papers.architecture_loop.weight_counts import keep_limit
+from nngpt_lab.study.weight_counts import keep_limit
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,9 @@ def recorded(lemur: Lemur, drawn: pd.DataFrame, rng: np.random.Generator, resamp
     return measured
 
 
-def measure(arms: pd.DataFrame, compared: pd.DataFrame, edits: pd.DataFrame, published: str = "") -> dict[str, Measured]:
+def measure(
+    arms: pd.DataFrame, compared: pd.DataFrame, edits: pd.DataFrame, published: str = ""
+) -> dict[str, Measured]:
     """What a run says to each claim, by the claim's id.
 
     Args:
@@ -69,7 +71,7 @@ def measure(arms: pd.DataFrame, compared: pd.DataFrame, edits: pd.DataFrame, pub
     found: dict[str, Estimate | None] = {
         "D-more-valid": _difference(compared, ARM, FORM, WHOLE, "valid, first attempt", 100),
         "D-better": _difference(compared, ARM, FORM, WHOLE, "child minus parent", 100),
-        "D-improves": Estimate(*row[["difference", "difference_low", "difference_high"]], int(row["n"])),
+        "D-improves": _estimate(row, "difference", "n"),
         "D-tokens": _ratio(edits),
         "D-theory-growing": _difference(compared, FORM, "growing corpus", ARM, "child minus parent", 100),
         "D-theory-monotone": _rise(edits),
@@ -77,7 +79,7 @@ def measure(arms: pd.DataFrame, compared: pd.DataFrame, edits: pd.DataFrame, pub
     if row["state"] != TESTED:  # what it writes cannot be applied: its scores say nothing
         found |= dict.fromkeys(("D-better", "D-improves", "D-tokens", "D-theory-growing", "D-theory-monotone"))
     if published:
-        found[f"D-valid-{published}"] = Estimate(*row[["valid", "valid_low", "valid_high"]], int(row["sampled"]))
+        found[f"D-valid-{published}"] = _estimate(row, "valid", "sampled")
         return {key: Measured(value) for key, value in found.items() if value is not None}
     said = {key: _text(value) if value else f"{row['state']}." for key, value in found.items()}
     return {key: Measured(None, f"Our scaled comparison: {text}") for key, text in said.items()}
@@ -93,7 +95,11 @@ def _difference(table: pd.DataFrame, within: str, first: str, second: str, measu
     rows = rows[rows["measure"] == measure]
     if rows.empty:
         return None
-    return Estimate(*rows.iloc[0][["difference", "difference_low", "difference_high"]], int(rows.iloc[0]["n"])).scaled(scale)
+    return _estimate(rows.iloc[0], "difference", "n").scaled(scale)
+
+
+def _estimate(row: pd.Series, name: str, n: str) -> Estimate:
+    return Estimate(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]), int(row[n]))
 
 
 def _ratio(edits: pd.DataFrame) -> Estimate | None:

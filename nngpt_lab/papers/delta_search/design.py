@@ -12,7 +12,6 @@ from nngpt_lab.ground.names import Named, all_named, named
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.recipe import Recipe
 from nngpt_lab.papers.delta_search.edits import CONTEXT, FORMATS
-from nngpt_lab.papers.delta_search.targets import POOLS
 from nngpt_lab.study import design as study
 from nngpt_lab.study.design import Arm
 
@@ -32,7 +31,8 @@ class Design(study.LoopDesign):
         parents: how many networks are drawn to be edited.
         retries: how often what could not be used is asked for again, with the reason [C].
         examples: pairs of published networks that the model is tuned on before each cycle.
-        pool: within what the two networks of a pair are drawn (``targets.POOLS``).
+        family: the only one that parents and pairs are drawn from, as in the authors' later code [C]; None: all.
+        floor: what a parent's accuracy must reach in a training that decides nothing else; 0.40 is what D admits [P].
         context: lines around a change in the answers that the model is tuned on.
         corpus: ``lemur``, or ``narrow`` (LEMUR at reduced width).
     """
@@ -44,7 +44,8 @@ class Design(study.LoopDesign):
     parents: int
     retries: int = 2
     examples: int
-    pool: str = POOLS[1]
+    family: str | None = None
+    floor: float = 0.40
     context: int = CONTEXT
     corpus: str = "narrow"
 
@@ -80,7 +81,6 @@ PAPER = Design(
     samples=50,
     parents=50,
     examples=1698,
-    pool=POOLS[0],
     corpus="lemur",
     batch=16,
 )
@@ -89,7 +89,8 @@ GPU = replace(
     PAPER,
     name="small-delta",
     source="lab: a small coder on one GPU in minutes, whatever its size up to some billion weights; LEMUR at reduced "
-    "width and digits, trained on the CPU beside it. Decoding and retries as published, answers of at most 768 tokens",
+    "width and digits, trained on the CPU beside it, and of its families the one whose networks learn there, mutations "
+    "of what a genetic algorithm found. Decoding and retries as published, answers of at most 768 tokens",
     coder="Qwen2.5-Coder-0.5B",
     protocol="digits-loop",
     decoding=replace(PAPER.decoding, max_new_tokens=768),
@@ -98,7 +99,8 @@ GPU = replace(
     samples=24,
     parents=24,
     examples=64,
-    pool=POOLS[1],
+    family="ga-mut",
+    floor=0.3,
     corpus="narrow",
     batch=24,
 )
@@ -106,15 +108,15 @@ GPU = replace(
 DEMO = replace(
     GPU,
     name="nano-delta",
-    source="lab: as small-delta with the nano coder on a CPU, whose context is short: one short prompt for all formats, "
-    "answers of at most 256 tokens, one line of context",
+    source="lab: as small-delta with the nano coder on a CPU, whose context is short: one short prompt for all "
+    "formats, answers of at most 320 tokens, one line of context",
     coder="nano-coder",
     prompt="delta_nano",
-    decoding=Decoding(temperature=0.8, top_k=50, top_p=0.9, max_new_tokens=256),
-    recipe=Recipe(lr=3e-3, epochs=2, batch=8, accumulate=1, warmup=0.1),
+    decoding=Decoding(temperature=0.8, top_k=50, top_p=0.9, max_new_tokens=320),
+    recipe=Recipe(lr=3e-3, epochs=1, batch=8, accumulate=1, warmup=0.1),
     samples=8,
     parents=8,
-    examples=12,
+    examples=40,
     context=1,
 )
 

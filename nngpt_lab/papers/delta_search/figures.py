@@ -71,7 +71,8 @@ def live(table: pd.DataFrame) -> Figure:
     right.axvline(0, color="black", linewidth=0.8)
     left.set(xlabel="of the samples, %", xlim=(-2, 102))
     right.set(xlabel="points of accuracy")
-    names = [f"{arm}, {form.replace('_', ' ')}" if form else arm for form, arm in zip(table["form"], table["arm"], strict=True)]
+    rows = zip(table["form"], table["arm"], strict=True)
+    names = [f"{arm}, {form.replace('_', ' ')}" if form else arm for form, arm in rows]
     name_rows(left, names, fontsize=8)
     legend_below(figure)
     return figure

@@ -14,7 +14,7 @@ the ledger, and to resume a run is to repeat the call.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -30,7 +30,7 @@ from nngpt_lab.papers.delta_search import targets
 from nngpt_lab.papers.delta_search.application import apply_answer
 from nngpt_lab.papers.delta_search.design import KEY, MUTATION, Arm, Design
 from nngpt_lab.papers.delta_search.edits import FORMATS, Outcome, Refused, wrapped
-from nngpt_lab.papers.delta_search.lab import Lab, Parent, length
+from nngpt_lab.papers.delta_search.lab import Lab, Parent, length, within_limit
 from nngpt_lab.papers.delta_search.mutations import layer_numbers, random_mutation
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.study.lab import ArmRun
@@ -76,7 +76,8 @@ def run(lab: Lab, arm: Arm, seed: int, parents: Sequence[Parent]) -> pd.DataFram
         status, score, difference (score minus the parent's), valid, tokens; code_hash (of the last), and for each stage
         the cycle's seconds. ``tokens`` counts all attempts.
     """
-    design, tables, grown = lab.design, [], []
+    design, tables = lab.design, []
+    grown: list[tuple[Parent, str]] = []  # children that beat their parents
     with ArmRun(arm, seed).state(lab) as state:
         cycles = lab.bar(range(1, design.cycles + 1), f"{design.form}, {arm.name}, seed {seed}")
         for cycle in cycles:
@@ -182,7 +183,7 @@ def training(lab: Lab, arm: Arm, seed: int, cycle: int, grown: list[tuple[Parent
     design, chosen = lab.design, []
     for parent, child in grown[::-1] if arm.choice == "grown" else ():  # the latest first
         chosen += _example(lab, parent.code, parent.score, child, lab.proxy.protocol.images)
-    networks = lab.corpus.assign(group=lab.corpus["family"] if design.pool == targets.POOLS[1] else "one")
+    networks = within_limit(lab).dropna(subset="accuracy").assign(group="one")
     rng = generator(KEY, "training pairs", seed, cycle)
     for baseline, target in targets.draw(networks, "pair uniform", 20 * design.examples, rng):
         if len(chosen) >= design.examples:
@@ -196,7 +197,7 @@ def training(lab: Lab, arm: Arm, seed: int, cycle: int, grown: list[tuple[Parent
 
 def _example(lab: Lab, before: str, accuracy: float, after: str, dataset: str) -> list[Example]:
     """A training text, or none where the format cannot say the change, or not within the budget."""
-    design, asked = lab.design, None
+    design = lab.design
     answer = FORMATS[design.form].write(before, after, design.context)
     if answer is None or length(lab, answer) >= design.decoding.max_new_tokens:
         return []
@@ -208,13 +209,6 @@ def _example(lab: Lab, before: str, accuracy: float, after: str, dataset: str) -
     return [Example(tuple(ids), prompt_length)]
 
 
-def of_form(lab: Lab, form: str) -> Lab:
-    """The same lab for another format."""
-    return replace(lab, design=replace(lab.design, form=form))
-
-
 def tunable(form: str) -> bool:
     """Whether published pairs can be said in a format; no two published networks of a family differ by mutations."""
     return form != MUTATION
-
-

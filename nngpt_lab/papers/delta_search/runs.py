@@ -13,6 +13,7 @@ from nngpt_lab.papers.delta_search.design import Arm, Design
 from nngpt_lab.papers.delta_search.lab import open_lab, parents
 from nngpt_lab.records.results import Results
 from nngpt_lab.study.estimate import Work, of_a_loop
+from nngpt_lab.study.lab import run_ahead
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,14 @@ def run_all(
         open_lab(design, ledger, results.folder / "live", device=device, workers=workers) as lab,
     ):
         pools = {seed: parents(lab, seed) for seed in seeds}
-        todo = [(form, arm, seed) for form, arm in planned(formats, arms) for seed in seeds]
-        tables = [
-            loop.run(loop.of_form(lab, form), arm, seed, pools[seed])
-            for form, arm, seed in lab.bar(todo, "formats, arms and seeds")
+        calls = [
+            (replace(design, form=form), arm, seed, pools[seed])
+            for form, arm in planned(formats, arms)
+            for seed in seeds
         ]
+        if not lab.coder.server and lab.coder.device.type == "cpu":
+            run_ahead(lab, open_lab, loop.run, calls, workers)
+        tables = [loop.run(replace(lab, design=own), *call) for own, *call in lab.bar(calls, "formats, arms and seeds")]
         rows = [{"seed": seed, **asdict(parent)} for seed, pool in pools.items() for parent in pool]
         codes = ledger.table("codes").set_index("hash")["code"].to_dict()
         return LiveRuns(pd.concat(tables, ignore_index=True), pd.DataFrame(rows), codes)

@@ -71,7 +71,10 @@ def arm_table(edits: pd.DataFrame, parents: pd.DataFrame) -> pd.DataFrame:
         row |= {"mean": 100 * good["score"].mean(), "parent_mean": 100 * good["parent_score"].mean()}
         gain, method = gained(good)
         row |= gain.scaled(100).columns("difference") | {"n": gain.n, "method": method}
-        row |= {"better": 100 * (good["difference"] > least).mean(), "worse": 100 * (good["difference"] < -least).mean()}
+        row |= {
+            "better": 100 * (good["difference"] > least).mean(),
+            "worse": 100 * (good["difference"] < -least).mean(),
+        }
         row |= {"tokens": part["tokens"].mean()}
         row["tokens_per_valid"] = part["tokens"].sum() / len(good) if len(good) else np.nan
         rows.append(row | {"state": TESTED if part["valid"].mean() >= LEAST else UNTESTED})
@@ -123,7 +126,7 @@ def compared(edits: pd.DataFrame, arms: Sequence[tuple[str, str]] = ()) -> pd.Da
         tested = min(side["valid"].mean() for side in sides) >= LEAST
         for name, measure in MEASURES.items():
             row = {"within": within, "first": first, "second": second, "measure": name}
-            row |= compare(*sides, measure).columns("first_value", "second_value")
+            row |= compare(sides[0], sides[1], measure).columns("first_value", "second_value")
             rows.append(row | {"state": TESTED if tested or name.startswith("valid") else UNTESTED})
     columns = ["within", "first", "second", "measure", "first_value", "second_value", *RESULT, "state"]
     return pd.DataFrame(rows, columns=columns)

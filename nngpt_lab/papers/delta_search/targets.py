@@ -177,7 +177,9 @@ def summarise(table: pd.DataFrame, rng: np.random.Generator, resamples: int) -> 
         row = dict(zip(("epoch", "pool", "scheme"), key, strict=True))
         row |= {"pairs": len(part), "networks": len({*part["baseline"], *part["target"]})}
         row |= {"q1": part["lines"].quantile(0.25), "median": part["lines"].median()}
-        row["median_low"], row["median_high"] = median_over_networks(part["lines"], network_weights(part, rng, resamples))
+        row["median_low"], row["median_high"] = median_over_networks(
+            part["lines"], network_weights(part, rng, resamples)
+        )
         row |= {"q3": part["lines"].quantile(0.75)}
         row["characters_by_file"] = float((part["characters"] / part["file_characters"]).median())
         hits = np.array([share(part).to_numpy(float) for share in SHARES.values()])

@@ -1,6 +1,6 @@
 """How many weights LEMUR's networks have: counted once and shipped beside this file, so that nobody need run them.
 
-    python -m nngpt_lab.papers.architecture_loop.weight_counts     # counts anew, some ten minutes on two cores
+    python -m nngpt_lab.study.weight_counts     # counts anew, some ten minutes on two cores
 
 Every source is run in the sandbox, at 32 px and 10 classes as paper B trains it. The file holds names, hashes of the
 code and counts, no source.

@@ -5,9 +5,9 @@ import pytest
 
 from nngpt_lab.corpora import architectures
 from nngpt_lab.ground.errors import DataError
-from nngpt_lab.papers.architecture_loop import weight_counts
 from nngpt_lab.papers.architecture_loop.design import PAPER
 from nngpt_lab.papers.architecture_loop.runs import described
+from nngpt_lab.study import weight_counts
 
 LIMIT = 500_000
 
