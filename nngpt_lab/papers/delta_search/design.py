@@ -90,10 +90,10 @@ GPU = replace(
     name="small-delta",
     source="lab: a small coder on one GPU in minutes, whatever its size up to some billion weights; LEMUR at reduced "
     "width and digits, trained on the CPU beside it, and of its families the one whose networks learn there, mutations "
-    "of what a genetic algorithm found. Decoding and retries as published, answers of at most 768 tokens",
+    "of what a genetic algorithm found. Decoding and retries as published, answers of at most 640 tokens",
     coder="Qwen2.5-Coder-0.5B",
     protocol="digits-loop",
-    decoding=replace(PAPER.decoding, max_new_tokens=768),
+    decoding=replace(PAPER.decoding, max_new_tokens=640),
     recipe=Recipe(lr=2e-4, epochs=2, batch=8, accumulate=1, warmup=0.1, layers=None),
     cycles=1,
     samples=24,
@@ -114,9 +114,9 @@ DEMO = replace(
     prompt="delta_nano",
     decoding=Decoding(temperature=0.8, top_k=50, top_p=0.9, max_new_tokens=320),
     recipe=Recipe(lr=3e-3, epochs=1, batch=8, accumulate=1, warmup=0.1),
-    samples=8,
-    parents=8,
-    examples=40,
+    samples=6,
+    parents=6,
+    examples=16,
     context=1,
 )
 

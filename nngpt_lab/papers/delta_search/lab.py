@@ -91,7 +91,8 @@ def parents(lab: Lab, seed: int) -> list[Parent]:
         if len(found) >= design.parents:
             break
     if not found:
-        raise LabError(f"no network reaches {100 * design.floor:.0f} %", "raise parents, or take another protocol")
+        cause = f"of {len(fitting)} networks that fit {room} tokens none reaches {100 * design.floor:.0f} %"
+        raise LabError(cause, "raise parents or the token budget, or take another protocol")
     return found[: design.parents]
 
 

@@ -9,7 +9,7 @@ of the re-runs' differences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from nngpt_lab.study.comparison import (
     compare,
     over_seeds,
 )
+from nngpt_lab.study.history import by_step, history
 from nngpt_lab.study.samples import FEWEST, SEEDS
 
 LEAST = 0.2
@@ -102,6 +103,17 @@ def outcome_table(edits: pd.DataFrame) -> pd.DataFrame:
                 rows.append({"form": form, "arm": arm, "attempt": attempt, "outcome": outcome, "count": count,
                              "sampled": len(part), **share})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def edit_types(edits: pd.DataFrame, codes: Mapping[str, str]) -> pd.DataFrame:
+    """What the valid edits of each format and arm did, cycle by cycle, over all seeds: form, arm, and the columns of
+    ``history.by_step``. A line is re-introduced if another network of the run had it before."""
+    parts = []
+    for (form, arm), part in edits[edits["valid"].astype(bool)].groupby(["form", "arm"], sort=False):
+        runs = [history(run.rename(columns={"cycle": "step"}), codes) for _, run in part.groupby("seed")]
+        parts.append(by_step(pd.concat(runs)).assign(form=form, arm=arm).rename(columns={"step": "cycle"}))
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["form", "arm"])
+    return found[["form", "arm", *(name for name in found if name not in ("form", "arm", "novelty_corpus"))]]
 
 
 def compared(edits: pd.DataFrame, arms: Sequence[tuple[str, str]] = ()) -> pd.DataFrame:

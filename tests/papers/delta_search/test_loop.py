@@ -81,6 +81,14 @@ def test_every_format_edits_the_same_parents_and_a_child_is_compared_with_its_ow
     assert (same == 1).all()  # the same edit in both formats, so the same child, which is trained once
 
 
+def test_what_edits_do_is_counted_for_the_valid_ones(live):
+    types = tables.edit_types(live[0].edits, live[0].codes).set_index(["form", "arm", "cycle"])
+    first = types.loc[("unified_diff", "no tuning", 1)]
+    assert first["edits"] == TINY.samples and first["wiring"] == 100 and first["layer added"] == 0  # a number of a list
+    assert ("typed_mutation", "random mutation", 1) in types.index
+    assert tables.edit_types(live[0].edits.head(0), {}).empty
+
+
 def test_a_run_is_read_back(live):
     def never(*_):
         raise AssertionError("the ledger holds every text")
