@@ -96,13 +96,13 @@ GPU = replace(
     decoding=replace(PAPER.decoding, max_new_tokens=640),
     recipe=Recipe(lr=2e-4, epochs=2, batch=8, accumulate=1, warmup=0.1, layers=None),
     cycles=1,
-    samples=24,
+    samples=48,
     parents=24,
     examples=64,
     family="ga-mut",
     floor=0.3,
     corpus="narrow",
-    batch=24,
+    batch=48,
 )
 
 DEMO = replace(
