@@ -56,9 +56,10 @@ def pair_flips(flips: pd.DataFrame, within_sd: float) -> Figure:
     """Probability that a better/worse pair flips when both are run again, by the gap first seen."""
     figure, ax = new_figure(height=3.8)
     gap = 100 * (flips["gap_low"] + flips["gap_high"]) / 2
-    points(ax, gap, flips, "observed", scale=100, color=OURS, linestyle="-", label="observed among replicates")
-    ax.plot(gap, 100 * flips["model"], color=PAPER, linestyle="--", label="normal noise, all functions")
-    reference_line(ax, 100 * within_sd, "noise SD", MUTED, vertical=True)
+    ax.plot(gap, 100 * flips["model"], color="black", linewidth=1, label="normal noise, the same codes")
+    ax.plot(gap, 100 * flips["model_corpus"], color=PAPER, linestyle="--", label="normal noise, the whole corpus")
+    points(ax, gap, flips, "observed", scale=100, color=OURS, label="observed, codes that were scored again")
+    ax.axvline(100 * within_sd, color=MUTED, linestyle=":", linewidth=1, zorder=1, label="noise SD")
     ax.set(xlabel="gap first seen, points", ylabel="pairs that flip, %", ylim=(0, 55),
            title="How often the better of two is the worse of two next time")  # fmt: skip
     ax.legend(loc="upper right")

@@ -17,6 +17,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from nngpt_lab.corpora.augmentations import OPERATIONS
+from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
 
@@ -163,14 +164,15 @@ def pair_flips(functions: pd.DataFrame, rng: np.random.Generator, resamples: int
 
     Observed: for each replicated code draw two of its scores, one as the first run and one as the re-run, and compare
     all pairs of codes; the interval resamples codes. Columns: gap_low, gap_high, pairs (per draw), observed(_low,
-    _high), model (the whole corpus' noise and reliability, at the middle of the bin).
+    _high), model (normal noise, for the same codes, at the middle of the bin), model_corpus (for the whole corpus).
     """
     groups, spread = replicates(functions), noise(functions, rng, resamples=2)
+    within_sd, again = spread.within_sd.value, functions[functions["code_hash"].duplicated(keep=False)]
     draws, pairs = [], []
     for _ in range(resamples):
         chosen = np.unique(rng.integers(0, len(groups), len(groups)))  # a code twice would be paired with itself
-        first, again = np.array([rng.choice(groups[i], 2, replace=False) for i in chosen]).T
-        agreement = intervals.pair_agreement(first, again, FLIP_EDGES)
+        first, second = np.array([rng.choice(groups[i], 2, replace=False) for i in chosen]).T
+        agreement = intervals.pair_agreement(first, second, FLIP_EDGES)
         draws.append(1 - agreement["still_better"])
         pairs.append(agreement["pairs"])
     low, high = np.transpose([intervals.percentile_interval(column) for column in np.array(draws).T])
@@ -180,7 +182,8 @@ def pair_flips(functions: pd.DataFrame, rng: np.random.Generator, resamples: int
         observed=np.nanmean(draws, axis=0),
         observed_low=low,
         observed_high=high,
-        model=flip_probability(table.mean(axis=1), spread.within_sd.value, spread.reliability.value),
+        model=flip_probability(table.mean(axis=1), within_sd, reliability(again, within_sd)),
+        model_corpus=flip_probability(table.mean(axis=1), within_sd, spread.reliability.value),
     )
 
 
@@ -324,6 +327,46 @@ def cues(brute_force: pd.DataFrame, groups: dict[str, pd.DataFrame]) -> pd.DataF
 def cue(row) -> Estimate:
     """A row of :func:`cues` as an estimate."""
     return Estimate(row.difference, row.difference_low, row.difference_high, row.n)
+
+
+ASKED = 10  # functions that the authors' loop asks for in an LLM epoch (TuneTransformGen.py, TEST_NN)
+
+
+def times_fewer(brute_force: pd.DataFrame, llm: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
+    """How many times fewer functions like the LLM's than others one must evaluate to meet one of the corpus' best 1 %.
+
+    Every operation set of the LLM's functions is in the corpus, with other parameters: its recorded scores stand for
+    what was never published. A share of hits by another is how many times fewer evaluations until the first hit.
+
+    Returns:
+        compared_with (what is evaluated instead), share (of it among the best 1 %, per cent), share_llm, n (distinct
+        operation sets of the LLM's, which the bootstrap resamples), times_fewer(_low, _high). In the last row the
+        LLM's share is of all that it was asked for: it wrote at least :data:`ASKED` functions in each LLM epoch up to
+        the last that is committed, and those below 40 % are not. UsageError if a set is not in the corpus.
+    """
+    corpus, sets = brute_force.assign(score=brute_force["score"].fillna(CHANCE)), {}
+    hit = corpus["score"] >= corpus["score"].quantile(0.99)
+    for used, reached in hit.groupby(corpus["operations"].map(frozenset)):
+        sets[used] = reached.mean()
+    own = llm["operations"].map(frozenset)
+    if missing := set(own) - set(sets):
+        raise UsageError(f"no recorded function uses {', '.join(sorted(min(missing, key=sorted)))}", "leave it out")
+    found = intervals.cluster_mean(own.map(sets).to_numpy(), own.map(sorted).map(" ".join), rng, resamples)
+    accepted = corpus["score"] >= ACCEPTED
+    targets = target_shares(corpus["score"][accepted].to_numpy(), corpus["code_hash"][accepted].to_numpy())
+    kept = len(llm) / (ASKED * llm["llm_epoch"].max())
+    others = {
+        "any function": (hit.mean(), 1.0),
+        "accepted functions (40 % and more), as the LLM's are": (hit[accepted].mean(), 1.0),
+        "accepted functions of one operation": (hit[accepted & (corpus["n_operations"] == 1)].mean(), 1.0),
+        "tuning targets: copying them": (targets @ hit[accepted], 1.0),
+        "any function; the LLM's that were not kept count": (hit.mean(), kept),
+    }
+    rows = []
+    for name, (share, part) in others.items():
+        row = {"compared_with": name, "share": 100 * share, "share_llm": 100 * part * found.value, "n": found.n}
+        rows.append(row | found.scaled(part / share if share else np.nan).columns("times_fewer"))
+    return pd.DataFrame(rows)
 
 
 def five_epoch_pairs(brute_force: pd.DataFrame, five_epochs: pd.DataFrame) -> pd.DataFrame:

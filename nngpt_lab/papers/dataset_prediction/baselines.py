@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from nngpt_lab.corpora.architectures import family_of
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.progress import noted
 from nngpt_lab.ground.seeds import SCHEME, derive, generator
@@ -209,6 +210,52 @@ def paired_difference(answers: pd.DataFrame, a: str, b: str, rng: np.random.Gene
     difference = sides[a]["correct"] - sides[b]["correct"]
     clusters = sides[a]["group"].reindex(difference.index)
     return intervals.cluster_mean(difference.to_numpy(float), clusters, rng, resamples).scaled(100)
+
+
+BASE_FOLDS = 10
+
+
+def unseen_bases(
+    questions: pd.DataFrame, code: dict[str, str], seed: int, rng: np.random.Generator, resamples: int
+) -> pd.DataFrame:
+    """Does code say more than a family where there is more to a family than one generator? Hand-written networks,
+    no relative of which was learnt from.
+
+    The hand-written networks' bases (VGG, ResNet, ...) are held out, a tenth at a time; ``code_and_names`` learns from
+    all other questions, balanced within family. Answers are weighted so that both names of a pair win equally often:
+    among all these networks (``of all bases``: does code tell of a base that it never saw which data set suits it?), or
+    within each base (``within a base``: does it tell variants of one base apart?).
+
+    Returns:
+        balanced, questions (that a balanced draw has), bases, accuracy, ci_low, ci_high (per cent, over bases).
+    """
+    base = questions["architecture"].map(lambda name: family_of(name)[1])
+    written = questions["family"] == "hand-written"
+    features = CodeFeatures({name: code[name] for name in questions["architecture"].unique()})
+    draw, answered = generator("paper C", "unseen bases", seed), []
+    bases = draw.permutation(np.sort(base[written].unique()))
+    for fold in range(min(BASE_FOLDS, len(bases))):
+        test = questions[written & base.isin(bases[fold::BASE_FOLDS])]
+        train = questions.drop(test.index)
+        train = balanced(train[~train["group"].isin(test["group"])], draw, "balanced within family")
+        said = code_and_names(train, test, features, seed)
+        answered.append(test.assign(base=base, correct=graded(said, test)))
+    table, rows = pd.concat(answered), []
+    for name, within in (("of all bases", ["pair"]), ("within a base", ["pair", "base"])):
+        weight = balancing_weights(table, within)
+        part, weight = table[weight > 0], weight[weight > 0]
+        mean = intervals.cluster_mean(part["correct"].to_numpy(float), part["base"], rng, resamples, weight).scaled(100)
+        row = {"balanced": name, "questions": round(weight.sum()), "bases": mean.n}
+        rows.append(row | mean.columns("accuracy", "ci_low", "ci_high"))
+    return pd.DataFrame(rows)
+
+
+def balancing_weights(questions: pd.DataFrame, within: list[str]) -> np.ndarray:
+    """Weights, shape (questions,), under which both names of a pair win equally often within ``within``, and which add
+    up to as many questions as a balanced draw has; 0 where one name always wins."""
+    own = questions.groupby([*within, "answer"])["answer"].transform("size")
+    other = questions.groupby(within)["answer"].transform("size") - own
+    return (np.minimum(own, other) / own).to_numpy(float)
 
 
 class CodeFeatures:

@@ -68,14 +68,14 @@ def pair_balance(balance: pd.DataFrame) -> Figure:
 
 def published_results(results: pd.DataFrame, names: tuple[float, float, float]) -> Figure:
     """Paper C's peaks with Wilson intervals at their n, against what names alone reach (value, low, high; per cent)."""
-    figure, ax = new_figure(height=3.4)
-    ax.axhspan(names[1], names[2], color=OTHER, alpha=0.25, linewidth=0)
-    reference_line(ax, names[0], f"names alone, held-out architectures: {names[0]:.1f} %", OTHER)
-    reference_line(ax, 50, "the paper's chance level", MUTED)
+    figure, ax = new_figure(width=9, height=3.6)
+    ax.axhspan(names[1], names[2], color=MUTED, alpha=0.25, linewidth=0)
+    reference_line(ax, names[0], f"names alone:\n{names[0]:.1f} %", "black", place="right")
+    reference_line(ax, 50, "the paper's\nchance level", MUTED, place="right")
     points(ax, range(len(results)), results, "accuracy", ends=("ci_low", "ci_high"), color=PAPER, markersize=6)
     labels = [f"{row.prompt}, {row.model}\n{row.correct} of {row.n}" for row in results.itertuples()]
     ax.set_xticks(range(len(results)), labels)
-    ax.set(ylabel="accuracy, %", ylim=(40, 103), xlim=(-0.5, len(results) + 0.4),
+    ax.set(ylabel="accuracy, %", ylim=(40, 103), xlim=(-0.5, len(results) - 0.5),
            title="Paper C's peaks, with the interval that their n allows")  # fmt: skip
     return figure
 
@@ -124,6 +124,9 @@ def label_reliability(table: pd.DataFrame) -> Figure:
 # ----------------------------------------------------------------------------------------------------- language models
 
 
+DASHES, MARKERS = ("-", "--", "-.", ":"), "os^DvPX"
+
+
 def accuracy_per_epoch(epochs: pd.DataFrame) -> Figure:
     """Accuracy after each outer epoch, a panel per prompt, one line per model and cell, with the paper's peaks.
 
@@ -132,17 +135,27 @@ def accuracy_per_epoch(epochs: pd.DataFrame) -> Figure:
     shown = epochs[(epochs["readout"] == "both orders") & (epochs["on"] == "all")]
     shown = shown.assign(line=_names(shown, ["model", "split", "question_set"]))
     mean = shown.groupby(["prompt", "line", "epoch"], as_index=False)[["accuracy", *BOUNDS]].mean()
-    looks = {name: {"color": COLOURS[(place + place // 3) % len(COLOURS)], "marker": "o", "markersize": 3}
-             for place, name in enumerate(dict.fromkeys(shown["line"]))}  # fmt: skip
+    looks = {
+        name: {
+            "color": COLOURS[(place + place // 3) % len(COLOURS)],
+            "linestyle": DASHES[place % len(DASHES)],
+            "marker": MARKERS[place % len(MARKERS)],
+            "markersize": 4,
+        }
+        for place, name in enumerate(dict.fromkeys(shown["line"]))
+    }
     prompts = [name for name in PROMPT_TITLES if name in set(shown["prompt"])]
-    titles = [PROMPT_TITLES[name] for name in prompts]
-    figure, axes = panels(titles, width=max(5, 2.9 * len(prompts)), height=3.8)
+    figure, axes = panels([PROMPT_TITLES[name] for name in prompts], width=max(6, 3 * len(prompts)), height=4)
     for ax, name in zip(axes, prompts, strict=False):
         lines(ax, mean[mean["prompt"] == name], "line", "epoch", "accuracy", looks, bands=looks, ends=BOUNDS)
-        for peak in PUBLISHED_RESULTS[PUBLISHED_RESULTS["prompt"] == PUBLISHED_NAMES.get(name)].itertuples():
-            reference_line(ax, 100 * peak.correct / peak.n, f"paper's peak, {peak.model}, n = {peak.n}")
+        peaks = PUBLISHED_RESULTS[PUBLISHED_RESULTS["prompt"] == PUBLISHED_NAMES.get(name)]
+        said = ["outer epoch (0: untuned)"]
+        for peak, (dash, word) in zip(peaks.itertuples(), (("--", "dashed"), (":", "dotted")), strict=False):
+            ax.axhline(100 * peak.correct / peak.n, color=PAPER, linestyle=dash, linewidth=1, zorder=1)
+            said.append(f"{word}: paper's {peak.model}, {peak.correct} of {peak.n}")
+        ax.set_xlabel("\n".join(said), fontsize=9)
         ax.axhline(50, color="black", linewidth=0.8)
-        ax.set(xlabel="outer epoch (0: untuned)", ylim=(-2, 103))
+        ax.set(ylim=(-2, 103))
         whole_numbers(ax.xaxis)
     axes[0].set_ylabel("test accuracy, %")
     legend_below(figure, ncols=2)

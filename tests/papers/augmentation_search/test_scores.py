@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from nngpt_lab.corpora.augmentations import OPERATIONS
+from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.augmentation_search import scores
 
 EFFECTS = dict(zip(OPERATIONS, np.linspace(-0.06, 0.06, len(OPERATIONS)), strict=True))
@@ -113,6 +114,32 @@ def test_pair_flips_agree_with_the_model_where_it_holds():
     found = scores.pair_flips(functions, rng, 60)
     assert ((found["observed_low"] <= found["model"]) & (found["model"] <= found["observed_high"])).sum() >= 7
     assert found["observed"].iloc[0] > 0.4 and found["observed"].iloc[-1] < 0.05
+
+
+def test_the_curve_of_the_codes_scored_again_is_theirs_and_not_the_corpus():
+    """Half the corpus is scored once and differs more: only the curve of the other half fits what is observed."""
+    rng = np.random.default_rng(7)
+    again = [function(f"r{i}", t + rng.normal(0, 0.02)) for i, t in enumerate(rng.normal(0.4, 0.01, 150)) for _ in "ab"]
+    once = [function(f"o{i}", t) for i, t in enumerate(rng.normal(0.4, 0.1, 150))]
+    found = scores.pair_flips(pd.DataFrame(again + once), rng, 60)[1:5]  # bins with many pairs
+    for name, inside in (("model", True), ("model_corpus", False)):
+        fits = (found["observed_low"] <= found[name]) & (found[name] <= found["observed_high"])
+        assert fits.all() == inside, name
+
+
+def test_times_fewer_counts_hits_of_the_same_operations():
+    good, bad = ("Pad", "RandomRotation"), ("RandomInvert",)
+    rows = [function(f"g{i}", 0.5 + i / 1000, good) for i in range(10)]  # three of these ten are the best 1 %
+    rows += [function(f"b{i}", 0.3 if i % 2 else 0.45, bad) for i in range(290)]
+    llm = pd.DataFrame([function(f"w{i}", np.nan, good[::-1]) for i in range(4)]).assign(llm_epoch=[1, 1, 2, 4])
+    rng, corpus = np.random.default_rng(0), pd.DataFrame(rows)
+    found = scores.times_fewer(corpus, llm, rng, 50).set_index("compared_with")
+    assert found["times_fewer"].iloc[0] == pytest.approx((3 / 10) / (3 / 300))
+    assert found["times_fewer"].iloc[1] == pytest.approx((3 / 10) / (3 / 155))  # 145 of the bad ones are accepted
+    assert found["times_fewer"].iloc[4] == pytest.approx(30 * 4 / 40)  # four functions of 4 epochs with 10 each
+    assert (found["n"] == 1).all()
+    with pytest.raises(UsageError, match="Pad"):
+        scores.times_fewer(corpus, llm.assign(operations=[["Pad"]] * 4), rng, 50)
 
 
 def test_expected_pair_flip_against_simulation():

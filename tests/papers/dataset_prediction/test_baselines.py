@@ -273,3 +273,30 @@ def test_summaries(noise_answers):
     per = db.by_dataset(answers.query("split == 'published' and question_set == 'all'"), np.random.default_rng(0), 20)
     counted = per[per["baseline"] == "names"].set_index("dataset")["n"]
     assert counted.to_dict() == {d: (3 * 90 if d in SOME else 0) for d in db.NAMES}
+
+
+@pytest.mark.parametrize("told_apart", ["bases", "variants"])
+def test_of_bases_never_seen_code_tells_what_it_says_and_no_more(told_apart):
+    """Where a base is all of one kind its variants do not differ; where both kinds are in each base they do."""
+    questions, code = make(by_code, np.random.default_rng(4), architectures=96)
+    number = questions["architecture"].str.removeprefix("net-").astype(int)
+    base = number % 12 if told_apart == "bases" else number // 8  # net-i is wide where i is even
+    names = ("Net" + base.astype(str) + "-" + number.astype(str)).where(number < 72, "ga-" + number.astype(str))
+    code = {new: code[old] for old, new in zip(questions["architecture"], names, strict=True)}
+    families = pd.Series(np.where(number < 72, "hand-written", "ga"))
+    found = db.unseen_bases(
+        questions.assign(architecture=names, family=families), code, 0, np.random.default_rng(0), 50
+    )
+    found = found.set_index("balanced")
+    assert found.loc["of all bases", "accuracy"] > 95
+    assert found.loc["of all bases", "questions"] == 72 * 6
+    within = found.loc["within a base"]
+    if told_apart == "bases":
+        assert within["questions"] == 0 and np.isnan(within["accuracy"])
+    else:
+        assert within["accuracy"] > 95 and within["questions"] == 72 * 6 and within["bases"] == 9
+
+
+def test_balancing_weights_are_those_of_a_balanced_draw():
+    answers = pd.DataFrame({"pair": ["a / b"] * 5 + ["a / c"] * 2, "answer": ["a", "a", "a", "a", "b", "a", "a"]})
+    assert db.balancing_weights(answers, ["pair"]).tolist() == [0.25] * 4 + [1, 0, 0]
