@@ -24,6 +24,7 @@ from nngpt_lab.records.not_run import go_on
 from nngpt_lab.records.profiles import Profile, get_profile
 
 PNG_DPI = 150
+REFERENCE = ("reference", "reference_low", "reference_high", "reference_n")
 SVG_SALT = "nngpt-lab"  # fixed, so that the same figure gives the same file
 
 
@@ -53,6 +54,17 @@ class Results:
         (self.folder / "tables" / f"{name}.md").write_text(f"{caption}\n\n{text}\n", encoding="utf-8")
         self._note("tables", name, {"caption": caption})
         return rounded
+
+    def beside_reference(self, frame: pd.DataFrame, name: str, keys: list[str]) -> pd.DataFrame:
+        """``frame``, rows ``keys`` with a difference, and beside those without an interval what the committed reference
+        run of this notebook found in its table ``name``: columns reference(_low, _high, _n); blank where there is none.
+        """
+        found = dict(zip(("difference", "difference_low", "difference_high", "n"), REFERENCE, strict=True))
+        file = paths.results_root() / "reference" / "demo" / self.folder.parent.name / "tables" / f"{name}.csv"
+        known = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=[*keys, *found])
+        known = known[[*keys, *found]].rename(columns=found)
+        beside = frame[keys].astype(object).merge(known, on=keys, how="left")[[*REFERENCE]].set_index(frame.index)
+        return frame.join(beside.where(frame["difference_low"].isna()).astype(float))
 
     def figure(self, figure, name: str, caption: str):
         """Save a matplotlib figure as SVG and PNG (reproducible bytes); return it, to show in a cell."""

@@ -1,8 +1,9 @@
 """Two sets of runs compared: the loop with a control, its last cycles with its first, one style of prompt with another.
 
-From :data:`SEEDS` seeds that both sets have, a run is the unit: the interval is a t-interval over the differences
-between runs of the same seed. With fewer, the samples of all these seeds are taken together, and the interval is the
-measure's own. It covers the samples that were drawn and not another run, as :attr:`Comparison.method` says.
+A run is the unit: from :data:`SEEDS` seeds that both sets have, the interval is a t-interval over the differences
+between runs of the same seed. With fewer there is none: samples of a tuned model depend on one another, and say nothing
+of another run. Only samples of untuned models are independent; they are taken together, and the interval is the
+measure's own, as :attr:`Comparison.method` says.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from nngpt_lab.study.samples import FEWEST, SEEDS
 
 PAIRED = "paired t over seeds"
 EQUAL = "paired, but the same difference in all seeds: no interval"
-NEWCOMBE = "Newcombe over samples; does not cover the seed"
 MCNEMAR = "McNemar over samples (interval: Bonett and Price)"
 WELCH = "Welch over samples; does not cover the seed"
 RATIO = "linearised ratio over samples; does not cover the seed"
-TOO_FEW_SEEDS = "no interval: fewer than three seeds"
+TOO_FEW_SEEDS = ("no seed in common: no interval", "one seed: no interval", "two seeds: no interval")  # by number
 TOO_FEW_SAMPLES = "no interval: too few samples, or all alike"
 
 RESULT = ["difference", "difference_low", "difference_high", "n", "method"]
@@ -56,33 +56,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Statistic:
-    """Any number of a run, a maximum say. One run gives it no interval: resampling cannot bound a maximum."""
+    """Any number of a run, a maximum or a share, say. Samples of fewer than :data:`SEEDS` runs give it no interval."""
 
     label: str
     value: Callable[[pd.DataFrame], float]
 
     def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
         """No interval; n counts seeds."""
-        values, n = (self.value(first), self.value(second)), first["seed"].nunique()
-        return Comparison(*values, _without_interval(values[0] - values[1], n), TOO_FEW_SEEDS)
-
-
-@dataclass(frozen=True)
-class Proportion:
-    """A share of independent trials; ``counts`` gives successes and trials."""
-
-    label: str
-    counts: Callable[[pd.DataFrame], tuple[int, int]]
-
-    def value(self, samples: pd.DataFrame) -> float:
-        """Successes by trials."""
-        successes, trials = self.counts(samples)
-        return successes / trials if trials else np.nan
-
-    def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
-        """Newcombe's interval; n counts the trials of both."""
-        difference = intervals.difference_of_proportions(*self.counts(first), *self.counts(second))
-        return Comparison(self.value(first), self.value(second), difference, NEWCOMBE)
+        return _of_few_runs(first, second, self)
 
 
 @dataclass(frozen=True)
@@ -166,13 +147,14 @@ class PairedRatio:
         return (above - self.value(samples) * below) / below.mean()
 
 
-Measure = Statistic | Proportion | PairedProportion | Mean | PairedRatio
+Measure = Statistic | PairedProportion | Mean | PairedRatio
 
 
-def compare(first: pd.DataFrame, second: pd.DataFrame, measure: Measure) -> Comparison:
+def compare(first: pd.DataFrame, second: pd.DataFrame, measure: Measure, *, independent: bool = False) -> Comparison:
     """``first`` minus ``second``, tables of samples with a column seed; seeds that one of them lacks are left out.
 
-    Where they have no seed in common the samples are compared as they are.
+    Where they have no seed in common the samples are compared as they are. ``independent``: they are of untuned models,
+    so that those of few seeds have the measure's own interval.
     """
     seeds = sorted(set(first["seed"]) & set(second["seed"]))
     if seeds:
@@ -181,17 +163,28 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, measure: Measure) -> Comp
     pairs = np.array(runs, float).reshape(2, -1)
     pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
     if pairs.shape[1] < SEEDS:
-        return measure.within(first, second)
+        return measure.within(first, second) if independent else _of_few_runs(first, second, measure)
     difference = over_seeds(pairs[0] - pairs[1])
     if not np.isfinite(difference.low):
         return Comparison(*pairs.mean(axis=1), difference, EQUAL)
     return Comparison(*pairs.mean(axis=1), difference, PAIRED, float(stats.ttest_rel(*pairs).pvalue))
 
 
+def _of_few_runs(first: pd.DataFrame, second: pd.DataFrame, measure: Measure) -> Comparison:
+    """No interval; n counts the seeds that both have."""
+    values, n = (measure.value(first), measure.value(second)), len(set(first["seed"]) & set(second["seed"]))
+    return Comparison(*values, _without_interval(values[0] - values[1], n), TOO_FEW_SEEDS[min(n, SEEDS - 1)])
+
+
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean with a t-interval; none (nan) for fewer than :data:`SEEDS` values, or for values that do not differ."""
     mean = intervals.t_interval(values)
     return mean if mean.n >= SEEDS else _without_interval(mean.value, mean.n)
+
+
+def share(successes: float, trials: float) -> float:
+    """Successes by trials; nan without any."""
+    return float(successes / trials) if trials else np.nan
 
 
 def _without_interval(value: float, n: int) -> Estimate:

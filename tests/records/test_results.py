@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -89,3 +90,23 @@ def test_an_unknown_profile_makes_no_folder(tmp_path):
     with pytest.raises(UsageError, match="did you mean 'demo'"):
         Results(tmp_path / "new", "dmeo")
     assert not (tmp_path / "new").exists()
+
+
+def test_one_seed_has_the_reference_beside_it(tmp_path, monkeypatch):
+    """Only rows without an interval, each its own; nothing where no reference was committed."""
+    results = Results(tmp_path / "01" / "seed-0", "smoke")
+    keys = {"control": ["a", "b", "c"], "measure": "mean"}
+    frame = pd.DataFrame(keys | {"difference": 0.1, "difference_low": [np.nan, 0.0, np.nan]}, index=[3, 1, 2])
+    monkeypatch.setattr("nngpt_lab.ground.paths.results_root", lambda: tmp_path)
+    alone = results.beside_reference(frame, "controls", ["control", "measure"])
+    assert alone[["reference", "reference_low", "reference_high", "reference_n"]].isna().all(axis=None)
+    place = tmp_path / "reference" / "demo" / "01" / "tables"
+    place.mkdir(parents=True)
+    found = {"difference": [0.5, 0.6], "difference_low": 0.4, "difference_high": 0.7, "n": 3}
+    pd.DataFrame({"control": ["b", "a"], "measure": "mean"} | found).to_csv(place / "controls.csv", index=False)
+    beside = results.beside_reference(frame, "controls", ["control", "measure"])
+    assert beside.loc[3, ["reference", "reference_low", "reference_n"]].to_list() == [0.6, 0.4, 3]
+    assert beside.loc[[1, 2], "reference"].isna().all()
+    assert list(beside.index) == [3, 1, 2] and list(beside)[: len(frame.columns)] == list(frame)
+    none = results.beside_reference(frame.iloc[:0], "controls", ["control", "measure"])
+    assert none.empty and "reference" in none

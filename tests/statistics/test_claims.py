@@ -21,7 +21,7 @@ from nngpt_lab.statistics.claims import (
     readable,
     verdict,
 )
-from nngpt_lab.statistics.intervals import Estimate, t_interval, wilson
+from nngpt_lab.statistics.intervals import Estimate, cluster_mean, t_interval, wilson
 
 CLAIMS, FACTS = load_claims(), load_facts()
 YES, NO, MAYBE, NONE, WRONG = "reproduced", "not reproduced", "inconclusive", "no effect", "wrong comparator"
@@ -114,6 +114,49 @@ def test_a_planted_level_is_told_from_one_beyond_the_margin():
     for shift, expected in ((0, YES), (9, YES), (-1, YES), (-2, MAYBE), (-5, NO)):
         assert judged(np.stack([values[0] + shift, 0 * values[0]]), "at_least") == expected
     assert judged(np.stack([values[0] + 32, 0 * values[0]]), "comparator") == WRONG
+
+
+SPOILT = {
+    "nothing": lambda arms: arms,
+    "sign flipped": lambda arms: -arms,
+    "arms swapped": lambda arms: arms[::-1],
+    "a seed dropped": lambda arms: arms[:, 1:],
+    "labels shuffled": lambda arms: np.where(np.random.default_rng(1).random(arms.shape[1]) < 0.5, arms[::-1], arms),
+}
+KINDS = {  # of a claim about an advantage of 5 points, and what becomes of it; "effect" claims any of 2 or more
+    "effect": (0, YES, NO, NO, "not tested", NONE),
+    "at_least": (5, YES, NO, NO, "not tested", NO),
+    "equal": (5, YES, NO, NO, "not tested", NO),
+    "comparator": (5, YES, WRONG, WRONG, "not tested", WRONG),
+}
+
+
+@pytest.mark.parametrize("test", KINDS)
+def test_every_kind_of_claim_is_judged_by_what_was_planted(test):
+    """Over seeds, as a loop's differences are; as many as were registered, so that one less is too few."""
+    value, *expected = KINDS[test]
+    claim, arms = claim_of(test, value=value, unit="points", least=400, units="runs"), planted(5)
+    found = [t_interval(np.subtract(*spoil(arms))) for spoil in SPOILT.values()]
+    assert [claims.adjusted([(claim, one)])[0][0] for one in found] == expected
+
+
+@pytest.mark.parametrize("test", ["effect", "at_least", "equal", "comparator"])
+def test_answers_to_questions_of_programs_are_judged_by_what_was_planted(test):
+    """A reader who is right about 60 % of the questions of each of 400 programs, several a program."""
+    rng = np.random.default_rng(0)
+    programs = np.repeat(np.arange(400), rng.integers(1, 20, 400))
+    truth = rng.random(len(programs)) < 0.5
+    said = np.where(rng.random(len(programs)) < 0.6, truth, ~truth)
+    value = 50 if test == "effect" else 60
+    claim = claim_of(test, value=value, margin=3, least=400)
+    below = {"equal": NO, "at_least": NO, "comparator": WRONG, "effect": NO}[test]
+    answers = {"planted": (said, YES), "turned round": (~said, below)}
+    answers["labels shuffled"] = rng.permutation(said), NONE if test == "effect" else below
+    for name, (given, expected) in answers.items():
+        found = cluster_mean((given == truth).astype(float), programs, rng, 400).scaled(100)
+        assert verdict(claim, found) == expected, name
+    alone = cluster_mean((said == truth)[programs > 0].astype(float), programs[programs > 0], rng, 400).scaled(100)
+    assert verdict(claim, alone) == "not tested"  # one program less than was registered
 
 
 def test_the_rule_errs_as_seldom_as_it_says():
@@ -326,8 +369,8 @@ def test_readable_shows_whole_sentences_tested_first_and_the_same_each_time():
     table = claims_table("C", measured)
     html = readable(table).to_html()
     assert "a note " * 39 in html
-    assert all(f"{look};" in html for look in ("text-align: left", "vertical-align: top", "white-space: normal"))
-    assert "#T_claims th {" in html
+    assert "#T_claims th {\n  text-align: left;\n}" in html
+    assert "{\n  text-align: left;\n  vertical-align: top;\n  white-space: normal;\n}" in html
     assert "82.1\u202f% (81.1 to 83.1)" in html
     assert "> 50\u202f%" in html and "programs" in html
     assert html.rindex(">reproduced<") < html.index(">not yet run<")
@@ -351,6 +394,16 @@ def test_readable_has_a_row_a_claim():
     assert waits[["ours", "n"]].to_list() == ["", ""] and waits["note"].startswith(CLAIMS["C-code-7b"].reason)
     order = [key for key in CLAIMS if key.startswith("C-") and key != "C-code-7b"] + ["C-code-7b"]
     assert shown["claim"].to_list() == [CLAIMS[key].claim for key in order]  # the tested in the order of the file
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_readable_keeps_the_files_order_of_many(turn):
+    own = [key for key, claim in CLAIMS.items() if claim.paper == "B"]
+    given = {key: Measured(Estimate(50, 40, 60, 2000)) for place, key in enumerate(own) if place % 2 == turn}
+    given |= everything_measured("B", Estimate(0.5, 0.4, 0.6, 70))
+    tested, waiting = [key for key in own if key in given], [key for key in own if key not in given]
+    shown = readable(claims_table("B", given)).data
+    assert len(own) > 16 and shown["claim"].to_list() == [CLAIMS[key].claim for key in (*tested, *waiting)]
 
 
 def test_notes_are_added():

@@ -144,7 +144,7 @@ def controls_per_cycle(cycles: pd.DataFrame) -> Figure:
 def differences(table: pd.DataFrame, title: str) -> Figure:
     """Differences with intervals, a panel per measure: rows of ``controls_table`` or of ``rise_table``.
 
-    Filled: paired over seeds. Hollow: within the run. A cross has no interval.
+    A cross has no interval, as with one seed or two.
     """
     key = "control" if "control" in table else "arm"
     names = list(dict.fromkeys(table[key]))
@@ -153,8 +153,7 @@ def differences(table: pd.DataFrame, title: str) -> Figure:
     for ax, measure in zip(axes, MEASURES, strict=True):
         part = table[table["measure"] == measure]
         bounded = part[["difference_low", "difference_high"]].notna().all(axis=1)
-        looks = [{"markerfacecolor": OURS if method.startswith("paired") else "white", "marker": "o" if known else "x"}
-                 for method, known in zip(part["method"], bounded, strict=True)]  # fmt: skip
+        looks = [{"marker": "o" if known else "x"} for known in bounded]
         ax.axvline(0, color="black", linewidth=0.8)
         points(ax, rows_of(part[key], names), part, "difference", scale=100, horizontal=True, looks=looks, color=OURS,
                markersize=6)  # fmt: skip
@@ -165,8 +164,7 @@ def differences(table: pd.DataFrame, title: str) -> Figure:
     name_rows(axes[0], names)
     if not names:
         no_data(axes[len(axes) // 2], "nothing to compare")
-    figure.supxlabel("points of accuracy or of share; filled: paired over seeds, hollow: within the run, "
-                     "cross: no interval", fontsize=9)  # fmt: skip
+    figure.supxlabel("points of accuracy or of share; paired over seeds, cross: no interval", fontsize=9)
     figure.suptitle(title, fontsize=12)
     return figure
 

@@ -14,7 +14,7 @@ import pandas as pd
 from nngpt_lab.sandbox.status import VALID, Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.study import samples
-from nngpt_lab.study.comparison import RESULT, Mean, Measure, Proportion, Statistic, compare
+from nngpt_lab.study.comparison import RESULT, Mean, Measure, Statistic, compare, share
 from nngpt_lab.study.samples import LOOP, arms, controls
 
 SHARES = ("over_threshold", "over_second", "over_third")
@@ -22,11 +22,11 @@ SHARES = ("over_threshold", "over_second", "over_third")
 
 MEASURES: dict[str, Measure] = {
     "mean": Mean("mean accuracy", lambda part: part["score"]),
-    "valid": Proportion("valid, of the samples", lambda part: (int(part["valid"].sum()), len(part))),
-    "over": Proportion(
-        "over the threshold, of those trained", lambda part: (int(part["over"].sum()), part["score"].count())
+    "valid": Statistic("valid, of the samples", lambda part: share(part["valid"].sum(), len(part))),
+    "over": Statistic(
+        "over the threshold, of those trained", lambda part: share(part["over"].sum(), part["score"].count())
     ),
-    "novel": Proportion("distinct novel, of the samples", lambda part: (_distinct_novel(part), len(part))),
+    "novel": Statistic("distinct novel, of the samples", lambda part: share(_distinct_novel(part), len(part))),
     "best": Statistic("best of a cycle, mean over cycles", lambda part: part.groupby("cycle")["score"].max().mean()),
 }
 """What arms are compared by. The best is a cycle's, because the best of more samples is better by itself."""
@@ -131,7 +131,7 @@ def controls_table(candidates: pd.DataFrame, thresholds: tuple[float, float, flo
         late = [part[part["cycle"].between(end - last + 1, end)] for part in (loop, control)]
         for name, measure in MEASURES.items():
             row = {"control": arm, "measure": name}
-            rows.append(row | compare(*late, measure).columns("loop", "control_value"))
+            rows.append(row | compare(late[0], late[1], measure).columns("loop", "control_value"))
     return pd.DataFrame(rows, columns=["control", "measure", "loop", "control_value", *RESULT])
 
 

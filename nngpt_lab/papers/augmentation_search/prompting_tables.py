@@ -171,9 +171,9 @@ def paired_tests(rows: pd.DataFrame) -> pd.DataFrame:
     """Direct minus chain of thought in each setting, by every measure: the table ``paired_tests.csv``.
 
     Only samples that both styles have (the same seed, epoch and position) are compared, as
-    :mod:`nngpt_lab.study.comparison` says. Shares have McNemar's exact test in any case, and over three seeds a paired
-    t test, too; samples of one tuned model are not independent of each other, so where both are there, the t test is
-    the one that covers another run. The p-values are not adjusted for their number.
+    :mod:`nngpt_lab.study.comparison` says. Shares of untuned models have McNemar's exact test in any case, and over
+    three seeds a paired t test, too; samples of one tuned model are not independent of each other. The p-values are
+    not adjusted for their number.
 
     Returns:
         model, shots, tuned; measure, direct, cot (values), difference(_low, _high) (direct minus cot), n (pairs of
@@ -188,8 +188,9 @@ def paired_tests(rows: pd.DataFrame) -> pd.DataFrame:
         first, second = direct["valid"].to_numpy(), cot["valid"].to_numpy()
         alone = {"only_direct": int((first & ~second).sum()), "only_cot": int((second & ~first).sum())}
         for name, measure in MEASURES.items():
-            results = [compare(direct, cot, measure)]
-            if name in SHARES and results[0].method != MCNEMAR:
+            untuned = not key[SETTING.index("tuned")]
+            results = [compare(direct, cot, measure, independent=untuned)]
+            if name in SHARES and untuned and results[0].method != MCNEMAR:
                 results.insert(0, measure.within(direct, cot))
             for result in results:
                 row = dict(zip(SETTING, key, strict=True)) | {"measure": name} | result.columns("direct", "cot")

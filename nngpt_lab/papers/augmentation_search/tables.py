@@ -25,7 +25,7 @@ from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
 from nngpt_lab.study import samples
-from nngpt_lab.study.comparison import RESULT, Mean, Measure, Proportion, Statistic, compare, over_seeds
+from nngpt_lab.study.comparison import RESULT, Mean, Measure, Statistic, compare, over_seeds, share
 from nngpt_lab.study.samples import LOOP, arms, controls
 
 FIRST, LAST, START, BEST_START = "first third", "last third", "start", "best of the start"
@@ -37,7 +37,7 @@ MEASURES: dict[str, Measure] = {
     "best_at_equal": Statistic(
         "best so far, equal evaluations", lambda part: part.loc[part["within_equal"], "score"].max()
     ),
-    "valid": Proportion("valid, of the samples", lambda part: (int(part["valid"].sum()), len(part))),
+    "valid": Statistic("valid, of the samples", lambda part: share(part["valid"].sum(), len(part))),
 }
 """What arms are compared by."""
 
@@ -103,7 +103,9 @@ def controls_table(candidates: pd.DataFrame) -> pd.DataFrame:
     for arm in controls(candidates):
         runs = _marked(loop, candidates[candidates["arm"] == arm])
         for name, measure in MEASURES.items():
-            rows.append({"control": arm, "measure": name} | compare(*runs, measure).columns("loop", "control_value"))
+            rows.append(
+                {"control": arm, "measure": name} | compare(runs[0], runs[1], measure).columns("loop", "control_value")
+            )
     return pd.DataFrame(rows, columns=["control", "measure", "loop", "control_value", *RESULT])
 
 

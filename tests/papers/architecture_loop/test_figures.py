@@ -138,14 +138,13 @@ def test_a_cycle_without_networks_is_a_gap_without_a_band(pooled):
         assert not any(((path.vertices[:, 0] > 2) & (path.vertices[:, 0] < 4)).any() for path in band.get_paths())
 
 
-def test_differences_are_filled_when_paired_and_crossed_without_an_interval():
-    for seeds, face in ((3, figures.OURS), (1, "white")):
+def test_differences_over_one_seed_are_crossed():
+    for seeds, marker in ((3, "o"), (1, "x")):
         table = tables.controls_table(runs(("loop", "no tuning"), seeds=seeds), THRESHOLDS)
         figure = rendered(figures.differences(table, "title"))
         points = [ax.containers[0].lines[0] for ax in figure.axes]
         assert [point.get_xdata()[0] for point in points] == pytest.approx(100 * table["difference"])
-        assert points[0].get_markerfacecolor() == face
-        assert [point.get_marker() for point in points] == ["o"] * 4 + ["o" if seeds == 3 else "x"]
+        assert [point.get_marker() for point in points] == [marker] * 5
         for ax, line in zip(figure.axes, table.itertuples(), strict=True):
             low, high = ax.get_xlim()
             assert low < np.nanmin([0, 100 * line.difference_low]) and high > np.nanmax([0, 100 * line.difference_high])

@@ -99,19 +99,17 @@ def test_best_at_equal_evaluations_does_not_reward_more_of_them():
     table = live.controls_table(frame(*loop, *control)).set_index("measure")
     assert table.loc["best", "difference"] == pytest.approx(0.3)
     assert table.loc["best_at_equal", "difference"] == pytest.approx(-0.1)
-    assert table.loc["best", "method"] == comparison.TOO_FEW_SEEDS and np.isnan(table.loc["best", "difference_low"])
 
 
-def test_one_run_has_intervals_where_candidates_give_them():
-    table = live.controls_table(runs(seeds=1)).set_index(["control", "measure"])
-    assert table.loc[("no tuning", "valid"), "method"] == comparison.NEWCOMBE
-    assert table.loc[("no tuning", "mean"), "method"] == comparison.WELCH
-    assert table.loc[("no tuning", "mean"), "difference_low"] < table.loc[("no tuning", "mean"), "difference"]
+def test_one_run_has_no_interval():
+    table = live.controls_table(runs(seeds=1))
+    assert set(table["method"]) == {"one seed: no interval"} and table["difference"].notna().all()
+    assert table[["difference_low", "difference_high"]].isna().all(axis=None)
 
 
 def test_nothing_trained_compares_nothing():
     table = live.controls_table(frame(row(), row(arm="no tuning"))).set_index("measure")
-    assert np.isnan(table.loc["mean", "difference"]) and table.loc["mean", "n"] == 0
+    assert np.isnan(table.loc["mean", "difference"]) and table.loc["mean", "n"] == 1
     assert table.loc["valid", "difference"] == 0
     assert live.controls_table(frame(row(score=0.1))).empty
     assert live.controls_table(frame(row(arm="no tuning", score=0.1))).empty
