@@ -6,6 +6,7 @@ Only what ``--help`` needs is imported at the top (a test holds it): the help mu
 from __future__ import annotations
 
 import errno
+import re
 import sys
 import time
 import traceback
@@ -135,11 +136,22 @@ def demo(output: str | None, minutes: float | None, seed: int, force: bool, isol
     stop_if_failed(outcomes)
 
 
-@cli.command(short_help="Run notebooks with parameters you choose.")
+class Pairs(click.Command):
+    """Takes ``-p name=value`` for ``-p name value``, too: no parameter's name has an equals sign."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        apart: list[str] = []
+        for before, word in zip(["", *args], args, strict=False):
+            is_pair = before in ("-p", "--parameter") and re.match(r"[A-Za-z_]\w*=", word)
+            apart += word.split("=", 1) if is_pair else [word]
+        return super().parse_args(ctx, apart)
+
+
+@cli.command(cls=Pairs, short_help="Run notebooks with parameters you choose.")
 @click.argument("notebook", nargs=-1, required=True)
 @click.option("--profile", default="smoke", show_default=True, metavar="|".join(PROFILES), help="Size of the run.")
 @click.option("-p", "parameters", type=(str, str), multiple=True, metavar="NAME VALUE", help="A parameter; repeatable.")
-@click.option("--device", metavar="cpu|cuda", help="Compute there: cpu lets any profile run without a GPU, slowly.")
+@click.option("--device", metavar="cpu|cuda|cuda:N", help="Compute there: cpu does without a GPU, slowly.")
 @common_options
 def run(
     notebook: tuple[str, ...],
@@ -161,7 +173,8 @@ def run(
     Examples:
       nngpt-lab run 01
       nngpt-lab run 01 03 --profile demo --seed 1 -p resamples 5000
-      nngpt-lab run 03 --profile gpu --minutes 8
+      nngpt-lab run 03 --profile gpu --minutes 8 --device cuda:1
+      nngpt-lab run 1 -p coder ./my-model -p rank=8 -p prompt my_prompt.txt -p images flowers
       nngpt-lab run my/own.ipynb -p epochs 3 -p datasets "['svhn']" --output my-results
     """
     from nngpt_lab import runner
@@ -362,6 +375,8 @@ def find_notebook(name: str) -> Path:
         if ".ipynb_checkpoints" not in path.parts
     }
     wanted = name.removeprefix("notebooks/").removesuffix(".ipynb")
+    if wanted.isdigit() and any(key.startswith(f"{wanted.zfill(2)}_") for key in own):
+        wanted = f"{wanted.zfill(2)}_"  # 3 means 03
     exact = [key for key in own if wanted in (key, Path(key).name)]
     begun = [key for key in own if wanted and (key.startswith(wanted) or Path(key).name.startswith(wanted))]
     matches = exact or begun

@@ -74,15 +74,20 @@ def as_text(checks: list[Check]) -> str:
 
 
 def check_hardware(profile: Profile) -> None:
-    """Refuse a profile that needs a CUDA device this machine lacks. Only then is torch asked: it takes seconds."""
-    if not profile.gpu_memory_gib:
+    """Refuse a profile whose CUDA device this machine lacks. Only then is torch asked: it takes seconds."""
+    if not profile.device.startswith("cuda"):
         return
-    memory = max((device["memory_gib"] for device in manifest.cuda_devices()), default=0)
-    if memory < profile.gpu_memory_gib:
+    devices, number = manifest.cuda_devices(), profile.device.partition(":")[2]
+    if number and devices and int(number) >= len(devices):
+        names = ", ".join(f"cuda:{place} ({device['name']})" for place, device in enumerate(devices))
+        raise UsageError(f"there is no device {profile.device!r} here", f"use one of {names}")
+    memory = max((each["memory_gib"] for each in (devices[int(number) :][:1] if number else devices)), default=0)
+    if not memory or memory < profile.gpu_memory_gib:
         here = f"the largest here has {memory} GiB" if memory else "torch finds none here"
+        wanted = f" with {profile.gpu_memory_gib} GiB" if profile.gpu_memory_gib else ""
         raise UsageError(
-            f"profile {profile.name!r} needs a CUDA device with {profile.gpu_memory_gib} GiB, and {here}",
-            "use --profile demo, or see `nngpt-lab doctor`",
+            f"profile {profile.name!r} needs a CUDA device{wanted}, and {here}",
+            "use --profile demo without --device, or see `nngpt-lab doctor`",
         )
 
 

@@ -149,10 +149,10 @@ def convert(name: str, given: Any, parameter: Parameter) -> Any:
 
 def _absolute(text: str) -> str:
     """Paths to what is there, made absolute, since a notebook runs in its own folder; all else as it is. Several may be
-    separated by commas; a path has a slash, or is a GGUF file's."""
+    separated by commas; a path has a slash, or is a GGUF or text file's."""
     parts = ((part, Path(part.strip()).expanduser()) for part in text.split(","))
     return ",".join(
-        str(path.resolve()) if ("/" in part or path.suffix.lower() == ".gguf") and path.exists() else part
+        str(path.resolve()) if ("/" in part or path.suffix.lower() in (".gguf", ".txt")) and path.exists() else part
         for part, path in parts
     )
 
@@ -168,9 +168,9 @@ def _read_literal(text: str, kind: type | None) -> Any:
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
-COUNTS = ("altered", "batch", "corpus", "cycles", "edits", "epochs", "examples", "functions", "live_seeds", "llm_seeds",
-          "loop_seeds", "minutes", "networks", "pairs", "repeats", "resamples", "sample", "samples", "seeds", "test",
-          "train", "train_images", "workers")  # fmt: skip
+COUNTS = ("altered", "batch", "corpus", "cycles", "edits", "epochs", "examples", "functions", "live_seeds",
+          "llm_seeds", "loop_seeds", "lora_epochs", "minutes", "networks", "pairs", "rank", "repeats", "resamples",
+          "sample", "samples", "seeds", "test", "train", "train_images", "workers")  # fmt: skip
 LEAST = dict.fromkeys(COUNTS, 1) | {"policy_seeds": 0}
 
 
@@ -195,6 +195,68 @@ def check_values(notebook: Path, given: dict[str, Any], profile: Profile) -> Non
             raise UsageError(f"{name} takes a whole number from {LEAST[name]} up, not {value}", f"say -p {name} 3")
         elif type(value) is float and name in LEAST and value <= 0:
             raise UsageError(f"{name} takes a number above 0, not {value:g}", f"say -p {name} 0.5")
+    _resized(notebook, given, profile)
+
+
+def _resized(notebook: Path, given: dict[str, Any], profile: Profile) -> None:
+    """Refuse what the design of a paper's notebook refuses: a rank of 0, a prompt with a field that is not filled."""
+    chosen = {name: given[name] for name in (*CHANGED, "prompt") if given.get(name) is not None}
+    if not chosen:
+        return
+    from nngpt_lab.llm.prompts import check_fields
+    from nngpt_lab.papers.architecture_loop import design as architectures
+    from nngpt_lab.papers.augmentation_search import design as augmentations
+    from nngpt_lab.papers.dataset_prediction import design as questions
+    from nngpt_lab.study.design import resized
+
+    if notebook.stem.startswith("02"):
+        design: Any = augmentations.DESIGNS[profile.augmentation_search.design]
+        fields: tuple[str, ...] = augmentations.FIELDS
+    elif notebook.stem.startswith("03"):
+        design, fields = questions.DESIGNS[profile.dataset_prediction.design], ()
+    else:
+        design = architectures.DESIGNS[profile.architecture_loop.design]
+        fields = tuple(architectures.filled(design))
+    if "prompt" in chosen:
+        check_fields(chosen["prompt"], fields)
+    resized(design, **chosen)
+
+
+CHANGED = ("rank", "lr", "lora_epochs", "temperature", "threshold")
+
+
+def _images(name: str, profile: Profile) -> None:
+    from nngpt_lab.corpora import images
+
+    images.check(name)
+
+
+def also_read(values: dict[str, Any]) -> dict[str, str]:
+    """What a run reads of the user's own, by what it is, with a hash of its content: images, with their licence, prompt
+    files and models. A run is not up to date when any of them has changed."""
+    from nngpt_lab.ground.hashing import sha256_file, sha256_json
+
+    read = {}
+    for name, value in values.items():
+        if name == "images" and value:
+            from nngpt_lab.corpora import own_images
+            from nngpt_lab.corpora.images import SPECS
+
+            if value not in SPECS:
+                source = own_images.find(value)
+                read[f"images {value}, licence: {source.licence}"] = source.sha256
+        for part in value.split(",") if isinstance(value, str) and name != "output" else ():
+            path = Path(part.strip())
+            if path.is_absolute() and path.is_file() and path.stat().st_size <= LARGEST_HASHED:
+                read[f"{name} {path.name}"] = sha256_file(path)
+            elif path.is_absolute() and path.exists():  # a model: gigabytes
+                files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+                stats = [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files]
+                read[f"{name} {path.name} (sizes and times)"] = sha256_json(stats)
+    return read
+
+
+LARGEST_HASHED = 16 * 2**20  # bytes
 
 
 def _coders(names: str, profile: Profile) -> None:
@@ -250,6 +312,12 @@ def _protocol(name: str, profile: Profile) -> None:
     get_protocol(name)
 
 
+def _prompt(name: str, profile: Profile) -> None:
+    from nngpt_lab.llm.prompts import prompt
+
+    prompt(name)
+
+
 def _prompts(names: str, profile: Profile) -> None:
     from nngpt_lab.llm.prompts import prompt
 
@@ -265,8 +333,8 @@ def _questions(prompts: str | None, splits: str | None, profile: Profile) -> Non
 
 TABLES: dict[str, Callable[[str, Profile], Any]] = {  # each imported only when asked: some take seconds
     "arms": _arms, "augmentation_protocol": _protocol, "axes": _axes, "coder": _coders, "live_arms": _live_arms,
-    "device": lambda device, profile: profile.on(device), "formats": _formats,
+    "device": lambda device, profile: profile.on(device), "formats": _formats, "images": _images,
     "isolation": lambda choice, profile: named("isolation", choice, CHOICES),
-    "prompts": _prompts, "protocol": _protocol, "replay": _replay,
+    "prompt": _prompt, "prompts": _prompts, "protocol": _protocol, "replay": _replay,
     "splits": lambda names, profile: _questions(None, names, profile),
 }  # fmt: skip

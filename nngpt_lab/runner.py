@@ -36,7 +36,15 @@ from nngpt_lab.ground import paths, progress
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.isolation import described
 from nngpt_lab.ground.processes import carried, side_by_side
-from nngpt_lab.parameters import OWN_OPTIONS, check_names, check_values, convert, read_notebook, read_parameters
+from nngpt_lab.parameters import (
+    OWN_OPTIONS,
+    also_read,
+    check_names,
+    check_values,
+    convert,
+    read_notebook,
+    read_parameters,
+)
 from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import Profile, get_profile
 
@@ -179,7 +187,8 @@ def prepare(
         values = defaults | own | {"profile": profile.name, "seed": seed, "output": str(folder)}
         again = rerun_command(notebook, profile.name, seed, own, results if output else None)
         jobs.append(Job(notebook, contents[notebook], values, defaults, folder, again))
-    doctor.check_hardware(profile.on("cpu") if given.get("device") == "cpu" else profile)
+    device = str(given.get("device"))  # in a notebook of the user's it may mean anything
+    doctor.check_hardware(profile.on(device) if re.fullmatch(r"cpu|cuda(:\d+)?", device) else profile)
     for job in jobs:
         doctor.check_writable(job.folder.parent)
         run_folders.claim(job.notebook, job.folder.parent)
@@ -198,7 +207,8 @@ def _run_and_link(job: Job, force: bool, deadline: float, place: int) -> RunOutc
 
 def _run(job: Job, force: bool, deadline: float, place: int) -> RunOutcome:
     """``place``: the line of its progress bar."""
-    mark = manifest.fingerprint(job.content, job.parameters, artifacts.hashes())
+    data = artifacts.hashes() | also_read(job.parameters)
+    mark = manifest.fingerprint(job.content, job.parameters, data)
     if not force and manifest.is_current(job.folder, mark):
         warnings = (manifest.read(job.folder) or {}).get("warnings", ())
         return RunOutcome(job, "up to date", warned=tuple(warning["cell"] for warning in warnings))
@@ -234,7 +244,7 @@ def _run(job: Job, force: bool, deadline: float, place: int) -> RunOutcome:
         "isolation": layers,
         "fingerprint": mark,
         "notebook_sha256": manifest.notebook_sha256(job.content),
-        **manifest.provenance(artifacts.hashes()),
+        **manifest.provenance(data),
         "outputs": manifest.outputs(job.folder),
     }
     try:

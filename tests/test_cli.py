@@ -149,7 +149,7 @@ def test_too_little_disk_is_said_before_the_fetch(own_notebooks, no_network, tmp
 
 @pytest.mark.parametrize(
     "name",
-    ["01", "01_mem", "01_memorization", "01_memorization.ipynb", "notebooks/01_memorization.ipynb"],
+    ["1", "01", "01_mem", "01_memorization", "01_memorization.ipynb", "notebooks/01_memorization.ipynb"],
 )
 def test_a_notebook_by_name(own_notebooks, monkeypatch, name):
     notebook = write_notebook(own_notebooks / "01_memorization.ipynb")
@@ -196,6 +196,42 @@ def test_run_passes_parameters_and_says_where(own_notebooks, tmp_path):
     assert result.stdout.startswith("ok  01_x  ")
     assert "-8 3.0" in (tmp_path / "01_x" / "latest" / "executed.ipynb").read_text()
     assert manifest.read(tmp_path / "01_x" / "latest")["parameters"] == {"top": -4, "size": 3.0}
+
+
+def test_a_parameter_may_be_written_with_an_equals_sign(own_notebooks, tmp_path):
+    write_notebook(own_notebooks / "01_x.ipynb", "print(name, top)", parameters="top = 1\nname = ''")
+    result = lab("run", "1", "-p", "top=2", "-p", "name", "a=b", "--output", tmp_path)
+    assert result.exit_code == 0
+    assert manifest.read(tmp_path / "01_x" / "latest")["parameters"] == {"top": 2, "name": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "rank", "0"], "rank takes a whole number from 1 up"),
+        (["-p", "rank", "8.5"], "takes a whole number"),
+        (["-p", "temperature=-1"], "a temperature of -1.0 means nothing"),
+        (["-p", "threshold", "3"], "a threshold of 3.0 selects nothing"),
+        (["-p", "lr", "0"], "lr 0.0"),
+        (["-p", "prompt", "depth.txt"], "has the field 'depth', which this loop does not fill"),
+        (["-p", "prompt", "torn.txt"], "the prompt torn.txt cannot be used"),
+        (["-p", "prompt", "archtecture_nano"], "did you mean 'architecture_nano'"),
+        (["-p", "images", "cifar-1"], "did you mean 'cifar-10'"),
+        (["--device", "mps"], "candidates are not trained on mps"),
+        (["--device", "cuda:x"], "there is no device 'cuda:x'"),
+        (["--device", "cuda:1"], "needs a CUDA device, and torch finds none here"),
+    ],
+)
+def test_a_paper_notebooks_own_values_are_refused_before_it_starts(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr(manifest, "cuda_devices", list)
+    monkeypatch.delenv("NNGPT_LAB_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "depth.txt").write_text("#: fields: depth\n#: user\nDraw $depth.\n")
+    (tmp_path / "torn.txt").write_text("#: fields: dataset\n#: user\nDraw.\n")
+    result = lab("run", "01", *arguments, "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not list((tmp_path / "out").rglob("executed.ipynb"))
 
 
 def test_fetch_by_name_compiles_nothing(published):

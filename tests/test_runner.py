@@ -593,3 +593,29 @@ def test_time_up_stops_what_runs_and_the_same_call_goes_on(tmp_path, monkeypatch
     again = runner.run_notebooks(call, output=tmp_path / "moved")
     assert [outcome.status for outcome in again] == ["up to date", "ok", "ok"]
     assert times(counter) == 1
+
+
+def test_what_a_run_reads_of_the_users_own_counts(tmp_path):
+    """A changed prompt file or model is another run's: the earlier one is not up to date."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"1")
+    (tmp_path / "p.txt").write_text("a")
+    given = {"prompt": str(tmp_path / "p.txt"), "coder": f"nano-coder,{tmp_path / 'model'}", "output": str(tmp_path)}
+    before = parameters.also_read(given)
+    assert list(before) == ["prompt p.txt", "coder model (sizes and times)"]
+    (tmp_path / "p.txt").write_text("b")
+    (tmp_path / "model" / "weights").write_bytes(b"12")
+    after = parameters.also_read(given)
+    assert before.keys() == after.keys()
+    assert not {before[key] == after[key] for key in before} & {True}
+
+
+def test_a_run_with_a_changed_prompt_file_is_made_anew(tmp_path):
+    (tmp_path / "p.txt").write_text("a")
+    notebook, counter = tmp_path / "n.ipynb", tmp_path / "counter"
+    write_notebook(notebook, counting(counter), parameters="prompt: str | None = None")
+    again = {"parameters": {"prompt": str(tmp_path / "p.txt")}, "output": tmp_path / "out"}
+    assert [run_notebook(notebook, **again).status for _ in range(2)] == ["ok", "up to date"]
+    (tmp_path / "p.txt").write_text("b")
+    assert run_notebook(notebook, **again).status == "ok"
+    assert times(counter) == 2

@@ -2,7 +2,7 @@
 
 The whole data set is one tensor per part, small enough to live on the device (CIFAR-10: 184 MB as uint8), so a training
 run costs no loader and no worker processes. ``digits`` comes with scikit-learn and needs no download. The others are
-looked for in this order:
+looked for in this order; a name that is not in ``SPECS`` is a user's own (:mod:`nngpt_lab.corpora.own_images`):
 
 1. Parquet files that the user has, in the hub's layout: ``$NNGPT_LAB_DATA/<name>/{train,test}.parquet``;
 2. the copy that an earlier load compiled into ``<cache>/images/<name>.npz``;
@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nngpt_lab.corpora import own_images
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.cache import read_or_make
 from nngpt_lab.ground.errors import DataError, UsageError
@@ -95,7 +96,7 @@ def load(name: str, *, seed: int = 0, holdout_fraction: float = 0.1) -> ImageDat
     points between good and mean candidates. 0 gives an empty holdout and the papers' full training set.
 
     Args:
-        name: one of ``SPECS``.
+        name: one of ``SPECS``, or of a user's own folder below ``NNGPT_LAB_DATA``.
         seed: of the holdout; it never moves the test set.
         holdout_fraction: share of each class's training images to hold out, in [0, 1).
 
@@ -103,10 +104,10 @@ def load(name: str, *, seed: int = 0, holdout_fraction: float = 0.1) -> ImageDat
         UsageError: unknown name, fraction out of range.
         DataError: the files are damaged or lack a column, or cannot be downloaded.
     """
-    classes = named("image data set", name, SPECS).classes
     if not 0 <= holdout_fraction < 1:
         raise UsageError(f"holdout_fraction is {holdout_fraction}", "use a share of the training set, in [0, 1)")
-    raw = _digits() if name == "digits" else _published(name)
+    raw = _digits() if name == "digits" else _published(name) if name in SPECS else _own(name)
+    classes = SPECS[name].classes if name in SPECS else int(raw.train_labels.max()) + 1
     train, holdout = _stratified(raw.train_labels, holdout_fraction, np.random.default_rng(seed))
     mean, std = _mean_std(raw, train)
     images, labels = torch.from_numpy(raw.train_images), torch.from_numpy(raw.train_labels)
@@ -190,7 +191,35 @@ def _digits() -> _Raw:
 
 def is_here(name: str) -> bool:
     """Whether :func:`load` needs no download."""
-    return name == "digits" or bool(_parquet_files(name)) or (paths.cache_folder() / "images" / f"{name}.npz").exists()
+    return (
+        name not in SPECS
+        or name == "digits"
+        or bool(_parquet_files(name))
+        or (paths.cache_folder() / "images" / f"{name}.npz").exists()
+    )
+
+
+def check(name: str) -> None:
+    """UsageError if there are no such images: neither in ``SPECS`` nor a user's own."""
+    if name not in SPECS and paths.data_folder() is None:
+        named("image data set", name, SPECS)
+    if name not in SPECS:
+        own_images.find(name)
+
+
+def _own(name: str) -> _Raw:
+    """A user's own, from the copy that was compiled of these very files, or else compiled now."""
+    check(name)
+    source = own_images.find(name)
+    key = f"v{COMPILED_VERSION};{source.sha256}"
+
+    def make(copy: Path, _: Path) -> _Raw:
+        raw = _raw(*own_images.read(source))
+        with replacing(copy) as file:
+            np.savez(file, key=key, **vars(raw))
+        return raw
+
+    return read_or_make(f"images/own-{name}.npz", lambda copy: _read_compiled(copy, key), make)
 
 
 def _published(name: str) -> _Raw:

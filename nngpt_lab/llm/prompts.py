@@ -21,7 +21,7 @@ import contextlib
 import functools
 import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
-from nngpt_lab.ground.names import named
+from nngpt_lab.ground.names import did_you_mean, named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,8 +98,34 @@ class Prompt:
 
 @functools.cache
 def prompt(name: str) -> Prompt:
-    """The prompt of that name; a UsageError that names the nearest one if there is none."""
-    return _parse(name, named("prompt", name, files()).read_text(encoding="utf-8"))
+    """The prompt of that name, or of a user's own text file; a UsageError if there is none, or the file is not one."""
+    if not is_file(name):
+        return _parse(name, named("prompt", name, files()).read_text(encoding="utf-8"))
+    try:
+        return _parse(Path(name).stem, Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        cure = "see `A prompt` in CONTRIBUTING: #: fields: names what $dataset and others stand for, #: user begins"
+        raise UsageError(f"the prompt {Path(name).name} cannot be used: {error}", cure) from error
+
+
+def is_file(name: str) -> bool:
+    """Whether a prompt is named by a path to a text file of the user's."""
+    return name.endswith(".txt")
+
+
+def identity(name: str) -> str:
+    """What says which prompt it is, from run to run: its name, or for a user's file what a model gets to see of it."""
+    return prompt(name).sha256 if is_file(name) else name
+
+
+def check_fields(name: str, filled: Iterable[str]) -> None:
+    """UsageError if a prompt has a field that is not filled there. What a file draws itself it fills itself."""
+    asked, known = prompt(name), sorted(filled)
+    if unknown := sorted(asked.fields - set(known) - asked.choices.keys()):
+        raise UsageError(
+            f"the prompt {asked.name!r} has the field {unknown[0]!r}, which this loop does not fill",
+            f"{did_you_mean(unknown[0], known)}it fills {', '.join(known)}",
+        )
 
 
 def files() -> dict[str, Path]:

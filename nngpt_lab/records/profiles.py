@@ -7,6 +7,7 @@ uncertainty is resolved and, in the notebooks that train something, what is trai
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from nngpt_lab.ground.errors import UsageError
@@ -121,8 +122,13 @@ class Profile:
         """
         if device is None:
             return self
-        if device.partition(":")[0] not in ("cpu", "cuda"):
-            raise UsageError(f"there is no device {device!r}", "use cpu or cuda, or None for the profile's own")
+        if device.partition(":")[0] == "mps":
+            cause = (
+                "candidates are not trained on mps: the sandbox has no way to Apple's GPU, and no part was tried on it"
+            )
+            raise UsageError(cause, "use cpu, or cuda on a machine with an NVIDIA GPU")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+            raise UsageError(f"there is no device {device!r}", "use cpu, cuda or cuda:1; None is the profile's own")
         return replace(self, device=device, gpu_memory_gib=0 if device == "cpu" else self.gpu_memory_gib)
 
 

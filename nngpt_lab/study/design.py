@@ -8,12 +8,14 @@ from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 
+from nngpt_lab.candidates.protocols import Protocol, get_protocol
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.formatting import words
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import all_named, did_you_mean
 from nngpt_lab.ground.seeds import SCHEME
 from nngpt_lab.llm.decoding import Decoding
+from nngpt_lab.llm.prompts import identity, is_file
 from nngpt_lab.llm.recipe import Recipe
 
 
@@ -49,6 +51,10 @@ class Design:
         """SHA-256 over all that can change a sample, a choice or an answer, the scheme of the seeds included."""
         left_out = ("name", "source", *self.NOT_HASHED)
         values = {name: value for name, value in asdict(self).items() if name not in left_out}
+        if values.get("images", "") is None:  # designs had no such field before 0.2, and their runs go on
+            del values["images"]
+        if is_file(values.get("prompt", "")):  # where it lies is not what it says
+            del values["prompt"]
         return sha256_json(values | {"seeds": SCHEME})
 
 
@@ -61,12 +67,22 @@ class LoopDesign(Design):
         prompt: what it is asked, by its name in the paper's ``prompts/``.
         protocol: how a candidate is scored (``candidates/protocols.py``).
         samples: candidates of one cycle or epoch.
+        images: a data set in the place of the protocol's; None: the protocol's own.
     """
 
     coder: str
     prompt: str
     protocol: str
     samples: int
+    images: str | None = None
+
+    def hash(self) -> str:
+        return sha256_json([super().hash(), identity(self.prompt)]) if is_file(self.prompt) else super().hash()
+
+    def scored_by(self) -> Protocol:
+        """The protocol, on the design's own images where it has such."""
+        protocol = get_protocol(self.protocol)
+        return replace(protocol, images=self.images, norm=None) if self.images else protocol
 
 
 @dataclass(frozen=True)
@@ -93,16 +109,44 @@ D = TypeVar("D", bound=Design)
 A = TypeVar("A", bound=Arm)
 
 
+SETTING = ["setting", "value"]
+SIZES = ("cycles", "epochs", "samples", "train", "test", "altered")
+PARTS = {"rank": ("recipe", "rank"), "lr": ("recipe", "lr"), "lora_epochs": ("recipe", "epochs"),
+         "temperature": ("decoding", "temperature")}  # what is called so, of which part of a design  # fmt: skip
+
+
 def resized(design: D, **changes: Any) -> D:
     """The design with other values of some fields; None keeps its own.
 
-    UsageError if there is no such field.
+    ``rank``, ``lr``, ``lora_epochs`` and ``temperature`` are those of its recipe and decoding; alpha keeps its ratio to
+    the rank. ``threshold`` is the one that selects, where a design has several. A design that differs in more than its
+    size is called ``changed``: no claim of a paper is judged by it.
+
+    UsageError if there is no such field, or it cannot have that value.
     """
-    known = [each.name for each in fields(design)]
-    for name in changes:
-        if name not in known:
-            raise UsageError(f"a design has no {name!r}", f"{did_you_mean(name, known)}use some of {', '.join(known)}")
-    return replace(design, **{name: value for name, value in changes.items() if value is not None})
+    known, before = [each.name for each in fields(design)], design
+    taken = [*known, *PARTS, *["threshold"] * ("thresholds" in known)]
+    for name, value in changes.items():
+        if name not in taken:
+            raise UsageError(f"a design has no {name!r}", f"{did_you_mean(name, taken)}use some of {', '.join(taken)}")
+        if value is None:
+            continue
+        if name in PARTS:
+            part, field_name = PARTS[name]
+            own = getattr(design, part)
+            also = {"alpha": own.alpha / own.rank * value} if name == "rank" and value > 0 else {}
+            design = replace(design, **{part: replace(own, **{field_name: value}, **also)})
+        elif name == "threshold" and not 0 <= value <= 1:
+            raise UsageError(f"a threshold of {value} selects nothing", "accuracies and quantiles lie between 0 and 1")
+        elif name == "threshold" and "thresholds" in known:
+            design = replace(design, thresholds=(value, *design.thresholds[1:]))  # type: ignore
+        else:
+            design = replace(design, **{name: value})
+    if changes.get("images") and "fields" in known:  # what prompts call the data set
+        told = dict(design.fields)  # type: ignore[attr-defined]
+        design = replace(design, fields=tuple((told | {"dataset": changes["images"]}).items()))  # type: ignore[call-arg]
+    sizes = {name: getattr(before, name) for name in SIZES if name in known}
+    return design if replace(design, **sizes) == before else replace(design, name=f"{before.name}, changed")
 
 
 def get_arms(names: str, arms: Mapping[str, A]) -> list[A]:
@@ -117,11 +161,25 @@ def get_arms(names: str, arms: Mapping[str, A]) -> list[A]:
     return chosen
 
 
-def describe(design: Design) -> pd.DataFrame:
-    """A design or protocol as a table of its fields: columns setting, value."""
-    rows = []
-    for name, value in vars(design).items():
-        if is_dataclass(value) and not isinstance(value, type):
-            value = ", ".join(f"{key.replace('_', ' ')} {part}" for key, part in asdict(value).items())
-        rows.append((words(name), "none" if value is None else str(value)))
-    return pd.DataFrame(rows, columns=["setting", "value"])
+def describe(design: Design, own: Design | None = None) -> pd.DataFrame:
+    """A design or protocol as a table of its fields: columns setting, value.
+
+    Args:
+        own: the design as the profile has it; where that differs, a column ``instead_of`` says what was replaced.
+    """
+    table = pd.DataFrame([(words(name), _said(value)) for name, value in vars(design).items()], columns=SETTING)
+    if own is None or own == design:
+        return table
+    return table.assign(
+        instead_of=[_said(old, new) for old, new in zip(vars(own).values(), vars(design).values(), strict=True)]
+    )
+
+
+def _said(value: Any, new: Any = ...) -> str:
+    """A field's value; of one that was replaced only what differs, and nothing where nothing does."""
+    if value == new:
+        return ""
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {key: part for key, part in asdict(value).items() if new is ... or getattr(new, key) != part}
+        return ", ".join(f"{key.replace('_', ' ')} {part}" for key, part in parts.items())
+    return "none" if value is None else str(value)

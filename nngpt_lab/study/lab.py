@@ -135,7 +135,7 @@ def open_bench(
     isolation.require(layers_here())
     if coder is None:
         check(design, device)  # before the corpus and the images are read
-    proxy = prepare(design.protocol, device=device)
+    proxy = prepare(design.scored_by(), device=device)
     published = corpus()
     coder = coder or models.load(design.coder, device, four_bit=design.four_bit)
     with open_pool(proxy, workers) as pool, one_thread():

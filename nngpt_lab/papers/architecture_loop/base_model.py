@@ -15,6 +15,7 @@ import pandas as pd
 from nngpt_lab.ground.errors import LabError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.seeds import SCHEME, derive
+from nngpt_lab.llm.prompts import identity
 from nngpt_lab.papers.architecture_loop.design import KEY, Design
 from nngpt_lab.papers.architecture_loop.lab import Lab
 from nngpt_lab.papers.architecture_loop.pairs import messages
@@ -34,7 +35,15 @@ def sample_base_model(lab: Lab) -> pd.DataFrame:
         return pd.DataFrame()
     asked = [messages(design, "base model", i) for i in range(count)]
     seeds = [derive(KEY, "sampling", "base model", i) for i in range(count)]
-    key = [lab.coder.identity, design.prompt, design.fields, vars(design.decoding), design.batch, count, SCHEME]
+    key = [
+        lab.coder.identity,
+        identity(design.prompt),
+        design.fields,
+        vars(design.decoding),
+        design.batch,
+        count,
+        SCHEME,
+    ]
     name = f"{sha256_json(key)[:10]} base model"
 
     def counted():

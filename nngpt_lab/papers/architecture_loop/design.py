@@ -60,6 +60,11 @@ class Design(study.LoopDesign):
         return sha256_json([super().hash(), "within the limit"]) if self.corpus_pairs else super().hash()
 
 
+def filled(design: Design) -> dict[str, str | int]:
+    """What the loop fills a prompt's fields with."""
+    return {"shape": "3x32x32", **dict(design.fields)}
+
+
 @dataclass(frozen=True)
 class Arm(study.Arm):
     """An arm of paper B's loop.

@@ -11,7 +11,7 @@ from nngpt_lab.candidates.screening import Screened
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.prompts import encode_pair, prompt
-from nngpt_lab.papers.architecture_loop.design import KEY, Design
+from nngpt_lab.papers.architecture_loop.design import KEY, Design, filled
 from nngpt_lab.papers.architecture_loop.lab import Lab
 from nngpt_lab.study.weight_counts import keep_limit
 
@@ -27,8 +27,8 @@ class Pair:
 def messages(design: Design, *place: int | str) -> tuple[dict[str, str], ...]:
     """The prompt of one sample; what it leaves to chance is drawn for this place (seed, cycle and position)."""
     asked = prompt(design.prompt)
-    drawn = asked.draw(generator(KEY, "prompt", *place))
-    return tuple(asked.messages(**dict(design.fields), **drawn))
+    values = filled(design) | asked.draw(generator(KEY, "prompt", *place))
+    return tuple(asked.messages(**{name: values[name] for name in asked.fields}))
 
 
 def pair_of(lab: Lab, seed: int, cycle: int, row, screened: Sequence[Screened]) -> Pair:

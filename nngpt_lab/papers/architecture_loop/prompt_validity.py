@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.seeds import SCHEME, derive
-from nngpt_lab.llm.prompts import prompt
-from nngpt_lab.papers.architecture_loop.design import KEY, Design
+from nngpt_lab.llm.prompts import identity, prompt
+from nngpt_lab.papers.architecture_loop.design import KEY, Design, filled
 from nngpt_lab.papers.architecture_loop.figures import STATUSES
 from nngpt_lab.papers.architecture_loop.pairs import messages
 from nngpt_lab.records.results import Results
@@ -46,12 +46,13 @@ def run_prompts(
             device = results.profile.device
             with open_bench(own, pd.DataFrame, ledger, folder, device=device, workers=workers) as bench:
                 for name in prompts:
-                    known = {"shape": "3x32x32", **dict(own.fields)}
-                    fields = tuple((field, value) for field, value in known.items() if field in prompt(name).fields)
+                    fields = tuple(
+                        (field, value) for field, value in filled(own).items() if field in prompt(name).fields
+                    )
                     asking = replace(own, prompt=name, fields=fields)
                     asked = [messages(asking, seed, "prompts", i) for i in range(count)]
                     seeds = [derive(KEY, "sampling", seed, "prompts", i) for i in range(count)]
-                    key = [bench.coder.identity, name, fields, vars(own.decoding), own.batch, seed, SCHEME]
+                    key = [bench.coder.identity, identity(name), fields, vars(own.decoding), own.batch, seed, SCHEME]
                     written = write(bench, f"{sha256_json(key)[:10]} {name}", asked, seeds, lambda: bench.coder)
                     screened, rows = score(bench, written, seed)
                     said = {"model": bench.coder.name, "prompt": name, "message": [each.message for each in screened]}

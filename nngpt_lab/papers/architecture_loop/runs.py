@@ -14,6 +14,7 @@ from nngpt_lab.papers.architecture_loop import loop
 from nngpt_lab.papers.architecture_loop.base_model import sample_base_model, thresholds
 from nngpt_lab.papers.architecture_loop.design import ARMS, Arm, Design
 from nngpt_lab.papers.architecture_loop.lab import Lab, known_networks, open_lab
+from nngpt_lab.papers.architecture_loop.pairs import messages
 from nngpt_lab.papers.architecture_loop.transfer import transfer
 from nngpt_lab.records.results import Results
 from nngpt_lab.statistics import intervals
@@ -51,13 +52,19 @@ class LoopRuns:
     corpus: pd.DataFrame
 
 
-def described(design: Design) -> pd.DataFrame:
-    """Every number of the design: columns setting, value; and how many of the corpus's networks may be tuned on."""
-    table, most = describe(design), get_protocol(design.protocol).max_parameters
+def described(design: Design, own: Design | None = None) -> pd.DataFrame:
+    """Every number of the design: columns setting, value; and how many of the corpus's networks may be tuned on;
+    ``instead_of`` as of :func:`describe`, where ``own`` differs."""
+    table, most = describe(design, own), design.scored_by().max_parameters
     if not design.corpus_pairs:
         return table
     left = f"{len(known_networks(design.corpus, most)):,} networks"
     return pd.concat([table, pd.DataFrame({"setting": ["left for corpus pairs"], "value": [left]})], ignore_index=True)
+
+
+def example_prompt(design: Design) -> str:
+    """What the model is asked for the first network of the first cycle."""
+    return "\n\n".join(f"{each['role']}: {each['content']}" for each in messages(design, 0, 1, 0))
 
 
 def work(design: Design, arms: Sequence[Arm], seeds: int) -> Work:
@@ -101,8 +108,13 @@ def _transfer(lab: Lab, seeds: Sequence[int], samples: int, workers: int) -> pd.
     tables = []
     for dataset, limit in TRANSFER[lab.design.protocol]:
         if images.is_here(dataset) or lab.proxy.gpu:
-            own = get_protocol(lab.design.protocol)
-            there = replace(own, name=f"transfer to {dataset}", images=dataset, norm=None, train_limit=limit)
+            there = replace(
+                get_protocol(lab.design.protocol),
+                name=f"transfer to {dataset}",
+                images=dataset,
+                norm=None,
+                train_limit=limit,
+            )
             tables.append(transfer(lab, seeds, there, samples, workers).assign(dataset=dataset))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 

@@ -31,7 +31,7 @@ def transfer(lab: Lab, seeds: Sequence[int], protocol: Protocol, samples: int, w
     """
     fields = dict(lab.design.fields)
     fields |= {"dataset": protocol.images} if "dataset" in fields else {}
-    design = replace(lab.design, fields=tuple(fields.items()))
+    design = replace(lab.design, fields=tuple(fields.items()), images=None)
     proxy = prepare(protocol, device=lab.proxy.device)
     # The same prompts and seeds for all models
     asked = [messages(design, "transfer", i) for i in range(samples)]

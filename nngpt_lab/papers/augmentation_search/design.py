@@ -16,6 +16,7 @@ from nngpt_lab.study import design as study
 from nngpt_lab.study.design import Arm
 
 KEY = "paper A"  # what the keys of all seeds begin with
+FIELDS = ("transform_code", "accuracy", "addon_transform_code", "addon_accuracy")  # what the loop fills in a prompt
 
 
 @dataclass(frozen=True, kw_only=True)

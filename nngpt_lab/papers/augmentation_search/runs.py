@@ -10,12 +10,12 @@ import pandas as pd
 from nngpt_lab.candidates import pool, proxy
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.outcome import Candidate, Kind
-from nngpt_lab.candidates.protocols import get_protocol
+from nngpt_lab.ground.seeds import generator
 from nngpt_lab.papers.augmentation_search import loop
 from nngpt_lab.papers.augmentation_search.archive import start_archive, threshold
-from nngpt_lab.papers.augmentation_search.design import Arm, Design
+from nngpt_lab.papers.augmentation_search.design import KEY, Arm, Design
 from nngpt_lab.papers.augmentation_search.generator import POLICIES
-from nngpt_lab.papers.augmentation_search.lab import Lab, open_lab
+from nngpt_lab.papers.augmentation_search.lab import Lab, known_functions, open_lab
 from nngpt_lab.records.results import Results
 from nngpt_lab.study.estimate import Work, of_a_loop
 from nngpt_lab.study.lab import run_ahead
@@ -38,6 +38,12 @@ class LiveRuns:
     start: pd.DataFrame
     thresholds: dict[int, float]
     policies: pd.DataFrame
+
+
+def example_prompt(design: Design) -> str:
+    """What the model is asked for, with the first two functions of the corpus as references."""
+    asked = loop.questions(replace(design, samples=1), known_functions().head(2), generator(KEY, "example"))[0]
+    return "\n\n".join(f"{each['role']}: {each['content']}" for each in asked)
 
 
 def work(design: Design, arms: Sequence[Arm], seeds: int) -> Work:
@@ -100,7 +106,7 @@ def policy_scores(
     """
     rows = []
     for count in epochs if seeds else ():
-        own = get_protocol(lab.design.protocol).for_test()
+        own = lab.design.scored_by().for_test()
         longer = replace(own, epochs=count, wall_seconds=count * own.wall_seconds)
         same = {name: getattr(lab.proxy, name) for name in ("device", "threads")}
         recipe = proxy.prepare(longer, **same)
