@@ -86,10 +86,9 @@ def pooled_steps(
 ) -> pd.DataFrame:
     """One row per arm and step, over all seeds, with 95 % intervals.
 
-    Shares have Wilson intervals, which take samples of different seeds as one sample. Mean and median have bootstrap
-    intervals that resample seeds where at least three have a trained sample in this step, and samples otherwise
-    (column ``unit``); with three to five seeds such an interval is coarse and too narrow, with one it says nothing
-    about another run.
+    Shares have Wilson intervals, which take samples of different seeds as one sample. Mean and median are those of
+    the seeds, with t-intervals, where at least three have a trained sample in this step, and of all samples with
+    bootstrap intervals otherwise (column ``unit``): these say nothing about another run.
 
     Args:
         samples: with a column ``valid``, too.
@@ -107,33 +106,33 @@ def pooled_steps(
         for name, threshold in thresholds.items():
             row |= intervals.wilson(*over(part["score"], threshold)).columns(name)
         runs = [run.to_numpy() for _, run in part.dropna(subset="score").groupby("seed")["score"]]
-        row |= bootstrap_runs(runs, np.mean, rng, resamples).columns("mean")
-        row |= bootstrap_runs(runs, np.median, rng, resamples).columns("median")
+        row |= over_runs(runs, np.mean, rng, resamples).columns("mean")
+        row |= over_runs(runs, np.median, rng, resamples).columns("median")
         best = [run.max() for run in runs] or [np.nan]
         row |= {"best": np.mean(best), "best_lowest": min(best), "best_highest": max(best)}
         rows.append(row | {"unit": "seeds" if len(runs) >= SEEDS else "candidates"})
     return pd.DataFrame(rows)
 
 
-def bootstrap_runs(
-    runs: Sequence[np.ndarray], statistic: Callable, rng: np.random.Generator, resamples: int
-) -> Estimate:
-    """A statistic of the values of all runs, with an interval that resamples whole runs from three on, else values.
+def over_runs(runs: Sequence[np.ndarray], statistic: Callable, rng: np.random.Generator, resamples: int) -> Estimate:
+    """A statistic of runs: from three on its mean over them with a t-interval, else of all values with a bootstrap's.
+
+    The t-interval covers another run as often as it says (``intervals.t_interval``); the bootstrap covers the values of
+    these runs alone.
 
     Args:
         runs: values of each run, shape (n,) or (n, k).
         statistic: takes an array of values and the axis along which they stand, as ``numpy.mean`` does.
 
     Returns:
-        Without an interval (nan) for fewer than :data:`FEWEST` values.
+        Without an interval (nan) for fewer than :data:`FEWEST` values, or where a run has no statistic.
     """
     values = np.concatenate(runs) if runs else np.zeros(0)
+    whole = float(statistic(values, axis=0)) if len(values) else np.nan
     if len(values) < FEWEST:
-        return Estimate(statistic(values, axis=0) if len(values) else np.nan, np.nan, np.nan, len(values))
+        return Estimate(whole, np.nan, np.nan, len(values))
     if len(runs) < SEEDS:
         draws = statistic(values[rng.integers(0, len(values), (resamples, len(values)))], axis=1)
-    else:  # few runs have few distinct resamples, so each is computed once
-        chosen = np.sort(rng.integers(0, len(runs), (resamples, len(runs))), axis=1)
-        distinct, which = np.unique(chosen, axis=0, return_inverse=True)
-        draws = np.array([statistic(np.concatenate([runs[i] for i in row]), axis=0) for row in distinct])[which.ravel()]
-    return Estimate(float(statistic(values, axis=0)), *intervals.percentile_interval(draws), len(values))
+        return Estimate(whole, *intervals.percentile_interval(draws), len(values))
+    of_runs = np.array([statistic(run, axis=0) for run in runs], float)
+    return intervals.t_interval(of_runs) if np.isfinite(of_runs).all() else Estimate(whole, np.nan, np.nan, len(runs))

@@ -84,7 +84,7 @@ def valid_rate(cycles: pd.DataFrame) -> Figure:
 
 
 def accuracy(cycles: pd.DataFrame, same_data: bool = False) -> Figure:
-    """The loop's best, mean and median accuracy per cycle, with bootstrap bands for mean and median.
+    """The loop's best, mean and median accuracy per cycle, with bands for mean and median.
 
     ``cycles``: as ``pooled_cycles`` returns. ``same_data``: the candidates were trained on CIFAR-10, as the paper's, so
     that its cycles stand in the same axes.
@@ -101,8 +101,12 @@ def accuracy(cycles: pd.DataFrame, same_data: bool = False) -> Figure:
             beside.annotate(name, (22, CYCLES[name].iloc[-1]), xytext=(0, away), textcoords="offset points",
                             ha="center", fontsize=9, color=PAPER)  # fmt: skip
     trained = part[part["trained"] > 0]
-    unit = "seeds" if len(trained) and (trained["unit"] == "seeds").all() else "candidates"
-    bands = f"bands: bootstrap over {unit}" if part["mean_low"].notna().any() else "too few networks for intervals"
+    by_seed = len(trained) and (trained["unit"] == "seeds").all()
+    bands = (
+        f"bands: {'t-interval over seeds' if by_seed else 'bootstrap over candidates'}"
+        if part["mean_low"].notna().any()
+        else "too few networks for intervals"
+    )
     ax.set(ylabel="accuracy after one epoch, %", ylim=(0, 102), title=f"Accuracy per cycle ({bands})")
     if not len(trained):
         no_data(ax, "nothing was trained")
@@ -130,14 +134,25 @@ def shares(cycles: pd.DataFrame, labels: Sequence[str], same_data: bool = False)
 
 
 def controls_per_cycle(cycles: pd.DataFrame) -> Figure:
-    """Mean accuracy per cycle (``pooled_cycles``), one line per arm; a band for the loop."""
-    figure, ax = new_figure(width=9, height=4.4)
-    lines(ax, cycles, "arm", "cycle", "mean", arm_looks(cycles, numbered=True), [LOOP], scale=100)
-    cycle_axis(ax, cycles["cycle"].max())
+    """Mean accuracy per cycle (``pooled_cycles``) with intervals: the loop beside each control, a panel a control."""
+    looks, others = arm_looks(cycles, numbered=True), [arm for arm in arms(cycles) if arm != LOOP]
+    rows, columns = -(-max(len(others), 1) // 3), min(max(len(others), 1), 3)
+    size = {"width": 3.8 + 2.6 * columns, "height": 1.2 + 2.6 * rows}
+    figure, axes = new_figure(rows, columns, **size, sharex=True, sharey=True, squeeze=False)
+    for ax, other in zip(axes.flat, others or [LOOP], strict=False):
+        shown = {arm: looks[arm] for arm in dict.fromkeys((LOOP, other)) if arm in looks}
+        lines(ax, cycles, "arm", "cycle", "mean", shown, bands=shown, scale=100)
+        ax.set_title(other, fontsize=10)
+        ax.tick_params(labelbottom=True)
+        cycle_axis(ax, cycles["cycle"].max())
+    for ax in axes.flat[len(others) :] if others else ():
+        ax.set_visible(False)
     if cycles["mean"].isna().all():
-        no_data(ax, "nothing was trained")
-    ax.set(ylabel="mean accuracy, %", title="Mean accuracy per cycle (band: 95 % interval of the loop)")
-    legend_below(figure)
+        no_data(axes[0, 0], "nothing was trained")
+    by_seed = (cycles.loc[cycles["trained"] > 0, "unit"] == "seeds").all()
+    unit = "t-interval over seeds" if by_seed else "bootstrap over these networks"
+    figure.suptitle(f"Mean accuracy per cycle (solid: the loop; bands: {unit})", fontsize=11)
+    figure.supylabel("mean accuracy, %", fontsize=10)
     return figure
 
 

@@ -35,9 +35,9 @@ def epochs(pooled: pd.DataFrame, limit: float | None = None) -> Figure:
         plots.whole_numbers(ax.xaxis)
     if limit is not None:
         plots.reference_line(mean, 100 * limit, "threshold", MUTED)
-    over = "seeds" if len(pooled) and (pooled["unit"] == "seeds").all() else "candidates"
+    by_seed = len(pooled) and (pooled["unit"] == "seeds").all()
     valid.set(ylabel="valid, % of the samples", ylim=(0, 102), title="Valid (band: Wilson)")
-    mean.set(title=f"Mean (band: bootstrap over {over})")
+    mean.set(title=f"Mean (band: {'t-interval over seeds' if by_seed else 'bootstrap over candidates'})")
     best.set(title="Best (band: lowest to highest seed)")
     plots.legend_below(figure)
     return figure

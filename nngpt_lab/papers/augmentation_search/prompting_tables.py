@@ -23,7 +23,7 @@ from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.claims import OPEN, REPRODUCED, Claim, load_claims, verdict
 from nngpt_lab.statistics.intervals import Estimate
 from nngpt_lab.study.comparison import MCNEMAR, RESULT, Mean, Measure, PairedProportion, PairedRatio, Statistic, compare
-from nngpt_lab.study.samples import bootstrap_runs
+from nngpt_lab.study.samples import over_runs
 
 SETTING = ["model", "shots", "tuned"]  # within which the two styles are compared
 ARM = ["model", "shots", "tuned", "style"]
@@ -106,8 +106,8 @@ def epoch_table(rows: pd.DataFrame, profile: str) -> pd.DataFrame:
 def arm_table(rows: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
     """One row per arm, over all seeds and LLM epochs, with 95 % intervals.
 
-    Shares have Wilson intervals, which take all samples as independent. Means and ratios have bootstrap intervals over
-    seeds from three on, else over functions with a score and over samples; see :func:`samples.bootstrap_runs`.
+    Shares have Wilson intervals, which take all samples as independent. Means and ratios have t-intervals over
+    seeds from three on, else bootstrap intervals over functions with a score and over samples (``samples.over_runs``).
 
     Returns:
         model, shots, tuned, style; seeds, sampled; valid, new, authors, reasoned, clean (shares of the samples), mean
@@ -120,9 +120,9 @@ def arm_table(rows: pd.DataFrame, rng: np.random.Generator, resamples: int) -> p
         for name, count in part[SHARES].assign(clean=part["type"] == "clean").items():
             row |= intervals.wilson(int(count.sum()), len(part)).columns(name)
         scores = [run.dropna().to_numpy() for _, run in part.groupby("seed")["score"] if run.count()]
-        row |= bootstrap_runs(scores, np.mean, rng, resamples).columns("mean")
+        row |= over_runs(scores, np.mean, rng, resamples).columns("mean")
         costs = [run[["tokens", "valid"]].to_numpy(float) for _, run in part.groupby("seed")]
-        row |= bootstrap_runs(costs, _ratio, rng, resamples).columns("tokens_per_valid")
+        row |= over_runs(costs, _ratio, rng, resamples).columns("tokens_per_valid")
         row |= {"best": part["score"].max(), "within": int(part["within"].sum())}
         arms.append(row | {"budget": int(part.groupby("seed")["budget"].first().sum())})
     return pd.DataFrame(arms)

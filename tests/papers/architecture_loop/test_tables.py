@@ -115,7 +115,7 @@ def test_pooled_shares_are_wilson_over_all_seeds(rng):
     assert (line["best"], line["best_lowest"], line["best_highest"]) == (bests.mean(), bests.min(), bests.max())
 
 
-def test_three_seeds_are_resampled_as_clusters(rng):
+def test_of_three_seeds_runs_are_the_unit(rng):
     """Runs that differ among themselves but not within: resampling candidates would see almost no spread."""
     rows = [
         row(seed=seed, position=i, score=0.3 + 0.2 * seed + 0.001 * i, code_hash=str(i))
@@ -123,7 +123,8 @@ def test_three_seeds_are_resampled_as_clusters(rng):
         for i in range(20)
     ]
     three = paper_tables.pooled_cycles(frame(rows), THRESHOLDS, rng, 2000).iloc[0]
-    assert (three["mean_low"], three["mean_high"]) == pytest.approx((0.3095, 0.7095), abs=1e-9)  # 1 in 27 each: drawn
+    reach = stats.t.ppf(0.975, 2) * 0.2 / np.sqrt(3)
+    assert (three["mean_low"], three["mean_high"]) == pytest.approx((0.5095 - reach, 0.5095 + reach), abs=1e-9)
     two = paper_tables.pooled_cycles(frame(rows[:40]), THRESHOLDS, rng, 2000).iloc[0]
     assert two["unit"] == "candidates"
     assert two["mean_high"] - two["mean_low"] < 0.08
