@@ -5,7 +5,7 @@ Shares come in per cent. The black line at 50 % is the paper's chance level.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nngpt_lab.papers.dataset_prediction.answers import CELL
-from nngpt_lab.papers.dataset_prediction.questions import DATASETS, PUBLISHED_RESULTS
+from nngpt_lab.papers.dataset_prediction.questions import DATASETS, PUBLISHED_RESULTS, QUESTION_SETS
 from nngpt_lab.statistics.plots import (
     legend_below,
     lines,
@@ -83,11 +83,12 @@ def published_results(results: pd.DataFrame, names: tuple[float, float, float]) 
 def baselines(table: pd.DataFrame, ceilings: Mapping[str, float]) -> Figure:
     """Accuracy of every baseline under every split, a row of panels per question set.
 
-    ``ceilings``: what a perfect reader reaches, per cent, by question set; drawn where names say nothing.
+    ``ceilings``: what a perfect reader reaches, per cent, by question set; drawn where names say nothing. Crosses: 50 %
+    by construction. Who was never trained on a data set's name says it always or never; of the questions with it
+    that are balanced, or that are asked once with either name held out, that is right in half.
     """
     whole = table[table["part"] == "all parts"]
     order = list(dict.fromkeys(whole["baseline"]))
-    looks = [{"color": OURS if name.startswith("code") else MUTED} for name in order]
     splits = [split for split in SPLIT_TITLES if split in set(whole["split"])]
     figure, axes = new_figure(3, len(splits), width=11, height=9, sharey=True, sharex="row", squeeze=False)
     for row, (question_set, label) in zip(axes, SET_TITLES.items(), strict=True):
@@ -95,6 +96,9 @@ def baselines(table: pd.DataFrame, ceilings: Mapping[str, float]) -> Figure:
             part = whole[(whole["split"] == split) & (whole["question_set"] == question_set)].set_index("baseline")
             ax.set_visible(len(part) > 0)
             part = part.reindex(order)
+            forced = (part["accuracy"] == 50) if split == "dataset" else part["accuracy"].isna()
+            looks = [{"color": OURS if name.startswith("code") else MUTED, "marker": "x" if forced[name] else "o"}
+                     for name in order]  # fmt: skip
             points(ax, range(len(order)), part, "accuracy", ends=("ci_low", "ci_high"), horizontal=True, looks=looks)
             _chance(ax)
             if question_set != "all":
@@ -127,10 +131,11 @@ def label_reliability(table: pd.DataFrame) -> Figure:
 DASHES, MARKERS = ("-", "--", "-.", ":"), "os^DvPX"
 
 
-def accuracy_per_epoch(epochs: pd.DataFrame) -> Figure:
+def accuracy_per_epoch(epochs: pd.DataFrame, ceilings: Mapping[str, float]) -> Figure:
     """Accuracy after each outer epoch, a panel per prompt, one line per model and cell, with the paper's peaks.
 
     Both orders. Lines are means over seeds; bands are the mean of the seeds' Wilson intervals on all test questions.
+    The ceiling is what noisy labels leave to a reader of code; there is none where the scores are shown.
     """
     shown = epochs[(epochs["readout"] == "both orders") & (epochs["on"] == "all")]
     shown = shown.assign(line=_names(shown, ["model", "split", "question_set"]))
@@ -155,6 +160,7 @@ def accuracy_per_epoch(epochs: pd.DataFrame) -> Figure:
             said.append(f"{word}: paper's {peak.model}, {peak.correct} of {peak.n}")
         ax.set_xlabel("\n".join(said), fontsize=9)
         ax.axhline(50, color="black", linewidth=0.8)
+        _ceilings(ax, shown.loc[shown["prompt"] == name, "question_set"] if name != "scores" else (), ceilings)
         ax.set(ylim=(-2, 103))
         whole_numbers(ax.xaxis)
     axes[0].set_ylabel("test accuracy, %")
@@ -212,8 +218,8 @@ def order_consistency(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def ablations(table: pd.DataFrame) -> Figure:
-    """Accuracy of a tuned model with altered inputs; the line is the unaltered input."""
+def ablations(table: pd.DataFrame, ceilings: Mapping[str, float]) -> Figure:
+    """Accuracy of a tuned model with altered inputs; the line is the unaltered input, another the labels' ceiling."""
     conditions = list(dict.fromkeys(table["condition"]))
     looks = [{"color": OTHER if condition == "as asked" else OURS} for condition in conditions]
     titles = _names(table, CELL[:2]) + "\n" + _names(table, CELL[2:])
@@ -221,6 +227,7 @@ def ablations(table: pd.DataFrame) -> Figure:
     width = max(6, 2 + 3.2 * len(cells))
     figure, axes = panels([title for title, _ in cells], width=width, height=1.2 + 0.3 * len(conditions))
     for ax, (_, part) in zip(axes, cells, strict=False):
+        _ceilings(ax, part["question_set"], ceilings, vertical=True)
         part = part.set_index("condition").reindex(conditions)
         points(ax, range(len(conditions)), part, "accuracy", horizontal=True, looks=looks)
         ax.axvline(part.loc["as asked", "accuracy"], color=OTHER, linestyle="--", linewidth=1)
@@ -230,8 +237,9 @@ def ablations(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def per_dataset(table: pd.DataFrame, split: str, question_set: str) -> Figure:
-    """Accuracy on the questions that name each data set, by model and prompt, in the paper's form."""
+def per_dataset(table: pd.DataFrame, split: str, question_set: str, ceilings: Mapping[str, float]) -> Figure:
+    """Accuracy on the questions that name each data set, by model and prompt, in the paper's form, with the labels'
+    ceiling."""
     shown = table[(table["split"] == split) & (table["question_set"] == question_set)].dropna(subset="accuracy")
     groups = list(shown.groupby(_names(shown, ["model", "prompt"]), sort=False))
     names, width = sorted(DATASETS), 0.8 / max(1, len(groups))
@@ -243,6 +251,7 @@ def per_dataset(table: pd.DataFrame, split: str, question_set: str) -> Figure:
     paper = names.index("celeba-gender")
     ax.hlines(90.9, paper - 0.42, paper + 0.42, color=PAPER, linestyle="--", label="paper: 90.9 % (metadata)")
     ax.axhline(50, color="black", linewidth=0.8)
+    _ceilings(ax, (question_set,), ceilings)
     ax.set_xticks(range(len(names)), names)
     title = f"Questions that name a data set ({_flat(split)}, {question_set})"
     ax.set(ylabel="test accuracy, %", ylim=(0, 103), title=title)
@@ -294,6 +303,13 @@ def _split_panels(
     titles = [SPLIT_TITLES.get(split, split) for split in splits]
     figure, axes = panels(titles, width=max(least, left + width * len(splits)), height=height)
     return figure, dict(zip(splits, axes, strict=False))
+
+
+def _ceilings(ax: Axes, question_sets: Iterable[str], ceilings: Mapping[str, float], vertical: bool = False) -> None:
+    """Lines at what noisy labels leave a perfect reader of code on each of the sets that are balanced."""
+    sets = [name for name in dict.fromkeys(question_sets) if QUESTION_SETS.get(name)]
+    for name, place in zip(sets, ("above", "below"), strict=False):
+        reference_line(ax, ceilings[name], f"ceiling, {name} {ceilings[name]:.0f} %", MUTED, vertical, place)
 
 
 def _chance(ax: Axes) -> None:

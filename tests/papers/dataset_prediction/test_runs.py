@@ -102,14 +102,14 @@ def test_a_model_that_is_not_here_is_said_before_any_work(tmp_path, monkeypatch)
 
 
 def test_every_figure_can_be_drawn(runs, tables, tmp_path):
-    name = runs[1].answers["model"].iloc[0]
+    name, ceilings = runs[1].answers["model"].iloc[0], {"balanced": 65.0, "balanced within family": 64.0}
     drawn = [
-        figures.accuracy_per_epoch(tables["llm_epochs"]),
+        figures.accuracy_per_epoch(tables["llm_epochs"], ceilings),
         figures.models_and_baselines(tables["models_and_baselines"], 65.0),
         figures.models_and_baselines(tables["models_and_baselines"], 85.0, "all"),
         figures.order_consistency(tables["order_swap"]),
-        figures.ablations(tables["input_ablations"]),
-        figures.per_dataset(tables["per_dataset"], "architectures", "balanced"),
+        figures.ablations(tables["input_ablations"], ceilings),
+        figures.per_dataset(tables["per_dataset"], "architectures", "balanced", ceilings),
         figures.calibration(tables["calibration"]),
         figures.scale_ladder(code_signal(tables["models_and_baselines"], {name: 10_000}), {"balanced": 65.0}),
         figures.models_and_baselines(tables["network_comparison"], 65.0),
@@ -117,6 +117,9 @@ def test_every_figure_can_be_drawn(runs, tables, tmp_path):
     for place, figure in enumerate(drawn):
         figure.savefig(tmp_path / f"{place}.png")
         assert (tmp_path / f"{place}.png").stat().st_size > 5000
+    of_balanced = [drawn[0], drawn[1], drawn[4], drawn[5], drawn[7], drawn[8]]
+    said = [[text.get_text() for ax in figure.axes for text in ax.texts] for figure in of_balanced]
+    assert all(any("ceiling" in text for text in texts) for texts in said)
 
 
 def test_how_much_of_the_code_is_shown_is_counted():
