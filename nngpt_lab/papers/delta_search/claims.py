@@ -6,21 +6,26 @@ happened there, and the claim stays "not yet run". A format that was not tested 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from nngpt_lab.corpora.architectures import Lemur
 from nngpt_lab.ground.formatting import bracketed
+from nngpt_lab.papers.delta_search.design import PAPER, Design
 from nngpt_lab.papers.delta_search.tables import TESTED, WHOLE
 from nngpt_lab.papers.delta_search.targets import POOLS, best_at, share_saved
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.claims import Measured, load_claims
 from nngpt_lab.statistics.intervals import Estimate
+from nngpt_lab.study.comparison import over_seeds
 
 PULL_REQUEST = {"deepseek": 83, "qwen": 51, "mistral": 68}  # ABrain-One/nn-dataset#204
 FALLS = {"deepseek": 9, "qwen": 12, "mistral": 12}  # of 21, 2605.30103, cycle_data.csv
 WITHIN = {"mnist": 0.75, "celeba-gender": 0.83}  # 2605.30103, proxy_full_pairs.csv, recomputed in the notes
 APPLIED, WHOLE_VALID, CANDIDATES = 0.7133, 0.506, 3300
+MODELS = {"DeepSeek-Coder-7B": "deepseek", "Qwen2.5-Coder-7B": "qwen", "Mistral-7B": "mistral"}
 FORM, ARM = "unified_diff", "static corpus"  # paper D's
 OF_A_RUN = ("D-more-valid", "D-better", "D-improves", "D-tokens", "D-theory-growing", "D-theory-monotone")
 
@@ -55,6 +60,12 @@ def recorded(lemur: Lemur, drawn: pd.DataFrame, rng: np.random.Generator, resamp
     return measured
 
 
+def published(design: Design) -> str:
+    """Which of the paper's models a design runs by the paper's own protocol; empty if it is another design or model."""
+    own = design.hash() == replace(PAPER, coder=design.coder).hash()
+    return MODELS.get(design.coder, "") if own else ""
+
+
 def measure(
     arms: pd.DataFrame, compared: pd.DataFrame, edits: pd.DataFrame, published: str = ""
 ) -> dict[str, Measured]:
@@ -79,7 +90,10 @@ def measure(
     if row["state"] != TESTED:  # what it writes cannot be applied: its scores say nothing
         found |= dict.fromkeys(("D-better", "D-improves", "D-tokens", "D-theory-growing", "D-theory-monotone"))
     if published:
+        scores = edits[(edits["form"] == FORM) & (edits["arm"] == ARM)].dropna(subset="score")
         found[f"D-valid-{published}"] = _estimate(row, "valid", "sampled")
+        found[f"D-mean-{published}"] = intervals.t_interval(100 * scores["score"].to_numpy())
+        found[f"D-best-{published}"] = over_seeds(100 * scores.groupby("seed")["score"].max().to_numpy())
         return {key: Measured(value) for key, value in found.items() if value is not None}
     said = {key: _text(value) if value else f"{row['state']}." for key, value in found.items()}
     return {key: Measured(None, f"Our scaled comparison: {text}") for key, text in said.items()}

@@ -113,10 +113,10 @@ DEMO = replace(
     coder="nano-coder",
     prompt="delta_nano",
     decoding=Decoding(temperature=0.8, top_k=50, top_p=0.9, max_new_tokens=320),
-    recipe=Recipe(lr=3e-3, epochs=1, batch=8, accumulate=1, warmup=0.1),
-    samples=6,
-    parents=6,
-    examples=16,
+    recipe=Recipe(lr=3e-3, epochs=1, batch=4, accumulate=1, warmup=0.1),
+    samples=5,
+    parents=5,
+    examples=8,
     context=1,
 )
 

@@ -13,6 +13,7 @@ Three ways to draw a pair, for the paper does not say which:
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -93,23 +94,35 @@ def first_better(accuracy: np.ndarray, group: np.ndarray) -> np.ndarray:
     return found
 
 
+def tokenizers() -> tuple[str, str]:
+    """Files of the two tokenizers that tokens are counted with, the nano coder's and SmolLM2's; the latter is empty
+    where that model was never loaded: a quarter of a gigabyte is not fetched to count tokens."""
+    from nngpt_lab.llm import weights
+    from nngpt_lab.llm.catalogue import MODELS
+
+    larger = weights.unpacked_folder(MODELS["SmolLM2-135M"]) / "tokenizer.json"
+    return str(paths.PACKAGE / "llm" / "nano_coder" / "tokenizer.json"), str(larger) if larger.is_file() else ""
+
+
 @functools.cache
-def _tokenizer():
-    """The nano coder's. One in each process."""
+def _tokenizer(file: str):
+    """One of each in each process."""
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(paths.PACKAGE / "llm" / "nano_coder" / "tokenizer.json"))
+    return Tokenizer.from_file(file)
 
 
-def measure(pair: tuple[str, str]) -> tuple[int, int, int, int, int]:
-    """Of the diff between two sources: its lines, characters and tokens; of the target: lines and characters."""
+def measure(files: tuple[str, str], pair: tuple[str, str]) -> tuple[float, ...]:
+    """Of the diff between two sources: its lines, characters, and tokens of both tokenizers (nan without a file); of
+    the target: lines and characters."""
     before, after = pair
     lines = diff_lines(before, after)
     text = "\n".join(lines)
-    return len(lines), len(text), len(_tokenizer().encode(text).ids), after.count("\n") + 1, len(after)
+    tokens = (len(_tokenizer(file).encode(text).ids) if file else math.nan for file in files)
+    return len(lines), len(text), *tokens, after.count("\n") + 1, len(after)
 
 
-MEASURES = ["lines", "characters", "tokens", "file_lines", "file_characters"]
+MEASURES = ["lines", "characters", "tokens", "tokens_smollm2", "file_lines", "file_characters"]
 
 
 def targets(lemur: Lemur, pairs: int, seed: int) -> pd.DataFrame:
@@ -127,14 +140,21 @@ def targets(lemur: Lemur, pairs: int, seed: int) -> pd.DataFrame:
                 parts.append(pd.DataFrame({"epoch": epoch, "pool": pool, "scheme": scheme,
                                            "baseline": names[drawn[:, 0]], "target": names[drawn[:, 1]]}))  # fmt: skip
                 texts += [(codes[first], codes[second]) for first, second in drawn]
-    measured = pd.DataFrame(list(in_processes(measure, texts, "diffs")), columns=MEASURES)
+    counted = in_processes(functools.partial(measure, tokenizers()), texts, "diffs")
+    measured = pd.DataFrame(list(counted), columns=MEASURES)
     return pd.concat([pd.concat(parts, ignore_index=True), measured], axis=1)
+
+
+def _within(tokens: pd.Series) -> pd.Series:
+    """Whether they are within LIMIT; null where they were not counted."""
+    return (tokens <= LIMIT).astype(float).where(tokens.notna())
 
 
 SHARES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "longer_than_file": lambda table: table["lines"] > table["file_lines"],
     "at_most_50_lines": lambda table: table["lines"] <= SHORT,
-    "within_1024_tokens": lambda table: table["tokens"] <= LIMIT,
+    "within_1024_tokens": lambda table: _within(table["tokens"]),
+    "within_1024_smollm2": lambda table: _within(table["tokens_smollm2"]),
 }
 
 

@@ -217,6 +217,10 @@ def test_only_the_published_protocol_judges(lemur):
     assert "Our scaled comparison: 10." in note.loc["D-improves", "note"]
     own = claims.claims_table("D", paper_claims.measure(arms, compared, edits, "qwen")).set_index("claim_id")
     assert own.loc["D-improves", "verdict"] == claims.REPRODUCED and own.loc["D-valid-qwen", "our_value"] > 50
+    assert own.loc["D-mean-qwen", "our_value"] == pytest.approx(60, abs=1) and own.loc["D-best-qwen", "n"] == 3
     assert own.loc["D-valid-mistral", "verdict"] == claims.WAITING
+    mistral = dataclasses.replace(DESIGNS["paper-d"], coder="Mistral-7B")
+    assert paper_claims.published(mistral) == "mistral" and paper_claims.published(DEMO) == ""
+    assert paper_claims.published(dataclasses.replace(mistral, samples=9)) == ""
     lacking = paper_claims.measure(arms[arms["form"] != "unified_diff"], compared, edits)
     assert set(lacking) == set(paper_claims.OF_A_RUN) and all(each.estimate is None for each in lacking.values())

@@ -54,16 +54,21 @@ def test_limit_one_is_what_sqlite_gives_for_the_authors_query():
 
 
 def test_measures_are_those_of_the_text():
-    lines, characters, tokens, file_lines, file_characters = targets.measure(("a\nb\nc\n", "a\nx\nc\n"))
+    files = targets.tokenizers()
+    lines, characters, tokens, _, file_lines, file_characters = targets.measure(files, ("a\nb\nc\n", "a\nx\nc\n"))
     assert (lines, file_lines, file_characters) == (7, 4, 6) and 0 < tokens <= characters
+    twice, alone = (targets.measure((files[0], other), ("a\n", "b\n"))[2:4] for other in (files[0], ""))
+    assert twice[0] == twice[1] == alone[0] and np.isnan(alone[1])
 
 
 def test_an_interval_is_over_networks_not_pairs():
     """One network in all pairs: drawing it out removes them all, so the interval is as wide as the pairs differ."""
     part = pd.DataFrame({"epoch": 1, "pool": "p", "scheme": "s", "baseline": "a", "target": list("bcdefghi")})
     part = part.assign(lines=[10, 90] * 4, characters=1, tokens=[1, 2000] * 4, file_lines=50, file_characters=1)
+    part = part.assign(tokens_smollm2=[np.nan] * 8)
     row = targets.summarise(part, np.random.default_rng(0), 300).iloc[0]
     assert (row["pairs"], row["networks"], row["longer_than_file"], row["within_1024_tokens"]) == (8, 9, 50, 50)
+    assert np.isnan(row["within_1024_smollm2"]) and np.isnan(row["within_1024_smollm2_low"])  # was not loaded
     assert row["longer_than_file_low"] < 30 and row["longer_than_file_high"] > 70
 
 
