@@ -7,10 +7,10 @@ shingles. Two sources with equal tokens are duplicates in that form. What a form
 form           blind to                                                           source
 =============  =================================================================  ==================================
 raw_tokens     white space                                                        the authors' loop, at generation
-nn_dup         + comments, docstrings, numbers, strings, lower-case names, and    nn-dup, lexical stage
+nn_dup         and comments, docstrings, numbers, strings, lower-case names, and    nn-dup, lexical stage
                all outside of the ``nn.Module`` classes and their helpers
 ast_nameless   white space, comments, docstrings, layout, the author's names      ``corpora.code.NameEraser``
-structure      + order, wiring, and sizes within the same power of two            nn-dup, structural stage, changed
+structure      and order, wiring, and sizes within the same power of two            nn-dup, structural stage, changed
 =============  =================================================================  ==================================
 
 Where a source does not parse, its raw tokens stand in and ``Canonical.fell_back`` says so. No form runs the source.

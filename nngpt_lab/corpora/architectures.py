@@ -4,12 +4,14 @@ Source: the wheel ``nn-dataset==2.1.2``, read straight from the zip (118,000 fil
 
 ``architectures``, one row per source file ``ab/nn/nn/<name>.py``:
     name, family, base, code, and the facts of :class:`nngpt_lab.corpora.code.CodeFacts`.
+
 ``records``, one row per element of ``ab/nn/stat/train/<task>_<dataset>_<metric>_<name>/<epoch>.json``:
     task, dataset, metric, architecture, epoch (from 1), accuracy (the metric's value; a share in [0, 1] for ``acc``),
     batch, lr, momentum, dropout, transform, duration (ns, from the start of training to this epoch's end), uid (the
     authors' hash of the hyperparameters), planned_epochs (the key ``epoch`` that some records carry: how many epochs
     the run was given), other (remaining hyperparameters as JSON), id (the authors' primary key, see
     :func:`record_id`).
+
 ``issues``: what was found odd on the way, by reason, with count, whether the row was kept, and an example.
 
 A *trial* is one training run: same task, dataset, metric, architecture and uid. Its rows are one run seen after each

@@ -10,8 +10,10 @@ Source: the wheel ``nn-gpt==1.0.6``, folder ``ab/gpt/brute/trans``.
     order, without the fixed tail); parameters (JSON: one object per operation); n_operations; resize (side in px of the
     fixed ``Resize``); has_tail (whether Resize, ToTensor and Normalize end the pipeline); batch, lr, momentum,
     duration (ns), uid; llm_epoch, llm_index.
+
 ``five_epochs``, one row per file of ``result_epoch1`` (1,807 of the functions, which its records say ran for 5 epochs):
     name, code_hash, epochs, score, duration (ns).
+
 ``issues``: as in :mod:`nngpt_lab.corpora.architectures`.
 
 The recorded learning rate is 0.01, batch 64, momentum 0.9, one epoch; which ResNet was trained is not recorded.

@@ -1,4 +1,4 @@
-"""A language model that a server runs: vLLM, SGLang, llama.cpp, Ollama, or what else has OpenAI's interface.
+"""A language model that a server runs: vLLM, SGLang, llama.cpp, Ollama, or what else has OpenAI's interface::
 
     local/<model>@http://127.0.0.1:8000/v1                       in place of a model's name or folder
     local/<model>@http://127.0.0.1:8000/v1?api_key_env=NAME      the key stands in that environment variable

@@ -1,9 +1,11 @@
 """What one run keeps on the disk beside the ledger: its adapter, and the seconds of each cycle.
 
-<folder>/state.json       the last cycle that was tuned after, and the folder of its adapter
-<folder>/adapter-07/      peft's own format; older ones are deleted
-<folder>/cycle-07.json    wall-clock seconds by stage, written once: a resumed run reads a finished cycle back in
-                          a moment, and that moment must not replace the time that the cycle really took
+In its folder::
+
+    <folder>/state.json       the last cycle that was tuned after, and the folder of its adapter
+    <folder>/adapter-07/      peft's own format; older ones are deleted
+    <folder>/cycle-07.json    wall-clock seconds by stage, written once: a resumed run reads a finished cycle back in
+                              a moment, and that moment must not replace the time that the cycle really took
 """
 
 from __future__ import annotations

@@ -2,15 +2,17 @@
 
 Four kinds of unit, from the loosest to the strictest comparison; each answers a question of its own:
 
-``best_of_trials``  one point per architecture: its best trial at epoch 1 against its best trial at epoch e (what
-                    LEMUR's own interface returns); trials differ in learning rate, batch, momentum and transform.
-``one_run``         one point per architecture: one run, chosen by the smallest record id at epoch 1 (a hash, so an
-                    arbitrary but repeatable choice), against the same run at epoch e. Part of what is predicted is
-                    whether the hyperparameters work.
-``hyperparameters`` as ``one_run``, after what the hyperparameters explain of the ranks is taken away from both.
-``fixed_protocol``  as ``one_run``, but only runs that share one protocol: within each data set, the most frequent
-                    setting of (batch, lr, momentum, dropout, transform). Here only the architecture differs, as in
-                    paper B's loop.
+``best_of_trials``
+    one point per architecture: its best trial at epoch 1 against its best trial at epoch e (what LEMUR's own interface
+    returns); trials differ in learning rate, batch, momentum and transform.
+``one_run``
+    one point per architecture: one run, chosen by the smallest record id at epoch 1 (a hash, so an arbitrary but
+    repeatable choice), against the same run at epoch e. Part of what is predicted is whether the hyperparameters work.
+``hyperparameters``
+    as ``one_run``, after what the hyperparameters explain of the ranks is taken away from both.
+``fixed_protocol``
+    as ``one_run``, but only runs that share one protocol: within each data set, the most frequent setting of (batch,
+    lr, momentum, dropout, transform). Here only the architecture differs, as in paper B's loop.
 
 Near copies are not independent: intervals resample clusters of them (:func:`lemur_overview.near_copies`). Architectures
 trained longer were mostly chosen for it, so the longest horizon speaks of that selection, not of all.

@@ -3,15 +3,15 @@
 A layer's number is its place among the calls ``nn.<Layer>(...)`` of the source, from 1, containers left out. Only the
 characters that a mutation is about change, so that comments and layout stay.
 
-=================  ==========================================================================================
-``width k n``      convolution or linear layer k has n outputs; the layers that read them follow
-``depth k +1``     one more of the same width behind layer k; ``-1`` takes layer k out, if it keeps the shape
-``kernel k n``     convolution k has an n x n kernel; padding that kept the size keeps it
+=====================  ======================================================================================
+``width k n``          convolution or linear layer k has n outputs; the layers that read them follow
+``depth k +1``         one more of the same width behind layer k; ``-1`` takes layer k out, if it keeps the shape
+``kernel k n``         convolution k has an n x n kernel; padding that kept the size keeps it
 ``activation k X``     activation k becomes ``nn.X()``
 ``normalisation k X``  normalisation k becomes ``nn.X``, or convolution k gets one behind it
-``pooling k X``    pooling k becomes ``nn.X``, with its arguments
-``skip k``         what goes into layer k is added to what comes out, if it keeps the shape
-=================  ==========================================================================================
+``pooling k X``        pooling k becomes ``nn.X``, with its arguments
+``skip k``             what goes into layer k is added to what comes out, if it keeps the shape
+=====================  ======================================================================================
 
 Whether the mutated network trains, the sandbox says. The authors' own generators of LEMUR's families
 ``ast-dimension`` and ``ast-activation`` are not published; these are of their kind.

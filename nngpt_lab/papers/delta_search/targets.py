@@ -4,10 +4,12 @@ A training target is the unified diff (difflib, three lines of context) from one
 set, task, metric and epoch that did better. Here a network counts once, with its best recorded accuracy at the epoch.
 Three ways to draw a pair, for the paper does not say which:
 
-``pair uniform``    any two networks; the better one is the target
-``baseline first``  any network that a better one exists for, then any better one
-``limit one``       the authors' own query (nn-dataset 2.1.2, ``db/Query.py``): any network, then the *first* better one
-                    that SQLite meets. The query names no order; its index leads through the names, so the first by name
+================== ====================================================================================
+``pair uniform``   any two networks; the better one is the target
+``baseline first`` any network that a better one exists for, then any better one
+``limit one``      the authors' own query (nn-dataset 2.1.2, ``db/Query.py``): any network, then the *first* better
+                   one that SQLite meets. The query names no order; its index leads through the names
+================== ====================================================================================
 """
 
 from __future__ import annotations
