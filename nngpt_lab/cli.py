@@ -316,6 +316,37 @@ def compare_runs(a: str, b: str, profile: str, html: str | None) -> None:
     click.echo(f"page  {compare.write_page(found, Path(html).expanduser() if html else second / 'compare.html')}")
 
 
+@cli.command(short_help="The registered claims with their verdicts, as a table or for a paper.")
+@click.argument("folder", required=False)
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "json", "latex", "bibtex"]), default="csv", show_default=True
+)
+def claims(folder: str | None, form: str) -> None:
+    """Print every registered claim with the verdicts of FOLDER, or else of the newest results.
+
+    In Python the same is `nngpt_lab.claims()`, a pandas DataFrame. bibtex: the papers, and this lab with its commit.
+    """
+    from nngpt_lab import registry
+
+    if form == "bibtex":
+        click.echo(registry.bibtex())
+        return
+    table = registry.claims(folder)
+    as_text = {"csv": lambda: table.to_csv(index=False), "json": lambda: table.to_json(orient="records", indent=1)}
+    click.echo(registry.latex(table) if form == "latex" else as_text[form]())
+
+
+@cli.command(short_help="A notebook of your own that runs, with its claims beside it.")
+@click.argument("name")
+@click.option("--folder", default=".", show_default=True, metavar="DIR", help="Where it is written.")
+def new(name: str, folder: str) -> None:
+    """Write NAME.ipynb, a template that runs, and NAME.toml, what it claims. Run it: nngpt-lab run NAME.ipynb"""
+    from nngpt_lab import new_notebook
+
+    for file in new_notebook.write_notebook(name, Path(folder).expanduser()):
+        click.echo(f"new  {file}")
+
+
 @cli.command(short_help="Free the disk of runs that newer ones have replaced.")
 @click.argument("folder", required=False)
 @click.option("--profile", default="demo", show_default=True, metavar="|".join(PROFILES), help="Prune this profile.")

@@ -231,9 +231,10 @@ def _images(name: str, profile: Profile) -> None:
     images.check(name)
 
 
-def also_read(values: dict[str, Any]) -> dict[str, str]:
+def also_read(values: dict[str, Any], beside: Path) -> dict[str, str]:
     """What a run reads of the user's own, by what it is, with a hash of its content: images, with their licence, prompt
-    files and models. A run is not up to date when any of them has changed."""
+    files, claims and models. ``beside``: the folder that relative paths are seen from. A run is not up to date when any
+    of them has changed."""
     from nngpt_lab.ground.hashing import sha256_file, sha256_json
 
     read = {}
@@ -246,10 +247,12 @@ def also_read(values: dict[str, Any]) -> dict[str, str]:
                 source = own_images.find(value)
                 read[f"images {value}, licence: {source.licence}"] = source.sha256
         for part in value.split(",") if isinstance(value, str) and name != "output" else ():
-            path = Path(part.strip())
-            if path.is_absolute() and path.is_file() and path.stat().st_size <= LARGEST_HASHED:
+            path = beside / part.strip()
+            if not Path(part.strip()).is_absolute() and path.suffix not in (".toml", ".txt"):
+                continue  # a name
+            if path.is_file() and path.stat().st_size <= LARGEST_HASHED:
                 read[f"{name} {path.name}"] = sha256_file(path)
-            elif path.is_absolute() and path.exists():  # a model: gigabytes
+            elif path.exists():  # a model: gigabytes
                 files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
                 stats = [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files]
                 read[f"{name} {path.name} (sizes and times)"] = sha256_json(stats)

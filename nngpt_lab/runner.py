@@ -207,7 +207,7 @@ def _run_and_link(job: Job, force: bool, deadline: float, place: int) -> RunOutc
 
 def _run(job: Job, force: bool, deadline: float, place: int) -> RunOutcome:
     """``place``: the line of its progress bar."""
-    data = artifacts.hashes() | also_read(job.parameters)
+    data = artifacts.hashes() | also_read(job.parameters, job.notebook.parent)
     mark = manifest.fingerprint(job.content, job.parameters, data)
     if not force and manifest.is_current(job.folder, mark):
         warnings = (manifest.read(job.folder) or {}).get("warnings", ())

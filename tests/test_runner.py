@@ -601,11 +601,11 @@ def test_what_a_run_reads_of_the_users_own_counts(tmp_path):
     (tmp_path / "model" / "weights").write_bytes(b"1")
     (tmp_path / "p.txt").write_text("a")
     given = {"prompt": str(tmp_path / "p.txt"), "coder": f"nano-coder,{tmp_path / 'model'}", "output": str(tmp_path)}
-    before = parameters.also_read(given)
+    before = parameters.also_read(given, tmp_path)
     assert list(before) == ["prompt p.txt", "coder model (sizes and times)"]
     (tmp_path / "p.txt").write_text("b")
     (tmp_path / "model" / "weights").write_bytes(b"12")
-    after = parameters.also_read(given)
+    after = parameters.also_read(given, tmp_path)
     assert before.keys() == after.keys()
     assert not {before[key] == after[key] for key in before} & {True}
 

@@ -217,13 +217,15 @@ def adjusted(judged: Sequence[tuple[Claim, Estimate | None]]) -> list[tuple[str,
 # -------------------------------------------------------------------------------------------------------- the tables
 
 
-def claims_table(papers: str, measured: Mapping[str, Measured]) -> pd.DataFrame:
-    """The claims of ``papers`` (``"B"``, ``"BD"``) with what was measured; columns :data:`COLUMNS`.
+def claims_table(papers: str, measured: Mapping[str, Measured], file: Path | None = None) -> pd.DataFrame:
+    """The claims of ``papers`` (``"B"``, ``"BD"``) with what was measured; columns :data:`COLUMNS`. With ``file`` they
+    are a user's own, from a ``claims.toml`` of his.
 
     A claim with neither a measurement nor a reason for its absence is an error, and so is a measurement of no claim:
     a row cannot go missing by a slip of the keyboard.
     """
-    claims = {key: claim for key, claim in load_claims().items() if claim.paper in papers}
+    registered = load_claims() if file is None else parse(file.read_text(encoding="utf-8"))[0]
+    claims = {key: claim for key, claim in registered.items() if claim.paper in papers}
     _check(measured, claims, f"claim {{!r}} of paper {papers}")
     found = {key: measured.get(key, Measured(None)) for key in claims}
     for key, claim in claims.items():
