@@ -126,7 +126,7 @@ def heat_map(
     ax.set(xlabel="", ylabel="")
     ax.tick_params(rotation=0)
     for row, column in framed:
-        ax.add_patch(Rectangle((column + 0.04, row + 0.04), 0.92, 0.92, fill=False, edgecolor=PAPER, linewidth=2,
+        ax.add_patch(Rectangle((column + 0.04, row + 0.04), 0.92, 0.92, fill=False, edgecolor="black", linewidth=2,
                                zorder=4))  # fmt: skip
 
 

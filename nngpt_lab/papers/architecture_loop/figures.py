@@ -34,6 +34,7 @@ from nngpt_lab.statistics.plots import (
     whole_numbers,
 )
 from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER, new_figure
+from nngpt_lab.study.budget import Independent
 from nngpt_lab.study.looks import STYLES, UNKNOWN, arm_looks
 from nngpt_lab.study.samples import LOOP, arms
 
@@ -67,33 +68,35 @@ STAGE_LOOKS = {
 # ----------------------------------------------------------------------------------------------------- rates per cycle
 
 
-def valid_rate(cycles: pd.DataFrame) -> Figure:
+def valid_rate(cycles: pd.DataFrame, alone: Independent | None = None) -> Figure:
     """Share of the samples that run, per cycle and arm, with the loop's Wilson band and the paper's cycles.
 
-    ``cycles``: arm, cycle, valid, valid_low, valid_high (``pooled_cycles``).
+    ``cycles``: arm, cycle, valid, valid_low, valid_high (``pooled_cycles``). ``alone``: a line to beat.
     """
     figure, ax = new_figure(width=9, height=4.2)
     looks = arm_looks(cycles)
     lines(ax, cycles, "arm", "cycle", "valid", looks, bands=looks if len(looks) == 1 else [LOOP], scale=100)
     paper = wilson_cycles()
     points(ax, paper["cycle"], paper, "valid", label=PAPER_LABEL, **HOLLOW)
+    _to_beat(ax, alone, "valid")
     cycle_axis(ax, max(cycles["cycle"].max(), 22))
     ax.set(ylabel="samples that run, %", ylim=(0, 102), title="Valid samples per cycle (band: Wilson interval)")
     legend_below(figure)
     return figure
 
 
-def accuracy(cycles: pd.DataFrame, same_data: bool = False) -> Figure:
+def accuracy(cycles: pd.DataFrame, same_data: bool = False, alone: Independent | None = None) -> Figure:
     """The loop's best, mean and median accuracy per cycle, with bands for mean and median.
 
     ``cycles``: as ``pooled_cycles`` returns. ``same_data``: the candidates were trained on CIFAR-10, as the paper's, so
-    that its cycles stand in the same axes.
+    that its cycles stand in the same axes. ``alone``: lines to beat.
     """
     part = cycles[cycles["arm"] == LOOP]
     figure, ax, beside = _with_paper(cycles, same_data)
     line(ax, part, "cycle", "best", scale=100, label="best", **LINES[1])
     line(ax, part, "cycle", "mean", scale=100, band=True, label="mean", **LINES[0])
     line(ax, part, "cycle", "median", scale=100, band=True, label="median", **LINES[2])
+    _to_beat(ax, alone, "mean", "best")
     for name, marker, away in (("best", "s", 8), ("mean", "o", -16)):
         style = {**HOLLOW, "marker": marker, "linestyle": ":", "linewidth": 1}
         line(beside, CYCLES, "cycle", name, label=f"{name}, {PAPER_LABEL}", **style)
@@ -114,7 +117,9 @@ def accuracy(cycles: pd.DataFrame, same_data: bool = False) -> Figure:
     return figure
 
 
-def shares(cycles: pd.DataFrame, labels: Sequence[str], same_data: bool = False) -> Figure:
+def shares(
+    cycles: pd.DataFrame, labels: Sequence[str], same_data: bool = False, alone: Independent | None = None
+) -> Figure:
     """Share of the loop's trained networks at or over each threshold, with Wilson bands; arguments as of
     :func:`accuracy`, and ``labels``: what the three thresholds are (``base_model.threshold_labels``).
     """
@@ -122,6 +127,7 @@ def shares(cycles: pd.DataFrame, labels: Sequence[str], same_data: bool = False)
     figure, ax, beside = _with_paper(cycles, same_data)
     for name, label, style in zip(SHARES, labels, LINES, strict=True):
         line(ax, part, "cycle", name, scale=100, band=True, label=f"at least {label}", **style)
+    _to_beat(ax, alone, SHARES[0])
     paper = wilson_cycles()
     points(beside, paper["cycle"], paper, "over_40", label=f"at least 40 %, {PAPER_LABEL}", **HOLLOW)
     if beside is not ax:
@@ -324,6 +330,16 @@ def cycle_axis(ax: Axes, last: int) -> None:
     """Whole cycles from 1 to ``last``."""
     ax.set(xlabel="cycle", xlim=(0.5, last + 0.5))
     whole_numbers(ax.xaxis)
+
+
+def _to_beat(ax: Axes, alone: Independent | None, *names: str) -> None:
+    """What as many independent samples of the untuned model give, as thin lines; of several the last is dotted."""
+    if alone is None:
+        return
+    for name, dash in zip(names, ("--", ":"), strict=False):
+        what = "" if len(names) == 1 else f"{name}, "
+        ax.axhline(100 * alone.values[name], color="black", linestyle=dash, linewidth=0.9, zorder=1.5,
+                   label=f"{what}{alone.label}")  # fmt: skip
 
 
 def _with_paper(cycles: pd.DataFrame, same_data: bool) -> tuple[Figure, Axes, Axes]:

@@ -13,7 +13,8 @@ import pandas as pd
 
 from nngpt_lab.sandbox.status import VALID, Status
 from nngpt_lab.statistics import intervals
-from nngpt_lab.study import samples
+from nngpt_lab.study import budget, samples
+from nngpt_lab.study.budget import Independent
 from nngpt_lab.study.comparison import RESULT, Mean, Measure, Statistic, compare, share
 from nngpt_lab.study.samples import LOOP, arms, controls
 
@@ -69,6 +70,15 @@ def pooled_cycles(
     """
     named = dict(zip(SHARES, thresholds, strict=True))
     return samples.pooled_steps(_judged(candidates), "cycle", named, rng, resamples)
+
+
+NO_TUNING = "no tuning"  # model and prompts never change in this arm: its samples are independent
+
+
+def independent(candidates: pd.DataFrame, thresholds: tuple[float, float, float]) -> Independent:
+    """What as many independent samples of the untuned model give: the line that the loop has to beat."""
+    named = dict(zip(SHARES, thresholds, strict=True))
+    return budget.independent(_judged(candidates), "cycle", NO_TUNING, named)
 
 
 def failure_table(candidates: pd.DataFrame) -> pd.DataFrame:

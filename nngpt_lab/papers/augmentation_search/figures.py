@@ -12,17 +12,19 @@ from matplotlib.figure import Figure
 from nngpt_lab.papers.augmentation_search.tables import BEST_START, FIRST, LAST, NO_POLICY, START
 from nngpt_lab.statistics import plots
 from nngpt_lab.statistics.style import MUTED, OTHER, OURS, PAPER, new_figure
+from nngpt_lab.study.budget import Independent
 from nngpt_lab.study.looks import LOOKS, arm_looks
 
 BANDS = ("loop", "no tuning")  # more of them would cover each other
 
 
-def epochs(pooled: pd.DataFrame, limit: float | None = None) -> Figure:
+def epochs(pooled: pd.DataFrame, limit: float | None = None, alone: Independent | None = None) -> Figure:
     """Valid rate, mean and best accuracy per LLM epoch, a line an arm; bands for the loop and the untuned model.
 
     Args:
         pooled: as ``pooled_epochs`` returns it.
         limit: the accuracy from which functions joined the archive, drawn as a line; None if it differs by seed.
+        alone: as many independent samples, lines to beat.
     """
     figure, (valid, mean, best) = new_figure(1, 3, width=12, height=4)
     best.sharey(mean)
@@ -33,6 +35,9 @@ def epochs(pooled: pd.DataFrame, limit: float | None = None) -> Figure:
         plots.lines(ax, pooled, "arm", "epoch", name, looks, bands, ends=ends, scale=100)
         ax.set(xlabel="LLM epoch", ylabel="accuracy after one epoch, %")
         plots.whole_numbers(ax.xaxis)
+        if alone is not None:
+            ax.axhline(100 * alone.values[name], color="black", linestyle="--", linewidth=0.9, zorder=1.5,
+                       label=alone.label)  # fmt: skip
     if limit is not None:
         plots.reference_line(mean, 100 * limit, "threshold", MUTED)
     by_seed = len(pooled) and (pooled["unit"] == "seeds").all()

@@ -114,6 +114,20 @@ def test_valid_rate_draws_each_arm_and_the_papers_cycles(pooled):
     assert band.max() == pytest.approx(100 * loop["valid_high"].max())
 
 
+def test_every_loop_figure_draws_the_line_of_independent_samples(pooled):
+    candidates = runs(("loop",))
+    alone, first = tables.independent(candidates, THRESHOLDS), candidates[candidates["cycle"] == 1]
+    shares = figures.shares(pooled, LABELS, alone=alone)
+    for figure, value in (
+        (figures.valid_rate(pooled, alone), first["status"].isin(["ok", "non_finite"]).mean()),
+        (figures.accuracy(pooled, alone=alone), first["score"].mean()),
+        (shares, (first["score"].dropna() >= THRESHOLDS[0]).mean()),
+    ):
+        drawn = [line for line in rendered(figure).axes[0].lines if alone.label in str(line.get_label())]
+        assert drawn[0].get_ydata()[0] == pytest.approx(100 * value)
+        assert any(alone.label in text for text in legend(figure))
+
+
 def test_arms_differ_without_colour():
     shown = looks.arm_looks(pd.DataFrame({"arm": [*ALL_ARMS, "an arm of mine"]}))
     mine = shown.pop("an arm of mine")
