@@ -32,6 +32,7 @@ LEVEL = "95"  # per cent, of every interval
 COUNTED_ELSEWHERE = {
     "+3.3 [2.7, 3.9]": "tests/test_readme.py, tests/recount", "4.3 [3.9, 4.8]": "tests/test_readme.py, tests/recount",
     "55.1 [53.3, 56.9]": "tests/recount", "53.2 [51.5, 54.8]": "tests/recount",
+    "97.2 [95.6, 98.2]": "paper D: notebook 04, of which there is no reference run yet",
 }  # fmt: skip
 """Values that README takes from code newer than the reference runs, and says so. None once they are made anew."""
 
@@ -40,12 +41,14 @@ ALLOWED = {
         "+6.1": "counted by tests/recount", "6.1": "counted by tests/recount", "4.3": "the same", "2.1.2": "a version",
         "3.11": "of Python", "0.1": "%, the best that are searched for, and a version", "4.0": "a licence",
         "3.3": "M weights of the nano coder; and paper A's +3.3, counted by tests/recount", "2,000": "of a universe",
-        "6,000": "a fact", "10,482": "counted by tests/recount", "5,982": "the same",
+        "6,000": "a fact", "1,000": "damaged diffs, notebook 04", "1,854": "networks, the same",
+        "10,482": "counted by tests/recount", "5,982": "the same",
         "578,595": "records that tests/corpora/test_architectures.py counts",
     },
     "01_memorization_to_creativity": {
         "500,000": "weights, paper B's limit", "1,698": "initial pairs, 2601.02997", "3.3": "M weights, nano coder",
-        "1.5": "times the range, of a whisker", "100": "%, all", "0.7": "points, one of 144 digits", "40": "%, paper B's threshold", "0.90": "paper B's rule",
+        "1.5": "times the range, of a whisker", "100": "%, all", "0.7": "points, one of 144 digits",
+        "40": "%, paper B's threshold", "0.90": "paper B's rule",
         "53.8": "112 of 208", "2.04": "1 of 49",
     },
     "02_brute_force_to_semantic_insight": {

@@ -268,3 +268,58 @@ def test_t_interval_is_scipys_and_claims_nothing_without_spread():
     for values in ([], [0.5], [0.5, 0.6], [0.5, 0.5, 0.5]):
         found = s.t_interval(np.array(values))
         assert np.isnan([found.low, found.high]).all() and found.n == len(values)
+
+
+def test_difference_of_paired_proportions_by_hand():
+    """Bonett and Price: of ten pairs nine succeed in the first alone, one in the second alone."""
+    found = s.difference_of_paired_proportions(9, 1, 10)
+    reach = 1.959964 * np.sqrt((10 / 12 + 2 / 12 - (8 / 12) ** 2) / 12)
+    assert (found.value, found.low, found.n) == (pytest.approx(0.8), pytest.approx(8 / 12 - reach), 10)
+    assert found.high == 1  # not beyond what a difference of shares can be
+    turned = s.difference_of_paired_proportions(1, 9, 10)
+    assert (turned.value, turned.low, turned.high) == (-0.8, -1, pytest.approx(reach - 8 / 12))
+    many = s.difference_of_paired_proportions(30, 20, 100)
+    assert (many.low, many.high) == pytest.approx((-0.0387, 0.2348), abs=1e-3)
+
+
+def test_mcnemar_is_exact():
+    assert s.mcnemar(9, 1) == pytest.approx(2 * 11 / 2**10) and s.mcnemar(0, 0) == 1
+    assert s.mcnemar(1, 9) == s.mcnemar(9, 1) < s.mcnemar(5, 5)
+
+
+def test_nothing_has_no_number_and_n_0():
+    rng = np.random.default_rng(0)
+    nothing = [
+        s.bootstrap(np.zeros(0), np.mean, rng, 10),
+        s.cluster_mean(np.zeros(0), np.zeros(0), rng, 10),
+        s.t_interval(np.zeros(0)),
+    ]
+    assert all(np.isnan([one.value, one.low, one.high]).all() and one.n == 0 for one in nothing)
+
+
+def test_every_estimate_says_how_many_units_it_has():
+    rng, values = np.random.default_rng(0), np.arange(6.0)
+    assert s.bootstrap(values, np.mean, rng, 10).n == 6
+    assert s.difference_of_proportions(1, 4, 2, 5).n == 9 == s.difference_of_means(values[:4], values[:5]).n
+    assert s.cluster_mean(values, values // 2, rng, 10).n == 3
+    assert (s.ratio_of_means(values + 1, values + 2).n, s.typical_ratio(values + 1, values + 2).n) == (
+        6,
+        6,
+    )
+
+
+def test_weights_of_a_cluster_mean():
+    """A value of weight two counts as if it stood there twice, in the mean and in every resample."""
+    values, clusters, weights = np.array([0.0, 1.0, 1.0, 0.5]), np.array([0, 0, 1, 2]), np.array([2, 1, 1, 3])
+    weighed = s.cluster_mean(values, clusters, np.random.default_rng(0), 400, weights)
+    repeated = s.cluster_mean(values.repeat(weights), clusters.repeat(weights), np.random.default_rng(0), 400)
+    assert weighed == repeated and weighed.value == pytest.approx(3.5 / 7)
+
+
+def test_ratio_of_means_is_the_delta_methods():
+    rng = np.random.default_rng(0)
+    above, below = rng.exponential(2, 300), rng.exponential(1, 300) + 1
+    found, ratio = s.ratio_of_means(above, below), above.mean() / below.mean()
+    moved = above / above.mean() - below / below.mean()
+    reach = stats.t.ppf(0.975, 299) * moved.std(ddof=1) / np.sqrt(300)
+    assert (found.value, found.low, found.high) == pytest.approx((ratio, ratio * np.exp(-reach), ratio * np.exp(reach)))
