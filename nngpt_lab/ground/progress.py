@@ -14,7 +14,7 @@ VARIABLE = "NNGPT_LAB_PROGRESS"  # names the file; without it nothing is written
 
 def note(title: str, done: int, total: int) -> None:
     """Remember that ``done`` of ``total`` are done of what ``title`` names."""
-    if place := os.environ.get(VARIABLE):
+    if total and (place := os.environ.get(VARIABLE)):
         Path(place).write_text(json.dumps({**read(place), title: [done, total]}), encoding="utf-8")
 
 

@@ -47,13 +47,14 @@ class AugmentationSearch(LoopSize):
 @dataclass(frozen=True)
 class DatasetPrediction:
     """Paper C. ``seeds``: splits and balanced sets of the baselines. ``architectures``: how many are drawn for the
-    baselines to answer about; more than there are means all. ``design``: the language models' numbers, by name;
-    ``llm_seeds``: with how many seeds each is tuned."""
+    baselines to answer about; more than there are means all. ``rounds``: of boosting. ``design``: the language models'
+    numbers, by name; ``llm_seeds``: with how many seeds each is tuned."""
 
     seeds: int
     design: str
     llm_seeds: int
     architectures: int = 20_000
+    rounds: int = 40
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ SMOKE = Profile(
     bootstrap_resamples=100,
     architecture_loop=ArchitectureLoop("nano-smoke", TWO_ARMS, seeds=1, settings="epochs", sources=60, transfer=2),
     augmentation_search=AugmentationSearch("nano-augment-smoke", TWO_ARMS, seeds=1, replay="smoke", policy_seeds=0),
-    dataset_prediction=DatasetPrediction(seeds=1, design="nano-c-smoke", llm_seeds=1, architectures=250),
+    dataset_prediction=DatasetPrediction(seeds=1, design="nano-c-smoke", llm_seeds=1, architectures=250, rounds=5),
     delta_search=DeltaSearch("nano-delta-smoke", NULL_ARMS, seeds=1, pairs=180, edits=45, formats=TWO_FORMATS),
     walkthroughs=Walkthroughs(
         "tiny", networks=8, protocol="digits", functions=4, augmentation_protocol="digits-augmentation"

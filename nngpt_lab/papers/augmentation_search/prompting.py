@@ -81,7 +81,9 @@ GPU_STUDIES = {
     "SmolLM2-135M": Study(SMALL_GPU, samples=40, epochs=6, seeds=3),
 }
 STUDIES = {  # by profile and model
-    "smoke": {"nano-coder": Study(_limited(SMOKE, 192, recipe=RECIPE), samples=4, epochs=2, seeds=1)},
+    "smoke": {
+        "nano-coder": Study(_limited(SMOKE, 192, recipe=replace(RECIPE, epochs=2)), samples=4, epochs=2, seeds=1)
+    },
     "demo": {
         "nano-coder": Study(NANO, samples=30, epochs=6, seeds=1),
         "SmolLM2-135M": Study(SMALL, samples=8, epochs=0, seeds=1),

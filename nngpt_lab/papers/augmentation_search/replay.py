@@ -97,7 +97,7 @@ class Replay:
 
 _FULL = LanguageModel()
 REPLAYS = {
-    "smoke": Replay(1, 1, (50,), universe=120, tpe_evaluations=20, ordering_seeds=1, ordering_start=50,
+    "smoke": Replay(1, 1, (50,), universe=80, tpe_evaluations=10, ordering_seeds=1, ordering_start=30,
                     ordering_tests=20, llm=replace(_FULL, pairs=16, recipe=replace(_FULL.recipe, epochs=1))),
     "demo": Replay(200, 1, (50,), (RIDGE, "fewest operations", TUNED, SHUFFLED, "LLM, untuned (likelihood)"),
                    ordering_seeds=1, ordering_start=100, ordering_tests=60, llm=replace(_FULL, pairs=16)),
