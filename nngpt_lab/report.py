@@ -27,11 +27,15 @@ from nngpt_lab.ground.isolation import described, lacking
 from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import PROFILES
 from nngpt_lab.records.results import PNG_DPI
+from nngpt_lab.registry import PAPERS
 
 VERDICTS = {"reproduced": "✓", "not reproduced": "✗", "wrong comparator": "≠", "no effect": "0", "inconclusive": "?",
             "not yet run": "…", "not tested": "–"}  # of statistics/claims.py, in the page's order  # fmt: skip
 UNJUDGED = ("not yet run", "not tested")
+DECIDED = ("reproduced", "not reproduced", "wrong comparator", "no effect")
+HEADLINES = ("controls_per_cycle", "replay_search", "published_results")  # figures that stand for their notebooks
 BOUNDS = {"effect": "> ", "at_least": "≥ ", "at_most": "≤ "}  # of a claim's test; the last in old tables
+FILES_SHOWN = 5  # of those that are not as the manifest says; a reference run lacks hundreds
 ROWS_SHOWN = 12  # of each table; the whole of it is one link away
 LARGEST_SVG = 400_000  # bytes; a figure of many thousand points is smaller, and faster to show, as PNG
 # What is shown of a manifest, whichever version wrote it
@@ -166,6 +170,8 @@ def build_report(folder: Path) -> Path:
         unjudged=UNJUDGED,
         verdicts=[*VERDICTS, *sorted(set(counts) - set(VERDICTS))],
         papers={paper: titles.get(home, "") for paper, home in sorted(homes_of(claims).items()) if paper},
+        findings=findings(claims, {section.anchor: section for section in sections}),
+        published=PAPERS,
         profile=profile,
         purpose=PROFILES[profile].purpose if profile in PROFILES else "",
     )
@@ -179,6 +185,22 @@ def homes_of(claims: list[dict[str, Any]]) -> dict[str, str]:
         main.setdefault(section, paper)
     told = {paper: section for section, paper in main.items()}
     return {claim["paper"]: told.get(claim["paper"], "") for claim in claims}
+
+
+def findings(claims: list[dict[str, Any]], sections: dict[str, Section]) -> list[dict[str, Any]]:
+    """Of each paper the claim that is decided most firmly (the smallest p after Holm, the first of equals), with the
+    figure that stands for its notebook."""
+    chosen = []
+    for paper, home in sorted(homes_of(claims).items()):
+        decided = [each for each in claims if each["paper"] == paper and each["verdict"] in DECIDED and each["ours"][1]]
+        section = sections.get(home)
+        if decided and section:
+            claim = min(decided, key=lambda each: value if (value := number(each["p_holm"])) is not None else 1.0)
+            figures = {each.anchor.rpartition("-figure-")[2]: each for each in section.figures}
+            first = next((figures[slug(name)] for name in HEADLINES if slug(name) in figures), None)
+            figure = first or next(iter(section.figures), None)
+            chosen.append({"paper": paper, "claim": claim, "figure": figure, "home": home})
+    return chosen
 
 
 # --- one notebook's folder ---------------------------------------------------------------------------------------
@@ -195,7 +217,9 @@ def read_section(folder: Path, notebook: Path) -> Section:
         section.record = None
         section.problems.append(f"manifest.json lacks {', '.join(missing)}, so it is left out: run the notebook again.")
     if changed := manifest.changed_files(folder, section.record or {}):
-        section.problems.append(f"Changed since the run that the manifest describes: {', '.join(changed)}.")
+        more = f" and {len(changed) - FILES_SHOWN} more" if len(changed) > FILES_SHOWN else ""
+        names = ", ".join(changed[:FILES_SHOWN])
+        section.problems.append(f"Changed since the run that the manifest describes: {names}{more}.")
     began = str((manifest.read(folder) or {}).get("started", ""))
     for run in run_folders.runs(notebook):
         later = manifest.read(run) or {}
@@ -349,11 +373,17 @@ def read_claims(folder: Path, section: Section) -> list[dict[str, Any]]:
             "section": section.anchor,
             "verdict": verdict,
             "tested": verdict not in UNJUDGED,
+            "grade": graded(claim),
             "bound": BOUNDS.get(claim["test"], ""),
             "ours": show_estimate(*(claim[key] for key in ("our_value", "ci_low", "ci_high", "unit"))),
             "plot": interval_plot(*(number(claim[key]) for key in ("our_value", "ci_low", "ci_high", "paper_value"))),
         }
     return claims
+
+
+def graded(claim: dict[str, Any]) -> str:
+    """P, C or I; of a paper that is known through others' notes only, that."""
+    return "third-party notes" if "notes" in claim["source"] else claim["grade"]
 
 
 def interval_plot(

@@ -20,7 +20,7 @@ from nbformat import v4
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.records.results import Results
-from nngpt_lab.report import BOUNDS, build_report, homes_of
+from nngpt_lab.report import BOUNDS, build_report, graded, homes_of
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 HOSTILE = "<script>document.title = 'taken over'</script>"
@@ -121,12 +121,43 @@ def test_importing_the_report_imports_no_torch():
 
 def test_claims_come_first_and_tested_ones_before_the_rest(folder):
     page = text_of(folder)
-    assert page.index('class="claims"') < page.index("<figure")
+    # The firmest finding on each paper stands before them, with its figure; all else comes after
+    assert page.index('id="findings"') < page.index("<figure") < page.index('class="claims"')
+    assert page.index('class="claims"') < page.index('<figure id="')
     verdicts = re.findall(r'<tr role="row" id="[^"]+" data-verdict="([^"]+)"', page)
     assert len(verdicts) == 2 * len(CLAIMS)
     assert verdicts[:6] == ["not reproduced", "reproduced", "inconclusive"] * 2
     assert set(verdicts[6:]) == {"not tested"}
     assert "<b>6 could be judged in this run</b>" in page
+
+
+def test_the_firmest_finding_of_each_paper_comes_first_with_its_figure_and_arxiv(folder):
+    page = text_of(folder).partition('<section id="findings"')[2].partition("</section>")[0]
+    assert page.count("<h3>") == page.count("<figure>") == 2
+    assert page.count("not reproduced") + page.count("</span> reproduced") >= 2
+    assert page.count("https://arxiv.org/abs/") == 2
+    assert "b-hours" not in page
+
+
+def test_a_grade_says_where_only_notes_are_known():
+    claim = dict.fromkeys(("our_value", "ci_low", "ci_high", "unit", "test", "paper_value"), "")
+    claim |= {
+        "claim": "x",
+        "verdict": "not tested",
+        "grade": "P",
+        "source": "2601.03808, as reported by third-party notes",
+    }
+    assert graded(claim) == "third-party notes"
+    assert graded(claim | {"source": "2601.03808, table 1"}) == "P"
+
+
+def test_a_long_list_of_changed_files_is_cut(folder):
+    record = json.loads((folder / "01_first" / "manifest.json").read_text())
+    gone = {f"gone-{place}": "0" for place in range(9)}
+    (folder / "01_first" / "manifest.json").write_text(json.dumps(record | {"outputs": gone}))
+    page = text_of(folder)
+    assert "gone-4 and 4 more." in page
+    assert "gone-5" not in page
 
 
 def test_values_are_rounded_for_reading_and_kept_for_sorting(folder):
