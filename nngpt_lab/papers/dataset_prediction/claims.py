@@ -158,6 +158,28 @@ def peaks(epochs: pd.DataFrame, published: bool) -> dict[str, Measured]:
     return measured
 
 
+def courses(epochs: pd.DataFrame) -> dict[str, Measured]:
+    """Whether the 7B model rises steadily and the 1.3B one fluctuates more, by the claim's id; a run of the published
+    protocol only. Each seed is one course over the tuned epochs, on all test questions: one has no interval.
+
+    Args:
+        epochs: ``dataset_answers.epochs_table``'s.
+    """
+    asked = epochs[(epochs["readout"] == "text") & (epochs["on"] == "all") & (epochs["split"] == "published")]
+    asked = asked[(asked["prompt"] == "code") & (asked["epoch"] > 0)].sort_values("epoch")
+    by_model = {model: rows.groupby("seed") for model, rows in asked.groupby("model")}
+    large, small = (by_model.get(PEAKS[key][0]) for key in ("C-code-7b", "C-code-1.3b"))
+    measured = {}
+    if large is not None:
+        rises = [intervals.spearman(run[["epoch", "accuracy"]].to_numpy(float)) for _, run in large]
+        measured["C-7b-steady"] = Measured(intervals.t_interval(np.array(rises)))
+    if large is not None and small is not None:
+        jumps = [model["accuracy"].apply(lambda run: run.diff().std()) for model in (small, large)]
+        difference = (jumps[0] - jumps[1]).dropna().to_numpy()
+        measured["C-1.3b-fluctuates"] = Measured(intervals.t_interval(difference))
+    return measured
+
+
 def celeba(per_dataset: pd.DataFrame, by_dataset: pd.DataFrame, published: bool) -> Measured:
     """The one number of the paper's tables by data set: metadata, questions with CelebA-Gender, as published.
 

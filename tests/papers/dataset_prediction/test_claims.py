@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -160,3 +161,23 @@ def test_the_peaks_and_the_counts_behind_them_agree():
     }.items():
         correct, n = published_counts(prompt, model)
         assert (known[key].n, known[key].value) == (n, pytest.approx(100 * correct / n))
+
+
+def course(model: str, seed: int, accuracies: list[float]) -> list[dict]:
+    fixed = {"readout": "text", "on": "all", "split": "published", "prompt": "code", "model": model, "seed": seed}
+    return [fixed | {"epoch": epoch, "accuracy": accuracy} for epoch, accuracy in enumerate(accuracies)]
+
+
+def test_courses_tell_a_steady_rise_from_a_fluctuation():
+    rows: list[dict] = []
+    for seed in range(3):
+        rows += course("DeepSeek-Coder-7B", seed, [90, 50, 60 + seed, 70, 80])  # epoch 0 is untuned and does not count
+        rows += course("DeepSeek-Coder-1.3B", seed, [50, 50, 70 + seed, 50, 70])
+    found = dc.courses(pd.DataFrame(rows))
+    assert found["C-7b-steady"].estimate.value == 1 and found["C-7b-steady"].estimate.n == 3
+    more = found["C-1.3b-fluctuates"].estimate
+    assert more.value > 15 and more.low > 0 and more.n == 3
+    alone = pd.DataFrame(course("DeepSeek-Coder-7B", 0, [50, 60, 50, 70]))
+    assert set(dc.courses(alone)) == {"C-7b-steady"}
+    assert np.isnan(dc.courses(alone)["C-7b-steady"].estimate.low)  # one run
+    assert dc.courses(alone.assign(split="families")) == {}
