@@ -134,8 +134,7 @@ class Zygote:
         config["rules"] = self.rules(readable, listed) if config["landlock"] else -1
         gc.collect()
         gc.freeze()  # a collection in a task would touch, and so copy, every page with an object on it
-        threads = len(confine._listing("/proc/self/task")) or 1
-        self.say({"ready": layers(config), "threads": threads, "code": code_sha256()})
+        self.say({"ready": layers(config), "threads": confine.other_threads(), "code": code_sha256()})
 
     def rules(self, readable: list[str], listed: list[str]) -> int:
         """What every task may read, named once; each adds its own folder."""

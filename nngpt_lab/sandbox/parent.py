@@ -204,11 +204,12 @@ class Sandbox:
             raise SandboxError("the lab's own files have changed since this process began", cure)
         self.isolation = tuple(hello["ready"])
         missing = [layer for layer in self._require if layer not in self.isolation]
-        if missing or hello["threads"] > 1:
+        if missing or hello["threads"]:
             self._stop()
             if missing:
                 raise SandboxError(f"this machine lacks: {', '.join(missing)}", "see `nngpt-lab doctor`, isolation")
-            raise SandboxError(f"{self._setup} starts threads when imported", "start none before the task runs")
+            named = f"{self._setup} starts threads when imported ({', '.join(hello['threads'])})"
+            raise SandboxError(named, "start none before the task runs")
 
     def stop(self) -> None:
         """From another thread: end the task that runs now, whose report then means nothing. For leaving early."""

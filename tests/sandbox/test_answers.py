@@ -353,6 +353,27 @@ def test_what_we_do_wrong_is_an_error_not_a_status(box):
         Sandbox(setup="no_such_module").start()
 
 
+THREAD = """\
+import ctypes, threading, time
+def live():
+    ctypes.CDLL(None).prctl(15, b"pool worker")
+    time.sleep({seconds})
+threading.Thread(target=live, daemon=True).start()
+time.sleep(0.1)
+"""  # names itself, PR_SET_NAME
+
+
+@pytest.mark.skipif(not confine.LINUX, reason="threads are counted in /proc")
+def test_a_thread_that_stays_is_named_and_one_that_ends_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, seconds in (("stays", 60), ("ends", 0.3)):
+        (tmp_path / f"{name}.py").write_text(THREAD.format(seconds=seconds))
+    with pytest.raises(SandboxError, match=r"stays.* starts threads when imported \(pool worker\)"):
+        Sandbox(setup="stays").start()
+    with Sandbox(setup="ends") as sandbox:
+        assert sandbox.isolation
+
+
 def test_a_fresh_zygote_per_task_is_possible():
     with Sandbox(LIMITS, "tests.sandbox.test_parent", fresh=True) as sandbox:
         assert [attack(sandbox, f"value = {number}").value for number in range(2)] == [0, 1]
