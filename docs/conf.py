@@ -1,5 +1,7 @@
 """How Sphinx sets the site that ``docs/make_site.py`` puts together; every page opens from disk and asks no network."""
 
+import re
+
 project = "nngpt-lab"
 copyright = "the nngpt-lab contributors, MIT licence"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -20,3 +22,13 @@ autodoc_default_options = {"members": True, "member-order": "bysource", "exclude
 autodoc_typehints = "signature"
 suppress_warnings = ["ref.python"]  # two classes of one name, in a type that a docstring names
 napoleon_numpy_docstring = False
+
+
+def list_of_terms(app, what, name, obj, options, lines):
+    """Lines ``term``, two blanks, text: a line each, as they are meant, unless they are a table's."""
+    if not any(line.startswith("====") for line in lines):
+        lines[:] = [re.sub(r"^(\s*)(?=``[^`]+``  +\S)", r"\1| ", line) for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", list_of_terms)

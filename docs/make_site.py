@@ -221,6 +221,14 @@ def readable(run: Run) -> nbformat.NotebookNode:
     return notebook
 
 
+def on_site(text: str) -> str:
+    """A page of ``docs/`` whose links into the repository lead to the site's pages, or become plain text."""
+    text = re.sub(r"\]\(\.\./results/reference/([^)]*\.png)\)", r"](../notebooks/\1)", text)
+    table = r"\[([^]]*)\]\(\.\./results/reference/(\w+/\w+)/tables/(\w+)\.md\)"
+    text = re.sub(table, r'<a href="../notebooks/\2.html#table-\3">\1</a>', text)
+    return re.sub(r"\[([^]]*)\]\(\.\./(?:results|nngpt_lab|benchmarks|tests)/[^)]*\)", r"\1", text)
+
+
 def add_api(source: Path, only: Container[str]) -> None:
     """A page for each room of the house (or some only), each of its modules with what its docstrings say."""
     rooms: dict[str, list[str]] = {}
@@ -285,6 +293,8 @@ def build(output: Path, reference: Path = REFERENCE, rooms: Container[str] = FLO
         for file in (file for pattern in COPIED for file in ROOT.glob(pattern)):
             (source / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, source / file.relative_to(ROOT))
+        findings = source / "docs" / "findings.md"
+        findings.write_text(on_site(findings.read_text(encoding="utf-8")), encoding="utf-8")
         for run in runs:
             add_run(run, source)
         add_api(source, rooms)

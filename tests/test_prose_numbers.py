@@ -1,4 +1,4 @@
-"""No number stands in README or in a paper notebook's prose that nothing holds: a cell of a committed table, a
+"""No number stands in README, docs/findings.md or a notebook's prose that nothing holds: a cell of a committed table, a
 registered claim or fact, or a setting with its reason here. A value with its interval stands in one row of a table.
 
 Whole numbers without a per cent sign or thousands (counts of cycles, seeds, cores) are left out. A notebook's captions
@@ -22,7 +22,7 @@ ROOT = checkout()
 if ROOT is None:
     pytest.skip("needs the source checkout", allow_module_level=True)
 NOTEBOOKS = sorted(ROOT.glob("notebooks/0[1-9]_*.ipynb"))
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/findings.md"))
 SIGNED = r"[+-]?\d+(?:\.\d+)?"
 TRIPLE = re.compile(rf"({SIGNED})(?: %| points| times fewer)? \[({SIGNED}), ({SIGNED})\]")
 NUMBER = re.compile(r"(?<![\w.,/-])\d[\d,]*(?:\.\d+)?(?:\s?%)?(?![\w.]*\.\d|[\w-])")

@@ -1,4 +1,4 @@
-"""README quotes the reference run: every number of its first table is that run's, to the digits shown."""
+"""docs/findings.md quotes the reference run: every number of its first table is that run's, to the digits shown."""
 
 import functools
 import json
@@ -18,6 +18,7 @@ from nngpt_lab.statistics.intervals import Estimate
 
 ROOT = checkout()
 pytestmark = pytest.mark.skipif(ROOT is None, reason="needs the source checkout")
+FINDINGS = ROOT / "docs" / "findings.md" if ROOT else None
 REFERENCE = ROOT / "results" / "reference" / "demo" if ROOT else None
 QUOTED = ("C-chance", "C-code-signal", "C-code-signal-unseen", "B-first-epoch-architecture")
 # Judged by notebooks, and measured after the reference runs were made, which the next ones will hold
@@ -25,7 +26,8 @@ NEWER = {"C-reads-more", "B-first-epoch-guide", "A-semantic-cues", "D-shorter"}
 
 
 def first_screen() -> str:
-    return (ROOT / "README.md").read_text(encoding="utf-8").partition("```")[0]
+    """Of the findings: the table and what is said of it."""
+    return FINDINGS.read_text(encoding="utf-8").partition("```")[0]
 
 
 def reference_claims() -> pd.DataFrame:
@@ -92,7 +94,7 @@ def test_the_loops_difference_is_the_reference_runs():
         row = table[(table["control"] == control) & (table["measure"] == "mean")].iloc[0]
         assert f"{in_points(row).replace(' [', ' points [')}" in first_screen()
         assert row["method"] == "paired t over seeds" and f"{row['n']} seeds" in first_screen()
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = FINDINGS.read_text(encoding="utf-8")
     for control, measure in (("no tuning", "valid"), ("shuffled scores", "valid"), ("no tuning", "best"),
                              ("shuffled scores", "best")):  # fmt: skip
         row = table[(table["control"] == control) & (table["measure"] == measure)].iloc[0]
@@ -121,7 +123,7 @@ def test_the_replayed_search_is_the_reference_runs(tmp_path):
 
 
 def one_line() -> str:
-    return " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    return " ".join(FINDINGS.read_text(encoding="utf-8").split())
 
 
 def test_the_live_loops_difference_is_the_reference_runs():
@@ -195,8 +197,20 @@ def test_first_screen_has_the_two_commands_and_a_figure_that_exists():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "python -m pip install -e . && nngpt-lab demo" in readme
     assert 'python -m pip install -e ".[test]" && python -m pytest' in readme
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
-        assert (ROOT / link).exists(), link
+    for file in (ROOT / "README.md", FINDINGS):
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", file.read_text(encoding="utf-8")):
+            assert (file.parent / link).exists(), link
+
+
+def test_readmes_five_rows_say_what_the_findings_say():
+    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| **")][
+        :5
+    ]
+    assert re.findall(r"^\| \*\*(\w)", "\n".join(rows), re.MULTILINE) == ["C", "C", "B", "A", "D"]
+    estimates = re.findall(
+        r"[+-]?[\d.]+(?: %| points)? \[[^]\d-]*[^]]*\d\]", " ".join(re.sub(r"\]\([^)]*\)", "", row) for row in rows)
+    )
+    assert len(estimates) == 5 and all(estimate in one_line() for estimate in estimates), estimates
 
 
 def test_the_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
