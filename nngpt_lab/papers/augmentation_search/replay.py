@@ -69,7 +69,8 @@ class Replay:
         universe: functions that a search is held in, of the 5,337 with code of their own; None: all of them.
         tpe_evaluations: how many functions the Parzen estimator evaluates after the start set.
         llm: the model, and how it is tuned.
-        ordering_seeds, ordering_start, ordering_tests: of the ordering: draws; functions learnt from; functions tested.
+        ordering_seeds, slow_ordering_seeds: of the ordering: draws, and how many of them for :data:`SLOW` rankers.
+        ordering_start, ordering_tests: of the ordering: functions learnt from; functions tested.
     """
 
     seeds: int = 200
@@ -79,20 +80,25 @@ class Replay:
     universe: int | None = 2000
     tpe_evaluations: int = 300
     llm: LanguageModel = LanguageModel()  # noqa: RUF009 (frozen)
-    ordering_seeds: int = 5
+    ordering_seeds: int = 100
+    slow_ordering_seeds: int = 5
     ordering_start: int = 500
     ordering_tests: int = 500
 
     def __post_init__(self):
         for name in self.methods:
             named("method", name, METHODS)
-        sizes = (self.seeds, self.slow_seeds, self.tpe_evaluations, self.ordering_seeds, self.ordering_tests)
-        if min(sizes) < 1 or min(*self.start_sizes, self.ordering_start) < 10:
+        sizes = (self.seeds, self.slow_seeds, self.tpe_evaluations, self.ordering_tests)
+        if (
+            min(*sizes, self.ordering_seeds, self.slow_ordering_seeds) < 1
+            or min(*self.start_sizes, self.ordering_start) < 10
+        ):
             raise UsageError("a replay's sizes are too small", "seeds count from 1, start sets from 10 functions")
 
-    def of_seed(self, seed: int) -> tuple[str, ...]:
-        """The methods that search the universe of this seed."""
-        return tuple(name for name in self.methods if seed < self.slow_seeds or SLOW.isdisjoint(METHODS[name]))
+    def of_seed(self, seed: int, slow_seeds: int | None = None) -> tuple[str, ...]:
+        """The methods of this draw; ``slow_seeds``: as many draws have the slow ones, else :attr:`slow_seeds`."""
+        slow = self.slow_seeds if slow_seeds is None else slow_seeds
+        return tuple(name for name in self.methods if seed < slow or SLOW.isdisjoint(METHODS[name]))
 
 
 _FULL = LanguageModel()
@@ -100,7 +106,8 @@ REPLAYS = {
     "smoke": Replay(1, 1, (50,), universe=80, tpe_evaluations=10, ordering_seeds=1, ordering_start=30,
                     ordering_tests=20, llm=replace(_FULL, pairs=16, recipe=replace(_FULL.recipe, epochs=1))),
     "demo": Replay(200, 1, (50,), (RIDGE, "fewest operations", TUNED, SHUFFLED, "LLM, untuned (likelihood)"),
-                   ordering_seeds=1, ordering_start=100, ordering_tests=60, llm=replace(_FULL, pairs=16)),
+                   ordering_seeds=20, slow_ordering_seeds=1, ordering_start=100, ordering_tests=60,
+                   llm=replace(_FULL, pairs=16)),
     "full": Replay(),
 }  # fmt: skip
 
@@ -196,7 +203,8 @@ def ordering(
     plain = [_ordering_task(table, settings, seed) for seed in range(settings.ordering_seeds)]
     masks = [_masked(task) for task in plain]
     stems = [f"{name}-seed-{seed:03d}" for name in ("plain", "masked") for seed in range(settings.ordering_seeds)]
-    ranked = _rank_all([*plain, *masks], stems, [settings.methods] * len(stems), settings, kept, workers, "ordering")
+    methods = [settings.of_seed(seed, settings.slow_ordering_seeds) for seed in range(settings.ordering_seeds)]
+    ranked = _rank_all([*plain, *masks], stems, methods * 2, settings, kept, workers, "ordering")
     rows = []
     for seed, task in enumerate(plain):
         n0, tests = len(task.start), (len(task.functions) - len(task.start)) // 2
@@ -207,7 +215,7 @@ def ordering(
         parts = {PLAIN: (seed, n0, None), PARAMETERS: (seed, n0, sequences), RENAMED: (seed, n0 + tests, None),
                  MASKED: (seed + len(plain), n0, None)}  # fmt: skip
         for test, (of, begin, same) in parts.items():
-            for method in settings.methods:
+            for method in methods[seed]:
                 guess = guesses(method, ranked[of])[begin : begin + tests]
                 values = replay_tables.ordering(scores, guess, sets, within_sd, rng, resamples, same)
                 rows.append({"test": test, "method": method, "seed": seed} | values)
