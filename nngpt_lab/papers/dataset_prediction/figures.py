@@ -103,8 +103,11 @@ def baselines(table: pd.DataFrame, ceilings: Mapping[str, float]) -> Figure:
             _chance(ax)
             if question_set != "all":
                 reference_line(ax, ceilings[question_set], f"ceiling {ceilings[question_set]:.0f} %", vertical=True)
-        row[0].set(ylabel=label, xlim=(40, 92 if question_set == "all" else 75))
+        row[0].set(xlim=(40, 92 if question_set == "all" else 75))
         row[splits.index("architectures")].set_visible(True)
+        first = next(ax for ax in row if ax.get_visible())
+        first.set_ylabel(label)
+        first.tick_params(labelleft=True)
     for ax, split in zip(axes[0], splits, strict=True):
         ax.set_title(SPLIT_TITLES[split], fontsize=10)
     name_rows(axes[0, 0], [name.replace("_", " ") for name in order])
