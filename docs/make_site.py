@@ -215,6 +215,7 @@ def readable(run: Run) -> nbformat.NotebookNode:
             if parts and cell is not notebook.cells[0]:
                 cell.source = re.sub(r"^(#+ )", r"#\1", cell.source, flags=re.MULTILINE)
             cell.source = re.sub(r"\[([^\]]*)\]\(([^)]*)\.ipynb\)", linked, cell.source)
+            cell.source = re.sub(r"\]\((?:\.\./)+docs/(\w+)\.md\)", r"](../../docs/\1.md)", cell.source)
         cells.append(cell)
     cells.insert(1, new_markdown_cell(run.provenance + "".join(map(anchor, waiting))))
     notebook.cells = cells
