@@ -32,7 +32,7 @@ PAPER_NOTEBOOKS = "0[1-9]_*.ipynb"
 
 EPILOG = """\b
 Start here:
-  nngpt-lab demo                                 everything, about nine minutes
+  nngpt-lab demo                                 everything, about ten minutes
   nngpt-lab run 03 --profile demo -p seeds 10    one notebook, one parameter changed
   nngpt-lab score my_network.py                  a network of your own: sound, how good, new?
   nngpt-lab doctor                               what this machine can do
@@ -116,7 +116,7 @@ def common_options(command: Any) -> Any:
 def demo(output: str | None, minutes: float | None, seed: int, force: bool, isolation: str | None) -> None:
     """Fetch the published data, run the paper notebooks, build the report.
 
-    Needs no GPU and takes about nine minutes. Run again, it continues where it stopped and repeats nothing that
+    Needs no GPU and takes about ten minutes. Run again, it continues where it stopped and repeats nothing that
     is up to date. Ends by saying where index.html is: open that.
     """
     from nngpt_lab import doctor, runner

@@ -158,7 +158,7 @@ SMOKE = Profile(
 )
 DEMO = Profile(
     "demo",
-    "the published data in full and the papers' loops, on a laptop CPU, in about nine minutes",
+    "the published data in full and the papers' loops, on a laptop CPU, in about ten minutes",
     device="cpu",
     gpu_memory_gib=0,
     disk_gib=2,
