@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from nngpt_lab.candidates.ledger import Ledger
@@ -143,7 +144,7 @@ def open_bench(
 
 
 def run_ahead(lab: Bench, open_lab: Callable, run: Callable[..., Any], calls: Sequence[tuple], workers: int) -> None:
-    """Let runs that do not need each other go on side by side, on a CPU with workers for two or more.
+    """Let runs that do not need each other go on side by side, if all is on a CPU, with workers for two or more.
 
     A run alone keeps few cores busy, since one step waits for another. What runs make lies in ledger and folders, where
     whoever repeats them one by one finds it: so nothing is returned, and with fewer workers nothing is done.
@@ -153,7 +154,7 @@ def run_ahead(lab: Bench, open_lab: Callable, run: Callable[..., Any], calls: Se
         open_lab: opens a lab like it; ``run`` takes that and a call's values but for the first, which is its design.
             Both are functions of a module, as each call has a process of its own.
     """
-    if isinstance(lab.coder, Server) or lab.proxy.device.startswith("cuda"):
+    if lab.coder.server or "cuda" in (lab.coder.device.type, torch.device(lab.proxy.device).type):
         return  # one model serves all
     weights = sum(value.nbytes for value in lab.coder.model.parameters()) / GIB
     together = carried(min(len(calls), workers // ALONE), RUN_GIB + 3 * weights)

@@ -56,7 +56,9 @@ def noting_run(own, name):
     own.ledger.add_sample(name, 0, Candidate(text, text, Kind.ARCHITECTURE), Status.OK, "")
 
 
-def ahead(ledger, names, workers, coder=SimpleNamespace(model=torch.nn.Linear(1, 1)), device="cpu"):  # noqa: B008
+def ahead(ledger, names, workers, server=None, device="cpu", model_on="cpu"):
+    model = None if server else torch.nn.Linear(1, 1)  # as a served model's
+    coder = SimpleNamespace(model=model, server=server, device=torch.device(model_on))
     own = SimpleNamespace(
         coder=coder, proxy=SimpleNamespace(device=device), ledger=ledger, folder=ledger.path.parent, progress=False
     )
@@ -83,4 +85,5 @@ def test_nothing_is_run_ahead_where_it_gains_nothing(tmp_path):
         assert ahead(ledger, ["one", "two"], workers=3).empty
         assert ahead(ledger, ["one"], workers=8).empty
         assert ahead(ledger, ["one", "two"], workers=8, device="cuda").empty
-        assert ahead(ledger, ["one", "two"], workers=8, coder=served).empty
+        assert ahead(ledger, ["one", "two"], workers=8, model_on="cuda").empty  # its candidates may be on a CPU
+        assert ahead(ledger, ["one", "two"], workers=8, server=served).empty

@@ -69,8 +69,7 @@ def run_all(
             for form, arm in planned(formats, arms)
             for seed in seeds
         ]
-        if not lab.coder.server and lab.coder.device.type == "cpu":
-            run_ahead(lab, open_lab, loop.run, calls, workers)
+        run_ahead(lab, open_lab, loop.run, calls, workers)
         tables = [loop.run(replace(lab, design=own), *call) for own, *call in lab.bar(calls, "formats, arms and seeds")]
         rows = [{"seed": seed, **asdict(parent)} for seed, pool in pools.items() for parent in pool]
         codes = ledger.table("codes").set_index("hash")["code"].to_dict()
