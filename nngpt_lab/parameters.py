@@ -10,6 +10,7 @@ import contextlib
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,8 @@ COUNTS = ("altered", "batch", "corpus", "cycles", "edits", "epochs", "examples",
           "llm_seeds", "loop_seeds", "lora_epochs", "minutes", "networks", "pairs", "rank", "repeats", "resamples",
           "sample", "samples", "seeds", "test", "train", "train_images", "workers")  # fmt: skip
 LEAST = dict.fromkeys(COUNTS, 1) | {"policy_seeds": 0}
+CHANGED = ("rank", "lr", "lora_epochs", "temperature", "threshold")  # of a paper's design
+LARGEST_HASHED = 16 * 2**20  # bytes
 
 
 def check_values(notebook: Path, given: dict[str, Any], profile: Profile) -> None:
@@ -187,7 +190,7 @@ def check_values(notebook: Path, given: dict[str, Any], profile: Profile) -> Non
     if notebook.stem.startswith("03"):
         tables["prompts"] = lambda names, profile: _questions(names, None, profile)
     if notebook.stem.startswith("04"):
-        tables["arms"] = _edit_arms
+        tables["arms"] = partial(_arms, "04")
     for name, value in given.items():
         if isinstance(value, str) and name in tables:
             tables[name](value, profile)
@@ -204,25 +207,21 @@ def _resized(notebook: Path, given: dict[str, Any], profile: Profile) -> None:
     if not chosen:
         return
     from nngpt_lab.llm.prompts import check_fields
-    from nngpt_lab.papers.architecture_loop import design as architectures
-    from nngpt_lab.papers.augmentation_search import design as augmentations
-    from nngpt_lab.papers.dataset_prediction import design as questions
     from nngpt_lab.study.design import resized
 
-    if notebook.stem.startswith("02"):
-        design: Any = augmentations.DESIGNS[profile.augmentation_search.design]
-        fields: tuple[str, ...] = augmentations.FIELDS
-    elif notebook.stem.startswith("03"):
-        design, fields = questions.DESIGNS[profile.dataset_prediction.design], ()
+    number = notebook.stem[:2]
+    own = _designs(number if number in ("02", "03") else "01")
+    fields: tuple[str, ...] = ()
+    if number == "02":
+        design, fields = own.DESIGNS[profile.augmentation_search.design], own.FIELDS
+    elif number == "03":
+        design = own.DESIGNS[profile.dataset_prediction.design]
     else:
-        design = architectures.DESIGNS[profile.architecture_loop.design]
-        fields = tuple(architectures.filled(design))
+        design = own.DESIGNS[profile.architecture_loop.design]
+        fields = tuple(own.filled(design))
     if "prompt" in chosen:
         check_fields(chosen["prompt"], fields)
     resized(design, **chosen)
-
-
-CHANGED = ("rank", "lr", "lora_epochs", "temperature", "threshold")
 
 
 def _images(name: str, profile: Profile) -> None:
@@ -259,9 +258,6 @@ def also_read(values: dict[str, Any], beside: Path) -> dict[str, str]:
     return read
 
 
-LARGEST_HASHED = 16 * 2**20  # bytes
-
-
 def _coders(names: str, profile: Profile) -> None:
     from nngpt_lab.llm import models
 
@@ -269,31 +265,26 @@ def _coders(names: str, profile: Profile) -> None:
         models.find(name.strip())
 
 
-def _arms(names: str, profile: Profile) -> None:
-    from nngpt_lab.papers.architecture_loop.design import ARMS
+def _designs(number: str) -> Any:
+    """The design module of the paper whose notebook has this number."""
+    from nngpt_lab.papers.architecture_loop import design as architectures
+    from nngpt_lab.papers.augmentation_search import design as augmentations
+    from nngpt_lab.papers.dataset_prediction import design as questions
+    from nngpt_lab.papers.delta_search import design as edits
+
+    return {"01": architectures, "02": augmentations, "03": questions, "04": edits}[number]
+
+
+def _arms(number: str, names: str, profile: Profile) -> None:
     from nngpt_lab.study.design import get_arms
 
-    get_arms(names, ARMS)
-
-
-def _edit_arms(names: str, profile: Profile) -> None:
-    from nngpt_lab.papers.delta_search.design import ARMS
-    from nngpt_lab.study.design import get_arms
-
-    get_arms(names, ARMS)
+    get_arms(names, _designs(number).ARMS)
 
 
 def _formats(names: str, profile: Profile) -> None:
     from nngpt_lab.papers.delta_search.design import get_formats
 
     get_formats(names)
-
-
-def _live_arms(names: str, profile: Profile) -> None:
-    from nngpt_lab.papers.augmentation_search.design import ARMS
-    from nngpt_lab.study.design import get_arms
-
-    get_arms(names, ARMS)
 
 
 def _axes(names: str, profile: Profile) -> None:
@@ -335,8 +326,9 @@ def _questions(prompts: str | None, splits: str | None, profile: Profile) -> Non
 
 
 TABLES: dict[str, Callable[[str, Profile], Any]] = {  # each imported only when asked: some take seconds
-    "arms": _arms, "augmentation_protocol": _protocol, "axes": _axes, "coder": _coders, "live_arms": _live_arms,
-    "device": lambda device, profile: profile.on(device), "formats": _formats, "images": _images,
+    "arms": partial(_arms, "01"), "augmentation_protocol": _protocol, "axes": _axes, "coder": _coders,
+    "live_arms": partial(_arms, "02"), "device": lambda device, profile: profile.on(device),
+    "formats": _formats, "images": _images,
     "isolation": lambda choice, profile: named("isolation", choice, CHOICES),
     "prompt": _prompt, "prompts": _prompts, "protocol": _protocol, "replay": _replay,
     "splits": lambda names, profile: _questions(None, names, profile),

@@ -49,13 +49,11 @@ class Design:
 
     def hash(self) -> str:
         """SHA-256 over all that can change a sample, a choice or an answer, the scheme of the seeds included."""
+        return sha256_json(self._hashed() | {"seeds": SCHEME})
+
+    def _hashed(self) -> dict[str, Any]:
         left_out = ("name", "source", *self.NOT_HASHED)
-        values = {name: value for name, value in asdict(self).items() if name not in left_out}
-        if values.get("images", "") is None:  # designs had no such field before 0.2, and their runs go on
-            del values["images"]
-        if is_file(values.get("prompt", "")):  # where it lies is not what it says
-            del values["prompt"]
-        return sha256_json(values | {"seeds": SCHEME})
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +76,14 @@ class LoopDesign(Design):
 
     def hash(self) -> str:
         return sha256_json([super().hash(), identity(self.prompt)]) if is_file(self.prompt) else super().hash()
+
+    def _hashed(self) -> dict[str, Any]:
+        values = super()._hashed()
+        if self.images is None:  # designs had no such field before 0.2, and their runs go on
+            values.pop("images", None)
+        if is_file(self.prompt):  # where it lies is not what it says
+            values.pop("prompt", None)
+        return values
 
     def scored_by(self) -> Protocol:
         """The protocol, on the design's own images where it has such."""
