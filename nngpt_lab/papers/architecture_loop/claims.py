@@ -57,12 +57,13 @@ def _correlation(row: pd.Series) -> Estimate:
 
 
 def measure(
-    pooled: pd.DataFrame, per_cycle: pd.DataFrame, controls: pd.DataFrame, published: bool
+    pooled: pd.DataFrame, per_cycle: pd.DataFrame, controls: pd.DataFrame, transfer: pd.DataFrame, published: bool
 ) -> dict[str, Measured]:
     """What the loop says to each claim, by the claim's id. Of one number a run, runs are the unit: one has no interval.
 
     Args:
         pooled, per_cycle, controls: as ``tables.pooled_cycles``, ``cycle_table`` and ``controls_table`` return.
+        transfer: as ``runs.transfer_table`` returns; its last row has the mean accuracy on all other data sets.
         published: whether the run is one of the paper's own protocol.
     """
     loop, runs = (table[table["arm"] == LOOP] for table in (pooled, per_cycle))
@@ -83,8 +84,9 @@ def measure(
     for key, (control, measure_) in CONTROLS.items():
         rows = controls[(controls["control"] == control) & (controls["measure"] == measure_)]
         if len(rows):
-            difference = rows.iloc[0][["difference", "difference_low", "difference_high", "n"]]
-            measured[key] = Estimate(*difference).scaled(100)
+            measured[key] = _in_points(rows.iloc[0])
+    if len(transfer):
+        measured["B-transfer"] = _in_points(transfer.iloc[-1])
     if published:
         return {key: Measured(value) for key, value in measured.items()}
     return {key: Measured(None, f"Our scaled loop: {_text(value)}.") for key, value in measured.items()}
@@ -92,8 +94,12 @@ def measure(
 
 def not_run(reason: str) -> dict[str, Measured]:
     """What :func:`measure` would say to each claim, had the loop been run: the ``reason`` why it was not."""
-    own = ("B-cycle-", "B-mean-", "B-peak-", "B-novel-", "B-rise", "B-filter")
+    own = ("B-cycle-", "B-mean-", "B-peak-", "B-novel-", "B-rise", "B-filter", "B-transfer")
     return {key: Measured(None, reason) for key in load_claims() if key.startswith(own)}
+
+
+def _in_points(row: pd.Series) -> Estimate:
+    return Estimate(*row[["difference", "difference_low", "difference_high", "n"]]).scaled(100)
 
 
 def _in_per_cent(row: pd.Series, column: str) -> Estimate:

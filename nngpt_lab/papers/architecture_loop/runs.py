@@ -17,8 +17,7 @@ from nngpt_lab.papers.architecture_loop.lab import Lab, known_networks, open_lab
 from nngpt_lab.papers.architecture_loop.pairs import messages
 from nngpt_lab.papers.architecture_loop.transfer import transfer
 from nngpt_lab.records.results import Results
-from nngpt_lab.statistics import intervals
-from nngpt_lab.study.comparison import RESULT
+from nngpt_lab.study.comparison import RESULT, Statistic, compare
 from nngpt_lab.study.design import describe
 from nngpt_lab.study.estimate import Work, of_a_loop
 from nngpt_lab.study.lab import run_ahead
@@ -145,21 +144,22 @@ def best_network(runs: LoopRuns) -> Best:
     )
 
 
-def transfer_table(runs: LoopRuns) -> pd.DataFrame:
-    """Base and tuned model on other data sets: columns dataset, measure, base, tuned, difference with interval, n.
+TRANSFERRED: dict[str, Statistic] = {
+    "trained, of the samples": Statistic("trained", lambda part: part["score"].notna().mean()),
+    "mean accuracy": Statistic("mean accuracy", lambda part: part.groupby("dataset")["score"].mean().mean()),
+}
+"""What base and tuned model are compared by on other data sets, of which each counts alike."""
 
-    Independent samples: Newcombe's interval for the share that could be trained, Welch's for the mean accuracy. They
-    cover the samples, not the seed that the model was tuned with.
-    """
-    rows = []
-    for dataset, part in runs.transfer.groupby("dataset") if len(runs.transfer) else ():
-        base, tuned = (part.loc[part["model"] == model, "score"] for model in ("base", "tuned"))
-        share = intervals.difference_of_proportions(tuned.count(), len(tuned), base.count(), len(base))
-        compared = [("trained, of the samples", base.notna(), tuned.notna(), share)]
-        scores = base.dropna().to_numpy(), tuned.dropna().to_numpy()
-        if min(map(len, scores)) > 1:
-            compared.append(("mean accuracy", *scores, intervals.difference_of_means(*scores[::-1])))
-        for measure, before, after, difference in compared:
-            row = {"dataset": dataset, "measure": measure, "base": before.mean(), "tuned": after.mean()}
-            rows.append(row | difference.columns("difference") | {"n": difference.n})
-    return pd.DataFrame(rows, columns=["dataset", "measure", "base", "tuned", *RESULT[:4]])
+
+def transfer_table(runs: LoopRuns) -> pd.DataFrame:
+    """Base and tuned model on other data sets, with intervals over seeds.
+
+    Columns dataset ("all" last, if there are several), measure, base, tuned, difference, difference_low,
+    difference_high, n, method."""
+    moved, rows = runs.transfer, []
+    parts = list(moved.groupby("dataset")) if len(moved) else []
+    for dataset, part in [*parts, ("all", moved)] if len(parts) > 1 else parts:
+        tuned, base = (part[part["model"] == model] for model in ("tuned", "base"))
+        for name, measure in TRANSFERRED.items():
+            rows.append({"dataset": dataset, "measure": name} | compare(tuned, base, measure).columns("tuned", "base"))
+    return pd.DataFrame(rows, columns=["dataset", "measure", "base", "tuned", *RESULT])

@@ -24,29 +24,29 @@ def transfer(lab: Lab, seeds: Sequence[int], protocol: Protocol, samples: int, w
     Args:
         lab: in which the arm ``loop`` has run all its cycles with these seeds.
         protocol: how networks are scored there; the prompt names its images, if it names any.
-        samples: texts of each model, drawn with the same seeds.
+        samples: texts of each model for each seed. A seed's two models share prompts and seeds of sampling; each seed
+            draws its own, so that differences between the two are independent over seeds.
 
     Returns:
-        One row per sample, as :func:`score` gives, with ``model``: ``base`` or ``tuned``, and ``seed`` (0 for base).
+        One row per sample, as :func:`score` gives, with ``model``: ``base`` or ``tuned``, and ``seed``.
     """
     fields = dict(lab.design.fields)
     fields |= {"dataset": protocol.images} if "dataset" in fields else {}
     design = replace(lab.design, fields=tuple(fields.items()), images=None)
     proxy = prepare(protocol, device=lab.proxy.device)
-    # The same prompts and seeds for all models
-    asked = [messages(design, "transfer", i) for i in range(samples)]
-    drawn = [derive(KEY, "sampling", "transfer", i) for i in range(samples)]
     tables = []
     with open_pool(proxy, min(workers, samples)) as pool:  # a worker takes seconds to start
         there = replace(lab, design=design, proxy=proxy, pool=pool)
 
         def evaluated(model: str, seed: int, coder) -> pd.DataFrame:
-            name = f"{ArmRun(ARMS['loop'], seed).name(there)} {model}"
+            name = f"{ArmRun(ARMS['loop'], seed).name(there)} transfer {model}"
+            asked = [messages(design, "transfer", seed, i) for i in range(samples)]
+            drawn = [derive(KEY, "sampling", "transfer", seed, i) for i in range(samples)]
             rows = score(there, write(there, name, asked, drawn, coder), seed)[1]
             return rows.assign(model=model, seed=seed)
 
-        tables.append(evaluated("base", 0, lambda: lab.coder))
         for seed in seeds:
+            tables.append(evaluated("base", seed, lambda: lab.coder))
             with ArmRun(ARMS["loop"], seed).state(lab) as state:
                 tables.append(evaluated("tuned", seed, lambda state=state: state.coder(lab.design.cycles)))
     return pd.concat(tables, ignore_index=True)

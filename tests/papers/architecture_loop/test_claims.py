@@ -18,7 +18,9 @@ def measured(published, arms=("loop", "no tuning"), cycles=22):
     candidates = runs(arms, seeds=3, cycles=cycles)
     pooled = tables.pooled_cycles(candidates, THRESHOLDS, np.random.default_rng(0), 50)
     per_cycle = tables.cycle_table(candidates, THRESHOLDS, "demo", "digits")
-    return per_cycle, paper_claims.measure(pooled, per_cycle, tables.controls_table(candidates, THRESHOLDS), published)
+    controls = tables.controls_table(candidates, THRESHOLDS)
+    moved = pd.DataFrame({"difference": [0.02, 0.05], "difference_low": 0.01, "difference_high": 0.09, "n": 3})
+    return per_cycle, paper_claims.measure(pooled, per_cycle, controls, moved[: 2 if len(controls) else 0], published)
 
 
 def test_a_scaled_run_adds_notes_and_decides_nothing():
@@ -26,7 +28,7 @@ def test_a_scaled_run_adds_notes_and_decides_nothing():
     assert all(one.estimate is None and one.note.startswith("Our scaled loop") for one in found.values())
     table = claims.claims_table("B", _with(found))
     loop = table[table["claim_id"].isin(found)]
-    assert len(loop) == len(found) == 22 and set(loop["verdict"]) == {"not yet run"}
+    assert len(loop) == len(found) == 23 and set(loop["verdict"]) == {"not yet run"}
 
 
 def _with(found):
@@ -47,6 +49,7 @@ def test_the_published_protocol_decides():
     }
     rise = found["B-rise"].estimate
     assert rise.n == 3 and np.isfinite([rise.low, rise.high]).all() and "B-filter" not in found
+    assert found["B-transfer"].estimate.value == pytest.approx(5) and found["B-transfer"].estimate.n == 3
     loop = per_cycle[per_cycle["arm"] == "loop"]
     assert found["B-novel-total"].estimate.value == pytest.approx(loop.groupby("seed")["novel"].sum().mean())
     assert found["B-mean-accuracy"].estimate.value == pytest.approx(100 * loop["mean"].mean())

@@ -45,20 +45,39 @@ def test_without_a_trained_network_there_is_no_best():
     assert best.code == "" and "could be trained" in best.summary
 
 
-def test_transfer_is_tuned_minus_base():
-    table = pd.DataFrame(
-        {
-            "dataset": "svhn",
-            "model": ["base"] * 4 + ["tuned"] * 4,
-            "seed": 0,
-            "score": [0.2, 0.3, np.nan, np.nan, 0.5, 0.6, 0.7, np.nan],
-        }
-    )
-    found = paper_runs.transfer_table(runs(frame([row()]), table)).set_index("measure")
+def test_transfer_is_tuned_minus_base_of_the_same_seed():
+    scores = [0.2, 0.3, np.nan, np.nan, 0.5, 0.6, 0.7, np.nan]
+    one = pd.DataFrame({"dataset": "svhn", "model": ["base"] * 4 + ["tuned"] * 4, "seed": 0, "score": scores})
+    found = paper_runs.transfer_table(runs(frame([row()]), one)).set_index("measure")
     assert found.loc["trained, of the samples", ["base", "tuned", "difference"]].tolist() == [0.5, 0.75, 0.25]
-    mean = found.loc["mean accuracy"]
-    assert mean["difference"] == pytest.approx(0.35) and mean["difference_low"] < 0.35 < mean["difference_high"]
+    assert found.loc["mean accuracy", "difference"] == pytest.approx(0.35)
+    assert found["difference_low"].isna().all() and set(found["method"]) == {"one seed: no interval"}
     assert paper_runs.transfer_table(runs(frame([row()]))).empty
+
+
+def test_transfer_to_several_data_sets_counts_each_alike_and_each_seed_once():
+    gains = {
+        ("svhn", 0): 0.1,
+        ("svhn", 1): 0.2,
+        ("svhn", 2): 0.3,
+        ("mnist", 0): 0.3,
+        ("mnist", 1): 0.2,
+        ("mnist", 2): 0.4,
+    }
+    table = pd.DataFrame(
+        [
+            {"dataset": dataset, "model": model, "seed": seed, "score": 0.4 + gain * (model == "tuned")}
+            for (dataset, seed), gain in gains.items()
+            for model in ("base", "tuned")
+            for _ in range(9 if dataset == "svhn" else 2)  # more samples there are no more weight
+        ]
+    )
+    last = paper_runs.transfer_table(runs(frame([row()]), table)).iloc[-1]
+    assert (last["dataset"], last["measure"], last["n"]) == ("all", "mean accuracy", 3)
+    assert last["difference"] == pytest.approx(0.25)
+    of_seeds = np.array([0.2, 0.2, 0.35])
+    half = 4.302653 * of_seeds.std(ddof=1) / np.sqrt(3)
+    assert last["difference_high"] - last["difference"] == pytest.approx(half, rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
