@@ -31,6 +31,7 @@ RUN = [*CELL, "part", "seed"]
 OUTCOMES = ("first", "second", "both", "neither")
 SAID_FIRST = {"first": 1.0, "second": 0.0}  # nan for the others
 FIRST = 30  # the paper's N
+DEGRADED = ("cifar-10", "cifar-100", "svhn")  # on these, the paper says, metadata does worse than code
 
 
 def match(text: str, first: str, second: str) -> str:
@@ -289,6 +290,28 @@ def per_dataset(decided: pd.DataFrame, picked: pd.DataFrame, rng: np.random.Gene
         mean = accuracy(named, rng, resamples)
         rows.append((*cell, dataset, len(named), mean.value, mean.low, mean.high))
     return pd.DataFrame(rows, columns=[*CELL, "dataset", "n", "accuracy", "low", "high"])
+
+
+def code_over_metadata(
+    decided: pd.DataFrame, picked: pd.DataFrame, rng: np.random.Generator, resamples: int
+) -> pd.DataFrame:
+    """Code's accuracy minus metadata's on the same questions that name CIFAR-10, CIFAR-100 or SVHN, and on the others.
+
+    Columns: model, split, question_set, named, and those of :func:`paired`. No rows where either prompt was not asked.
+    """
+    tuned = at_picked(decided, picked)
+    tuned = tuned[tuned["readout"] == "both orders"]
+    keys = [name for name in (*RUN, "question") if name != "prompt"]
+    code, metadata = (tuned[tuned["prompt"] == prompt] for prompt in ("code", "metadata"))
+    both = code.merge(metadata[[*keys, "correct"]], on=keys, suffixes=("", "_metadata"))
+    degraded = both["dataset_1"].isin(DEGRADED) | both["dataset_2"].isin(DEGRADED)
+    both["named"] = np.where(degraded, ", ".join(DEGRADED), "others")
+    rows, cell = [], ["model", "split", "question_set", "named"]
+    for key, pairs in both.groupby(cell, sort=True):
+        row = paired(pairs["correct"], pairs["correct_metadata"], pairs["group"], rng, resamples)
+        rows.append(dict(zip(cell, key, strict=True)) | row)
+    renamed = {"only_first": "only_code", "only_second": "only_metadata"}
+    return pd.DataFrame(rows, columns=None if rows else [*cell, "difference"]).rename(columns=renamed)
 
 
 def pair_confusion(decided: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:

@@ -204,5 +204,24 @@ def _celeba(per_dataset: pd.DataFrame, published: bool) -> Measured:
     return Measured(None, f"Our scaled run ({where}): {row['model']} reaches {_text(accuracy)}.")
 
 
+def metadata_degrades(code_over_metadata: pd.DataFrame, published: bool) -> Measured:
+    """Code minus metadata where the paper says that metadata does worse.
+
+    ``code_over_metadata``: as ``answers.code_over_metadata`` returns it.
+    """
+    rows = code_over_metadata[code_over_metadata["named"] != "others"]
+    if published:
+        rows = rows[(rows["model"] == PEAKS["C-code-7b"][0]) & (rows["split"] == "published")]
+    if not len(rows):
+        return Measured(None)
+    row = rows.iloc[0]
+    difference = Estimate(row["difference"], row["difference_low"], row["difference_high"], int(row["programs"]))
+    if published:
+        return Measured(difference)
+    said = bracketed(difference.value, difference.low, difference.high, " points")
+    where = f"{row['split']}, {row['question_set']} questions, n = {row['n']}"
+    return Measured(None, f"Our scaled run ({where}): {row['model']} {said}.")
+
+
 def _text(estimate: Estimate, n: bool = True) -> str:
     return bracketed(estimate.value, estimate.low, estimate.high, " %") + (f", n = {estimate.n}" if n else "")

@@ -228,6 +228,7 @@ def tables(runs: DatasetRuns, rng: np.random.Generator, resamples: int) -> dict[
         "per_dataset": paper_answers.per_dataset(decided, picked, *draws),
         "pair_confusion": paper_answers.pair_confusion(decided, picked),
         "calibration": paper_answers.calibration(decided, picked),
+        "code_over_metadata": paper_answers.code_over_metadata(decided, picked, *draws),
     }
     if len(runs.altered):
         made["input_ablations"] = paper_answers.ablations_table(paper_answers.decisions(runs.altered), *draws)

@@ -238,6 +238,24 @@ def test_per_data_set_and_per_pair_each_question_is_counted_where_it_belongs(dec
     assert row["said"] == pytest.approx(100 * np.mean(said == name))
 
 
+def test_code_minus_metadata_is_paired_by_question():
+    def asked(prompt: str, right: list[float]) -> pd.DataFrame:
+        table = pd.DataFrame({**CELL, "prompt": prompt, "seed": 0, "question": range(4), "correct": right, "epoch": 1})
+        table["dataset_1"], table["dataset_2"] = (
+            ["cifar-10", "mnist", "mnist", "mnist"],
+            ["mnist", "svhn", "imagenette", "x"],
+        )
+        return table.assign(group=table["question"], subset="test", sampled=True, readout="both orders")
+
+    picked = pd.DataFrame([CELL | {"prompt": prompt, "seed": 0, "epoch": 1} for prompt in ("code", "metadata")])
+    decided = pd.concat([asked("code", [1, 1, 0, 0]), asked("metadata", [0, 1, 1, 1]).iloc[::-1]], ignore_index=True)
+    found = da.code_over_metadata(decided, picked, np.random.default_rng(0), 100).set_index("named")
+    assert found["difference"].tolist() == [50.0, -100.0] and found["n"].tolist() == [2, 2]
+    assert found.loc["cifar-10, cifar-100, svhn", ["only_code", "only_metadata"]].tolist() == [1, 0]
+    alone = da.code_over_metadata(decided[decided["prompt"] == "code"], picked, np.random.default_rng(0), 100)
+    assert alone.empty and {"named", "difference"} <= set(alone)
+
+
 def test_confidence_that_is_earned_lies_on_the_diagonal():
     rng = np.random.default_rng(0)
     made = answers(rng, n=3000, epochs=1)

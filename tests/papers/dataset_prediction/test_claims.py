@@ -107,6 +107,16 @@ def test_celeba_is_measured_as_published_and_noted_otherwise():
     assert dc.celeba(per_dataset(prompt="code"), BY_DATASET, published=False).note == NAMES_ALONE
 
 
+def test_metadata_against_code_is_judged_as_published_and_noted_otherwise():
+    row = {"model": "DeepSeek-Coder-7B", "split": "published", "question_set": "all", "named": "cifar-10", "n": 60}
+    row |= {"difference": 4.0, "difference_low": 1.0, "difference_high": 7.0, "programs": 40}
+    table = pd.DataFrame([row | {"named": "others", "difference": -9.0}, row])
+    assert dc.metadata_degrades(table, published=True).estimate == dc.Estimate(4.0, 1.0, 7.0, 40)
+    noted = dc.metadata_degrades(table.assign(split="architectures"), published=False)
+    assert noted.estimate is None and "DeepSeek-Coder-7B 4.0 points [1.0, 7.0]" in noted.note
+    assert dc.metadata_degrades(table.assign(split="architectures"), published=True) == dc.Measured(None)
+
+
 def test_records_and_baselines_decide_what_they_can():
     within = "balanced within family"
     rows = [
