@@ -199,13 +199,12 @@ def summarise(table: pd.DataFrame, rng: np.random.Generator, resamples: int) -> 
         row = dict(zip(("epoch", "pool", "scheme"), key, strict=True))
         row |= {"pairs": len(part), "networks": len({*part["baseline"], *part["target"]})}
         row |= {"q1": part["lines"].quantile(0.25), "median": part["lines"].median()}
-        row["median_low"], row["median_high"] = median_over_networks(
-            part["lines"], network_weights(part, rng, resamples)
-        )
+        weights = list(network_weights(part, rng, resamples))  # 8 bytes a pair and resample
+        row["median_low"], row["median_high"] = median_over_networks(part["lines"], weights)
         row |= {"q3": part["lines"].quantile(0.75)}
         row["characters_by_file"] = float((part["characters"] / part["file_characters"]).median())
         hits = np.array([share(part).to_numpy(float) for share in SHARES.values()])
-        draws = np.array([hits @ weight / weight.sum() for weight in network_weights(part, rng, resamples)])
+        draws = np.array([hits @ weight / weight.sum() for weight in weights])
         for name, hit, drawn in zip(SHARES, hits, draws.T, strict=True):
             low, high = percentile_interval(drawn)
             row |= {name: 100 * hit.mean(), f"{name}_low": 100 * low, f"{name}_high": 100 * high}
