@@ -141,3 +141,42 @@ def agreement(both: pd.DataFrame, label: str) -> float:
 def ceiling(agreed: float) -> float:
     """Per cent that a reader reaches who names the likelier answer, where two draws of the label agree so often."""
     return float(50 * (1 + np.sqrt(2 * agreed / 100 - 1)))
+
+
+# ------------------------------------------------------------------------------------------------------ language models
+
+
+def numbered(table: pd.DataFrame) -> pd.DataFrame:
+    """The questions by the numbers that answers are filed under: an architecture's best records in the order of their
+    keys, each with each later one. Columns program, first_wins (of the record with the smaller key)."""
+    keys = np.sort(table[["id", "id_b"]], axis=1)
+    ordered = table.assign(
+        first=keys[:, 0], second=keys[:, 1], first_wins=table["a_wins"] ^ (table["id"] > table["id_b"])
+    )
+    return ordered.sort_values(["name", "first", "second"], ignore_index=True)[["program", "first_wins"]]
+
+
+def decided(answers: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """A row per run, file and question: whether the likelier name, over both orders, is right (1, 0; a draw one half),
+    and the question's program."""
+    odds = answers.groupby(["run", "file", "subset", "question"], dropna=False)["log_odds"].mean().reset_index()
+    truth = numbered(table).iloc[odds["question"]]
+    signs = np.sign(odds["log_odds"]) * np.where(truth["first_wins"], 1, -1)
+    return odds.assign(right=(signs.to_numpy() + 1) / 2, program=truth["program"].to_numpy())
+
+
+def tuned(rows: pd.DataFrame, prompt: str, division: str) -> pd.DataFrame:
+    """The test answers of the runs with a prompt and a division of the questions, each at the outer epoch after tuning
+    that has the most right answers on the validation questions, the last of equals. All test questions count, so that
+    this is not for the division as published, where the paper's first 30 are asked, too."""
+    own = rows[rows["run"].str.fullmatch(rf"[\w-]+?-{prompt}-{division}-\d+-[0-9a-f]+") & (rows["file"] > "answers-00")]
+    own = own[own["file"].str.startswith("answers-")]
+    held = own[own["subset"] == "validation"].groupby(["run", "file"])["right"].mean().reset_index()
+    best = held.sort_values(["right", "file"]).drop_duplicates("run", keep="last")[["run", "file"]]
+    return own[own["subset"] == "test"].merge(best, on=["run", "file"])
+
+
+def altered(rows: pd.DataFrame, condition: str, division: str) -> Found:
+    """Per cent right where the input of the tuned models was altered."""
+    own = rows[rows["run"].str.contains(f"-code-{division}-") & rows["file"].str.startswith(f"altered-{condition}-")]
+    return clustered(100 * own["right"], own["program"])

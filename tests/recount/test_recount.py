@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.recount import loops, paper_a, paper_b, paper_c, published
-from tests.recount.interval import Found
+from tests.recount.interval import Found, clustered
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -97,6 +97,33 @@ def test_what_names_code_and_family_answer(lemur, questions):
 def test_what_code_answers_of_a_family_never_seen(lemur, questions):
     ours = paper_c.held_out_families(questions, lemur[1])
     assert_inside("the same on families never seen: [#]", ours.value)
+
+
+@pytest.fixture(scope="module")
+def answered(questions):
+    kept = REFERENCE / "03_code_to_prediction" / "answers.parquet"
+    return paper_c.decided(pd.read_parquet(kept), questions)
+
+
+def test_what_our_tuned_model_answers_from_what_it_is_shown(answered):
+    whole, other, none, masked = (
+        paper_c.altered(answered, condition, "published-all-all")
+        for condition in ("as-asked", "another-network", "no-code", "names-masked")
+    )
+    assert_inside("3.3 M weights reaches [#] from code", whole.value)
+    said = numbers("reaches [#] from code, # % from another network's code, # % from none; with the names masked # %")
+    assert said[0] == round(whole.value, 1)
+    assert said[3:] == [pytest.approx(one.value, abs=0.051) for one in (other, none, masked)]
+    assert [whole.low, whole.high] == pytest.approx(said[1:3], abs=1)
+
+
+def test_what_our_tuned_model_reads_where_names_say_nothing(answered):
+    found = {prompt: paper_c.tuned(answered, prompt, "architectures-a-fifth-balanced") for prompt in ("code", "scores")}
+    code, low, high, answers = numbers("(3.3 M weights): [#] of # answers")
+    ours = {prompt: clustered(100 * rows["right"], rows["program"]) for prompt, rows in found.items()}
+    assert len(found["code"]) == answers and ours["code"].value == pytest.approx(code, abs=0.051)
+    assert [ours["code"].low, ours["code"].high] == pytest.approx([low, high], abs=0.5)
+    assert ours["scores"].value == pytest.approx(*numbers("but # %, too, where"), abs=0.051)
 
 
 def test_how_many_programs_are_independent(questions):
