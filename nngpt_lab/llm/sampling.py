@@ -65,11 +65,7 @@ class Sample:
 
 
 def sample(
-    coder: Coder,
-    prompts: Sequence[Sequence[int]],
-    seeds: Sequence[int],
-    decoding: Decoding,
-    **options: Any,
+    coder: Coder, prompts: Sequence[Sequence[int]], seeds: Sequence[int], decoding: Decoding, **options: Any
 ) -> list[Sample]:
     """The samples of all prompts, in the order of the prompts; arguments and errors as for :func:`stream`."""
     samples = dict(stream(coder, prompts, seeds, decoding, **options))

@@ -301,11 +301,7 @@ def driver_places() -> list[str]:
 
 
 def supervise(
-    config: dict[str, Any],
-    descriptors: list[int],
-    shared: dict[str, Any],
-    testimony: int,
-    spare: dict[str, Any] | None,
+    config: dict[str, Any], descriptors: list[int], shared: dict[str, Any], testimony: int, spare: dict[str, Any] | None
 ) -> NoReturn:
     """Process 1 of the task's own PID namespace: fork the task, wait for it, testify, exit. Never runs its code.
     ``spare``: the limits of a task that is yet to come."""

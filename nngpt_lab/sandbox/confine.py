@@ -390,10 +390,7 @@ inotify_add_watch 254 27  fanotify_mark 301 263  io_setup 206 0  socketpair 53 1
 _FOR_CUDA = ("bind", "listen")  # its driver names a local socket that nobody connects to, and does not start without
 _NEWEST = 469  # file_setattr, Linux 6.17: what comes after it was not judged, and is absent as on an older kernel
 # Looked at more closely below: kill, tgkill, clone, prctl, prlimit64, ioctl, fcntl, open, openat.
-_EXAMINED = {
-    "x86_64": (62, 234, 56, 157, 302, 16, 72, 2, 257),
-    "aarch64": (129, 131, 220, 167, 261, 29, 25, -1, 56),
-}
+_EXAMINED = {"x86_64": (62, 234, 56, 157, 302, 16, 72, 2, 257), "aarch64": (129, 131, 220, 167, 261, 29, 25, -1, 56)}
 _OUT_OF_REACH = (435, 437)  # clone3, openat2: their flags lie in memory; libc then uses clone and openat
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # include/uapi/linux/audit.h
 _PRCTL_ALLOWED = (3, 15, 16, 21, 23, 38, 39, 41, 42, 0x53564D41)  # names, queries, huge pages, no_new_privs, PR_SET_VMA

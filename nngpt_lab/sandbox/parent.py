@@ -225,13 +225,7 @@ class Sandbox:
             os.close(self._shared)
             self._shared = -1
 
-    def run(
-        self,
-        task: str,
-        payload: Any,
-        expect: Expected | None = None,
-        limits: Limits | None = None,
-    ) -> Report:
+    def run(self, task: str, payload: Any, expect: Expected | None = None, limits: Limits | None = None) -> Report:
         """Run one trusted function in a process of its own.
 
         Args:

@@ -136,10 +136,7 @@ def retrieval(similarity: np.ndarray | float, bands: int, rows: int) -> np.ndarr
 
 
 def simulate_retrieval(
-    similarities: Sequence[float],
-    cuts: dict[str, tuple[int, int]],
-    repeats: int,
-    rng: np.random.Generator,
+    similarities: Sequence[float], cuts: dict[str, tuple[int, int]], repeats: int, rng: np.random.Generator
 ) -> pd.DataFrame:
     """The share of pairs that LSH looks at, for pairs of known similarity and random permutations.
 

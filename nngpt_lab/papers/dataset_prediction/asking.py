@@ -85,10 +85,7 @@ def _values(question, codes: tuple[str, ...], names: tuple[str, str], swapped: b
     if len(codes) > 1:
         first, second = codes[::-1] if swapped else codes
         return {"dataset": question.dataset, "epoch": EPOCH, "nn_code_1": first, "nn_code_2": second}
-    sides = [
-        (names[0], question.dataset_1, question.norm_1),
-        (names[1], question.dataset_2, question.norm_2),
-    ]
+    sides = [(names[0], question.dataset_1, question.norm_1), (names[1], question.dataset_2, question.norm_2)]
     values: dict[str, str | float] = {"epoch": EPOCH, "nn_code": codes[0]}
     for place, (name, dataset, norm) in enumerate(sides[::-1] if swapped else sides, 1):
         images, side, channels, classes = DATASETS[dataset]

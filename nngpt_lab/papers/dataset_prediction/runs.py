@@ -76,13 +76,7 @@ def work(design: Design, seeds: int) -> Work:
     return Work(texts, texts * design.decoding.max_new_tokens, read, tuned, 0, 2 * runs)
 
 
-def run_design(
-    results: Results,
-    design: Design,
-    lemur: Lemur,
-    seeds: Sequence[int],
-    workers: int = 2,
-) -> DatasetRuns:
+def run_design(results: Results, design: Design, lemur: Lemur, seeds: Sequence[int], workers: int = 2) -> DatasetRuns:
     """Every model, prompt, cell, fold and seed of a design, or what was kept of it.
 
     Args:
