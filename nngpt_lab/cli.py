@@ -451,5 +451,4 @@ def stop_if_failed(outcomes: list[RunOutcome]) -> None:
 
 
 def main() -> None:
-    """Entry point of the console command."""
     cli(prog_name="nngpt-lab")

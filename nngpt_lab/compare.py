@@ -196,9 +196,6 @@ def _shown(value: float, low: float, high: float) -> str:
     return show(str(value)) if math.isnan(low) else f"{show(str(value))} [{show(str(low))}, {show(str(high))}]"
 
 
-# --- shown ------------------------------------------------------------------------------------------------------------
-
-
 def lines(found: Comparison, most: int = 30) -> list[str]:
     """For a terminal: parameters and verdicts, then numbers whose interval excludes zero, ``most`` of them at most."""
     said = [f"a  {manifest.display(found.a)}", f"b  {manifest.display(found.b)}", ""]

@@ -49,12 +49,10 @@ def examine() -> list[Check]:
 
 
 def smoke_is_possible(checks: list[Check]) -> bool:
-    """Whether the smallest profile can run."""
     return next(check.ok for check in checks if (check.group, check.name) == ("profiles", "smoke")) is True
 
 
 def as_json(checks: list[Check]) -> str:
-    """The checks as JSON."""
     return json.dumps({"smoke_possible": smoke_is_possible(checks), "checks": [asdict(c) for c in checks]}, indent=1)
 
 

@@ -88,9 +88,6 @@ def _judged(folder: Path) -> dict[str, dict]:
     return judged
 
 
-# --- exports ----------------------------------------------------------------------------------------------------------
-
-
 def latex(table: pd.DataFrame) -> str:
     """The claims as a LaTeX table (packages booktabs and longtable): paper, claim, claimed, ours, n, verdict."""
     rows = []

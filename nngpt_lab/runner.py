@@ -195,9 +195,6 @@ def prepare(
     return jobs
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
-
-
 def _run_and_link(job: Job, force: bool, deadline: float, place: int) -> RunOutcome:
     try:
         return _run(job, force, deadline, place)
@@ -410,7 +407,6 @@ def _error(number: int | None, source: str, kind: str, message: str) -> dict[str
 
 
 def rerun_command(notebook: Path, profile: str, seed: int, parameters: dict[str, Any], output: Path | None) -> str:
-    """The shell command that repeats a run."""
     words = ["nngpt-lab", "run", manifest.display(notebook), "--profile", profile, "--seed", seed]
     for name, value in parameters.items():
         words += ["-p", name, "none" if value is None else value]

@@ -73,7 +73,6 @@ class Scored:
     neighbours: list[Neighbour] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """What to tell the user."""
         head = f"{self.status}  {self.file}"
         if self.mean is not None:
             if self.low is None or self.high is None:
@@ -170,9 +169,6 @@ def _fill(row: Scored, outcomes: Sequence[Outcome]) -> None:
         row.low, row.high = (None if np.isnan(end) else end for end in (estimate.low, estimate.high))
 
 
-# --- novelty ----------------------------------------------------------------------------------------------------------
-
-
 def published(kind: Kind) -> dict[str, NoveltyIndex]:
     """Indices of the published sources of a kind, by form; made on first use, which takes a minute or two for LEMUR."""
     table = architectures.load().architectures if kind == Kind.ARCHITECTURE else augmentations.load().brute_force
@@ -238,6 +234,5 @@ def _told(neighbours: Sequence[Neighbour]) -> list[str]:
 
 
 def as_json(rows: Sequence[Scored | dict]) -> str:
-    """Rows of either command as JSON."""
     plain = [asdict(row) if isinstance(row, Scored) else row for row in rows]
     return json.dumps(plain, indent=1, default=asdict)

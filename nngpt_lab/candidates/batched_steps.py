@@ -29,9 +29,6 @@ class Step(Protocol):
         """The images after the operation with these parameters."""
 
 
-# --- draws ------------------------------------------------------------------------------------------------------------
-
-
 def _uniform(n: int, span: Sequence[float], generator: torch.Generator) -> torch.Tensor:
     return torch.empty(n, dtype=torch.float32, device="cpu").uniform_(*span, generator=generator)
 
@@ -40,9 +37,6 @@ def _below(bounds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Whole numbers, int64, uniform in [0, bound), in the shape of ``bounds``."""
     shares = torch.rand(bounds.shape, generator=generator, dtype=torch.float64, device="cpu")
     return (shares * bounds).long()
-
-
-# --- steps ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -96,12 +96,10 @@ class Protocol:
         return replace(self, part="test")
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values."""
         return asdict(self) | {"kind": self.kind.value}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of :meth:`as_dict`."""
         norm = values["norm"] and tuple(tuple(part) for part in values["norm"])
         return cls(**(values | {"kind": Kind(values["kind"]), "norm": norm}))
 

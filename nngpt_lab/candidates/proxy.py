@@ -200,9 +200,6 @@ def _plausible(value: Any, *kinds: type) -> bool:
     return type(value) in kinds and 0 <= value < 2**63
 
 
-# --- data ---------------------------------------------------------------------------------------------------------
-
-
 def _limited(images: np.ndarray, labels: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
     """The protocol's share of the training images: a fixed draw, in order."""
     if protocol.train_limit is None or protocol.train_limit >= len(labels):

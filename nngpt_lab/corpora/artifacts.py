@@ -108,9 +108,6 @@ def is_present(artifact: Artifact) -> bool:
     return False
 
 
-# ------------------------------------------------------------------------------------------------------ verification
-
-
 def _is_genuine(wheel: Path, artifact: Artifact) -> bool:
     """Whether ``wheel`` is the published file. Hashes it only when its size or time differ from its stamp."""
     try:
@@ -129,9 +126,6 @@ def _is_genuine(wheel: Path, artifact: Artifact) -> bool:
 
 def _marker(wheel: Path) -> Path:
     return wheel.with_name(f"{wheel.name}.verified")
-
-
-# ---------------------------------------------------------------------------------------------------------- download
 
 
 def _download(artifact: Artifact, wheel: Path, private: Path, progress: bool) -> Path:
@@ -194,9 +188,6 @@ def _largest_file(folder: Path) -> int:
         with contextlib.suppress(OSError):  # pip renames and deletes while this looks
             largest = max(largest, path.stat().st_size if path.is_file() else 0)
     return largest
-
-
-# ------------------------------------------------------------------------------------------------------------ errors
 
 
 NETWORK = re.compile(

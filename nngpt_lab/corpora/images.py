@@ -173,9 +173,6 @@ def _mean_std(raw: _Raw, train: torch.Tensor) -> tuple[tuple[float, ...], tuple[
     return tuple((first / 255).tolist()), tuple((np.sqrt(second - first**2) / 255).tolist())
 
 
-# ------------------------------------------------------------------------------------------------------------- sources
-
-
 def _digits() -> _Raw:
     """scikit-learn's 1,797 digits, 8x8, its grey levels 0..16 spread over 0..255.
 

@@ -68,6 +68,5 @@ def require_space(folder: Path, size: float, purpose: str) -> None:
 
 
 def disk_full(detail: str) -> DataError:
-    """The error to raise."""
     cure = "free some space, or set NNGPT_LAB_CACHE to a folder on a larger disk"
     return DataError(f"the disk is full: {detail}", cure)

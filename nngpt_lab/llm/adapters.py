@@ -101,7 +101,6 @@ def _layers(coder: Coder, recipe: Recipe) -> list[int] | None:
 
 
 def is_adapted(coder: Coder) -> bool:
-    """Whether it has an adapter."""
     return isinstance(coder.model, PeftModel)
 
 

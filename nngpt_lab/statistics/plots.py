@@ -171,7 +171,6 @@ def side_by_side(count: int, step: float) -> np.ndarray:
 
 
 def whole_numbers(axis: Axis) -> None:
-    """Ticks at whole numbers only."""
     axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=12))
 
 

@@ -35,7 +35,6 @@ class Independent:
 
     @property
     def label(self) -> str:
-        """For a legend."""
         return f"independent samples (n = {self.n:,})"
 
 

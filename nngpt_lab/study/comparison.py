@@ -77,7 +77,6 @@ class PairedProportion:
     column: str
 
     def value(self, samples: pd.DataFrame) -> float:
-        """Share of the samples."""
         return samples[self.column].mean()
 
     def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
@@ -102,7 +101,6 @@ class Mean:
     values: Callable[[pd.DataFrame], pd.Series]
 
     def value(self, samples: pd.DataFrame) -> float:
-        """The mean."""
         return self.values(samples).mean()
 
     def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
@@ -127,7 +125,6 @@ class PairedRatio:
     below: str
 
     def value(self, samples: pd.DataFrame) -> float:
-        """The ratio of the sums; nan where the lower one is zero."""
         below = samples[self.below].sum()
         return float(samples[self.above].sum() / below) if below else np.nan
 

@@ -189,7 +189,6 @@ class Run:
         raise NotImplementedError
 
     def folder(self, lab: Lab) -> Path:
-        """Where its adapter and its records lie."""
         return lab.folder / self.name(lab)
 
     def state(self, lab: Lab) -> RunState:
@@ -205,7 +204,6 @@ class ArmRun(Run):
     seed: int
 
     def name(self, lab: Bench) -> str:
-        """From design, model, protocol, arm and seed."""
         identity = sha256_json([lab.design.hash(), lab.coder.identity, lab.proxy.protocol_hash])[:10]
         return f"{identity} {self.arm.name} seed {self.seed}".replace(" ", "-")
 

@@ -46,9 +46,6 @@ def gradients(x: Tensor, upstream: Tensor, a: Tensor, b: Tensor, alpha: float) -
     return scale * b.T @ full, scale * full @ a.T
 
 
-# ------------------------------------------------------------------------------------------------------------ counts
-
-
 def linear_shapes(model: nn.Module, targets: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Shapes (out, in) of the linear layers whose last name is one of ``targets``, by full name."""
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
@@ -86,9 +83,6 @@ def same_bits(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool
     return bits[0] == bits[1]
 
 
-# ----------------------------------------------------------------------------------------------------------- merging
-
-
 def merging(weight: Tensor, added: Tensor, types: Sequence[torch.dtype]) -> pd.DataFrame:
     """What is lost where an update is added to weights and taken away again, by number type.
 
@@ -107,9 +101,6 @@ def merging(weight: Tensor, added: Tensor, types: Sequence[torch.dtype]) -> pd.D
         name = str(kind).removeprefix("torch.")
         rows.append((name, unchanged, error, (back == low).double().mean().item(), left))
     return pd.DataFrame(rows, columns=["type", "lost", "error", "back", "difference"])
-
-
-# --------------------------------------------------------------------------------------------------- rank against fit
 
 
 def low_rank(rows: int, columns: int, rank: int, generator: torch.Generator) -> Tensor:
@@ -161,9 +152,6 @@ def rank_against_fit(
         .assign(best=best_error(target, rank)) for rank in ranks
     ]  # fmt: skip
     return pd.concat(tables, ignore_index=True)
-
-
-# ----------------------------------------------------------------------------------------------------------- figures
 
 
 def draw_rank_against_fit(table: pd.DataFrame, target_rank: int) -> Figure:

@@ -20,8 +20,6 @@ from nngpt_lab.statistics.intervals import wilson
 from nngpt_lab.statistics.plots import points, reference_line
 from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, new_figure
 
-# ------------------------------------------------------------------------------------------------------ sets of runs
-
 
 def shingles(tokens: Sequence[str], length: int) -> list[tuple[str, ...]]:
     """The distinct runs of ``length`` tokens, in order of first appearance; fewer tokens than that are one run."""
@@ -45,9 +43,6 @@ def membership(first: Sequence[tuple[str, ...]], second: Sequence[tuple[str, ...
     a, b = ([shingle in members for shingle in union] for members in (set(first), set(second)))
     table = pd.DataFrame({"number": range(len(union)), "shingle": map(" ".join, union), "first": a, "second": b})
     return table.assign(shared=table["first"] & table["second"])
-
-
-# ------------------------------------------------------------------------------------------------------------ minima
 
 
 def signatures(first: np.ndarray, second: np.ndarray, ranks: np.ndarray) -> np.ndarray:
@@ -114,9 +109,6 @@ def simulate_error(
     return pd.DataFrame(rows, columns=["jaccard", "permutations", "repeats", "mean", "spread", "theory"])
 
 
-# ------------------------------------------------------------------------------------------------------------- bands
-
-
 def banded(signature: np.ndarray, bands: int, rows: int) -> list[tuple[int, ...]]:
     """A signature cut into ``bands`` runs of ``rows`` numbers; what is left over is not used."""
     if bands * rows > len(signature):
@@ -156,9 +148,6 @@ def simulate_retrieval(
         table.append((name, bands, rows, truth, repeats, share.value, share.low, share.high, theory))
     columns = ["cut", "bands", "rows", "jaccard", "repeats", "share", "low", "high", "theory"]
     return pd.DataFrame(table, columns=columns)
-
-
-# ----------------------------------------------------------------------------------------------------------- figures
 
 
 def draw_error(table: pd.DataFrame) -> Figure:

@@ -223,7 +223,6 @@ class TrainingText:
 
     @property
     def train(self) -> list[Example]:
-        """What is learnt from."""
         return self.networks["train"] + self.functions
 
 

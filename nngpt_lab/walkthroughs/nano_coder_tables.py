@@ -82,9 +82,6 @@ def parts(corpus: pd.DataFrame) -> pd.DataFrame:
     return counts.rename_axis(columns=None).rename_axis("family").reset_index()
 
 
-# ---------------------------------------------------------------------------------------------------------- vocabulary
-
-
 def pieces(tokenizer, code: str) -> list[str]:
     """The text of each token of ``code``, in order."""
     return [tokenizer.decode([index]) for index in tokenizer(code)["input_ids"]]
@@ -131,9 +128,6 @@ def lengths_table(table: pd.DataFrame) -> pd.DataFrame:
         rows.append((family, len(part), part["characters"].median(), low, median, high, share))
     columns = ["family", "networks", "characters", "tokens_p10", "tokens_median", "tokens_p90", "characters_per_token"]
     return pd.DataFrame(rows, columns=columns)
-
-
-# ------------------------------------------------------------------------------------------------------------- weights
 
 
 def losses_by_family(coder: Coder, text: TrainingText, corpus: pd.DataFrame) -> pd.DataFrame:
@@ -204,9 +198,6 @@ def beside_shipped(facts: dict, shipped: dict) -> pd.DataFrame:
         for name, card in {"this run": facts, "shipped": shipped}.items()
     ]
     return pd.DataFrame(rows)
-
-
-# ----------------------------------------------------------------------------------------------------------- figures
 
 
 def draw_tokens(pieces: Sequence[str], kinds: Sequence[str]) -> str:

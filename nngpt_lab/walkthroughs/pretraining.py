@@ -100,7 +100,6 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, architecture: Architecture, seed: int) -> LlamaForCausalLM:
-    """A model with random weights."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=architecture.width,

@@ -323,11 +323,7 @@ def stages(cycles: pd.DataFrame) -> Figure:
     return figure
 
 
-# ------------------------------------------------------------------------------------------------------------- helpers
-
-
 def cycle_axis(ax: Axes, last: int) -> None:
-    """Whole cycles from 1 to ``last``."""
     ax.set(xlabel="cycle", xlim=(0.5, last + 0.5))
     whole_numbers(ax.xaxis)
 

@@ -45,9 +45,6 @@ def _call(name: str, rng: np.random.Generator) -> str:
     return f"{name}({', '.join(f'{key}={draw(rng)!r}' for key, draw in RANGES[name].items())})"
 
 
-# ------------------------------------------------------------------------------------------------------------- ranges
-
-
 def _whole(low: int, high: int) -> Draw:
     return lambda rng: int(rng.integers(low, high + 1))
 
@@ -101,8 +98,6 @@ RANGES: dict[str, dict[str, Draw]] = {
 }
 """Operation -> parameter -> how it is drawn; reals have two decimals, both ends of a range can be met."""
 
-
-# ------------------------------------------------------------------------------------------------------------ policies
 
 POLICIES = {
     "no augmentation": function(),

@@ -69,9 +69,6 @@ def _one_pass(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     return sides[0].add_prefix("worse_").join(sides[1].add_prefix("better_"))
 
 
-# -------------------------------------------------------------------------------------------------------------- splits
-
-
 def distinct(functions: pd.DataFrame) -> pd.DataFrame:
     """One row per code, the first one: a code scored again stands with its first score."""
     return functions.drop_duplicates("code_hash").reset_index(drop=True)
@@ -109,9 +106,6 @@ def rename_operations(functions: pd.DataFrame, names: Mapping[str, str]) -> pd.D
     code = [calls.sub(lambda call: f"{names[call[1]]}(", text) for text in functions["code"]]
     operations = [[names.get(name, name) for name in used] for used in functions["operations"]]
     return functions.assign(code=code, operations=operations)
-
-
-# -------------------------------------------------------------------------------------------------------------- texts
 
 
 def question(form: str, code: str, score: float) -> list[dict[str, str]]:

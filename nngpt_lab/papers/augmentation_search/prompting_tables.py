@@ -43,9 +43,6 @@ MEASURES: dict[str, Measure] = {
 """What the two styles are compared by."""
 
 
-# ------------------------------------------------------------------------------------------------------------ answers
-
-
 def described(answers: pd.DataFrame) -> pd.DataFrame:
     """The answers in the order of their arms and places, with columns reasoned (:func:`reasons`), type, new (valid and
     no copy), authors (valid, and found by the authors' extraction too), within (valid, and written within the budget),
@@ -78,9 +75,6 @@ def described(answers: pd.DataFrame) -> pd.DataFrame:
 def after_tuning(answers: pd.DataFrame) -> pd.DataFrame:
     """The answers without those that the tuned arms wrote in their first LLM epoch, before any tuning."""
     return answers[~answers["tuned"].astype(bool) | (answers["epoch"] > 1)].reset_index(drop=True)
-
-
-# ------------------------------------------------------------------------------------------------------------- tables
 
 
 def epoch_table(rows: pd.DataFrame, profile: str) -> pd.DataFrame:
@@ -164,9 +158,6 @@ def _counted(rows: pd.DataFrame, keys: list[str], column: str, values: Sequence[
     return pd.DataFrame(table)
 
 
-# --------------------------------------------------------------------------------------------------------- paired tests
-
-
 def paired_tests(rows: pd.DataFrame) -> pd.DataFrame:
     """Direct minus chain of thought in each setting, by every measure: the table ``paired_tests.csv``.
 
@@ -211,8 +202,6 @@ def _spread(part: pd.DataFrame) -> float:
     return part.groupby(["seed", "epoch"])["valid"].mean().groupby("seed").std().mean()
 
 
-# ------------------------------------------------------------------------------------------------------------- verdicts
-
 CLAIM = "chain of thought introduces syntactic noise and degrades performance; direct prompting is stable"
 PARTS = {
     "valid": ("fewer valid answers", "A-chain-of-thought-valid", 1),
@@ -250,7 +239,6 @@ def verdicts(tests: pd.DataFrame) -> pd.DataFrame:
 
 
 def _verdict(result: pd.Series, claim: Claim, sign: int, reasoned: float) -> tuple[str, str]:
-    """The verdict, and why it is none."""
     if reasoned < 0.5:
         return "not tested", "few answers reason"
     if not np.isfinite(result["difference"]):
@@ -262,9 +250,6 @@ def _verdict(result: pd.Series, claim: Claim, sign: int, reasoned: float) -> tup
     difference = Estimate(*result[["difference", "difference_low", "difference_high", "n"]]).scaled(100 * sign)
     word = verdict(claim, difference)
     return (OPEN if word == REPRODUCED and result["p_value"] >= 1 - intervals.LEVEL else word), ""
-
-
-# -------------------------------------------------------------------------------------------------------------- helpers
 
 
 def setting(shots: int, tuned: bool) -> str:

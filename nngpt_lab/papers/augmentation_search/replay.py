@@ -241,9 +241,6 @@ def _masked(task: Task) -> Task:
     return replace(task, functions=masked)
 
 
-# ---------------------------------------------------------------------------------------------------------- kept files
-
-
 def _folder(folder: Path, settings: Replay, table: pd.DataFrame, *decided_by) -> Path:
     """A folder named after all that decides a ranker's numbers, besides what its files are named after."""
     codes = sha256_json([table["code_hash"].tolist(), table["score"].astype(str).tolist()])

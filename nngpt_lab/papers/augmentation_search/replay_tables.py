@@ -48,11 +48,7 @@ class Run:
 
     @property
     def size(self) -> int:
-        """Functions in the universe."""
         return len(self.universe)
-
-
-# ------------------------------------------------------------------------------------------------------------- curves
 
 
 def curves(runs: Sequence[Run]) -> pd.DataFrame:
@@ -105,9 +101,6 @@ def bands(curve: pd.DataFrame) -> pd.DataFrame:
             band |= {f"{measure}_{end}": [getattr(mean, end) for mean in means] for end in ("low", "high")}
         tables.append(pd.DataFrame(band))
     return pd.concat(tables, ignore_index=True)
-
-
-# ------------------------------------------------------------------------------------------------- evaluations needed
 
 
 def needed(runs: Sequence[Run], quantiles: Sequence[float] = QUANTILES) -> pd.DataFrame:
@@ -192,9 +185,6 @@ def fewer(row) -> str:
     return bracketed(row.times_fewer, row.times_fewer_low, row.times_fewer_high)
 
 
-# ------------------------------------------------------------------------------------------------------ first choices
-
-
 def choices(runs: Sequence[Run], count: int = 10) -> pd.DataFrame:
     """What each method evaluated first after its start set; paper A writes 10 candidates in an LLM epoch.
 
@@ -228,9 +218,6 @@ def choices_summary(table: pd.DataFrame, control: str) -> pd.DataFrame:
             row |= _t_interval(paired, lowest=-1.0).columns(f"{measure}_over_control")
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-# ----------------------------------------------------------------------------------------------------------- ordering
 
 
 def ordering(

@@ -81,9 +81,6 @@ def run_arms(
         return LiveRuns(candidates, start, limits, policies)
 
 
-# ------------------------------------------------------------------------------------------------------------- policies
-
-
 def best_functions(candidates: pd.DataFrame, codes: Mapping[str, str]) -> dict[str, list[str]]:
     """The best function of every arm, one code for each seed that has any, the first of equals."""
     best: dict[str, list[str]] = {}

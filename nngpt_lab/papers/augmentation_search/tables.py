@@ -42,9 +42,6 @@ MEASURES: dict[str, Measure] = {
 """What arms are compared by."""
 
 
-# ---------------------------------------------------------------------------------------------------------- LLM epochs
-
-
 def epoch_table(candidates: pd.DataFrame, profile: str, protocol: str) -> pd.DataFrame:
     """One row per arm, seed and LLM epoch: the table ``live_epochs.csv``.
 
@@ -83,9 +80,6 @@ def search_curve(candidates: pd.DataFrame) -> pd.DataFrame:
         curve = pd.DataFrame({"arm": arm, "evaluations": best.index + 1, "seeds": len(runs)})
         tables.append(curve.assign(best=best.mean(axis=1), lowest=best.min(axis=1), highest=best.max(axis=1)))
     return pd.concat(tables, ignore_index=True)
-
-
-# --------------------------------------------------------------------------------------------------------- comparisons
 
 
 def controls_table(candidates: pd.DataFrame) -> pd.DataFrame:
@@ -168,9 +162,6 @@ def agreement_sentence(agreement: pd.DataFrame, same_data: bool) -> str:
     return f"{over}{ranks}; accuracies cannot, unless the offset of {offset} is taken off."
 
 
-# ------------------------------------------------------------------------------------------- what functions are made of
-
-
 def operation_shift(candidates: pd.DataFrame, start: pd.DataFrame, best: float = 0.25) -> pd.DataFrame:
     """In how many functions each operation is used: the table ``operation_shift.csv``.
 
@@ -237,9 +228,6 @@ def novelty_table(candidates: pd.DataFrame) -> pd.DataFrame:
             row |= intervals.wilson(int(counts.sum()), len(kept)).columns(name)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-# ------------------------------------------------------------------------------------------------------------- helpers
 
 
 def _thirds(candidates: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:

@@ -62,9 +62,6 @@ def _has_word(text: str, name: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) is not None
 
 
-# ----------------------------------------------------------------------------------------------------------- decisions
-
-
 def decisions(answers: pd.DataFrame) -> pd.DataFrame:
     """One row per question and readout: the columns of ``answers`` without its readings, and readout, chance_first (the
     probability of the first name, nan for text), said_first (nan if neither or both), correct (0, 1; 0.5 for a tie)."""
@@ -103,9 +100,6 @@ def picked_epochs(decided: pd.DataFrame) -> pd.DataFrame:
 def at_picked(decided: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
     """The random test sample's decisions at the epoch that validation picked."""
     return decided[(decided["subset"] == "test") & decided["sampled"]].merge(picked, on=[*RUN, "epoch"])
-
-
-# -------------------------------------------------------------------------------------------------------------- tables
 
 
 def epochs_table(decided: pd.DataFrame) -> pd.DataFrame:

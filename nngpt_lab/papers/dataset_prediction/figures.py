@@ -295,9 +295,6 @@ def scale_ladder(signal: pd.DataFrame, ceilings: Mapping[str, float], question_s
     return figure
 
 
-# ------------------------------------------------------------------------------------------------------------- helpers
-
-
 def _split_panels(
     table: pd.DataFrame, left: float, width: float, least: float, height: float
 ) -> tuple[Figure, dict[str, Axes]]:

@@ -85,13 +85,11 @@ def names_masked(shown: Shown, code: Mapping[str, str], view: View, rng: np.rand
 
 
 def lines_shuffled(shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator) -> Shown:
-    """The lines that are shown, in random order."""
     lines = shown.codes[0].splitlines()
     return replace(shown, codes=("\n".join(lines[i] for i in rng.permutation(len(lines))),))
 
 
 def another_network(shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator) -> Shown:
-    """The code of a network drawn at random."""
     others = sorted(name for name in code if name != shown.architecture)
     return replace(shown, codes=(view(code[others[rng.integers(len(others))]]),))
 
@@ -102,7 +100,6 @@ def identifiers_renamed(shown: Shown, code: Mapping[str, str], view: View, rng: 
 
 
 def no_code(shown: Shown, code: Mapping[str, str], view: View, rng: np.random.Generator) -> Shown:
-    """No code at all."""
     return replace(shown, codes=("",))
 
 

@@ -114,5 +114,4 @@ def within_limit(lab: Lab) -> pd.DataFrame:
 
 
 def length(lab: Lab, text: str) -> float:
-    """Tokens of a text."""
     return count_tokens(lab, [text])[0] if lab.coder.tokenizer is not None else len(text) / CHARACTERS

@@ -154,9 +154,6 @@ def propose(
         yield place, file_text(lab, name, place, text, None, read=read)  # type: ignore[misc]
 
 
-# ------------------------------------------------------------------------------------------------------------ prompts
-
-
 def question(lab: Lab, parent: Parent, refused: Edited | None = None) -> tuple[dict[str, str], ...]:
     """The prompt for a parent; after an answer that could not be used with that answer, and why."""
     asked = _messages(lab.design, parent.code, parent.score, lab.proxy.protocol.images)
@@ -172,9 +169,6 @@ def _messages(design: Design, code: str, accuracy: float, dataset: str) -> tuple
     if "layers" in form.fields:
         fields["layers"] = "\n".join(f"{number} {text}" for number, text in layer_numbers(code))
     return tuple(form.messages(**{name: fields[name] for name in form.fields}))
-
-
-# ------------------------------------------------------------------------------------------------------------- tuning
 
 
 def training(lab: Lab, arm: Arm, seed: int, cycle: int, grown: list[tuple[Parent, str]]) -> list[Example]:

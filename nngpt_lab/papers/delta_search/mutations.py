@@ -113,7 +113,6 @@ class Source:
         self.layers = sorted(calls, key=lambda call: (call.lineno, call.col_offset))
 
     def mutated(self, mutation: Mutation) -> str:
-        """The source after one mutation."""
         if mutation.kind not in KINDS:
             raise Refused(Outcome.WRONG_FORMAT, f"there is no mutation {mutation.kind[:40]!r}")
         if not 1 <= mutation.layer <= len(self.layers):
