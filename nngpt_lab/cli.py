@@ -67,9 +67,8 @@ class Lab(click.Group):
             if error.errno not in THE_DISKS or ctx.params["debug"]:
                 raise
             place = f": {error.filename}" if error.filename else ""
-            click.echo(
-                f"error: {error.strerror}{place}\n  cure: make room there, or make it writable; {FOLDERS}", err=True
-            )
+            cure = f"make room there, or make it writable; {FOLDERS}"
+            click.echo(f"error: {error.strerror}{place}\n  cure: {cure}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted: nothing that was finished is lost; the same command continues", err=True)
@@ -85,6 +84,11 @@ def cli(debug: bool) -> None:
     Each paper is a notebook. This command runs them with parameters you choose, keeps their figures, tables and a
     record of the run in results/PROFILE/NOTEBOOK/RUN/, and builds one page from it all.
     """
+
+
+def profile_option(purpose: str, default: str = "demo") -> Any:
+    """``--profile``, and what it is for."""
+    return click.option("--profile", default=default, show_default=True, metavar="|".join(PROFILES), help=purpose)
 
 
 def common_options(command: Any) -> Any:
@@ -149,7 +153,7 @@ class Pairs(click.Command):
 
 @cli.command(cls=Pairs, short_help="Run notebooks with parameters you choose.")
 @click.argument("notebook", nargs=-1, required=True)
-@click.option("--profile", default="smoke", show_default=True, metavar="|".join(PROFILES), help="Size of the run.")
+@profile_option("Size of the run.", default="smoke")
 @click.option("-p", "parameters", type=(str, str), multiple=True, metavar="NAME VALUE", help="A parameter; repeatable.")
 @click.option("--device", metavar="cpu|cuda|cuda:N", help="Compute there: cpu does without a GPU, slowly.")
 @common_options
@@ -259,9 +263,7 @@ def fetch(name: tuple[str, ...]) -> None:
 
 @cli.command(short_help="Build index.html from results that are there.")
 @click.argument("folder", required=False)
-@click.option(
-    "--profile", default="demo", show_default=True, metavar="|".join(PROFILES), help="Report on this profile."
-)
+@profile_option("Report on this profile.")
 def report(folder: str | None, profile: str) -> None:
     """Build index.html from results that are there: from FOLDER, or else from results/PROFILE."""
     from nngpt_lab.report import build_report
@@ -272,7 +274,7 @@ def report(folder: str | None, profile: str) -> None:
 
 @cli.command(short_help="List the runs that are there.")
 @click.argument("folder", required=False)
-@click.option("--profile", default="demo", show_default=True, metavar="|".join(PROFILES), help="Of this profile.")
+@profile_option("Of this profile.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def runs(folder: str | None, profile: str, as_json: bool) -> None:
     """List the runs in FOLDER, or else in results/PROFILE: status, start, seconds, and what was given. The newest that
@@ -293,9 +295,7 @@ def runs(folder: str | None, profile: str, as_json: bool) -> None:
 @cli.command("compare", short_help="Two runs side by side.")
 @click.argument("a")
 @click.argument("b")
-@click.option(
-    "--profile", default="demo", show_default=True, metavar="|".join(PROFILES), help="Where names are sought."
-)
+@profile_option("Where names are sought.")
 @click.option("--html", metavar="FILE", help="Where the page goes.  [default: compare.html in the second run's folder]")
 def compare_runs(a: str, b: str, profile: str, html: str | None) -> None:
     """Compare two runs: parameters, verdicts, numbers with the difference's interval, figures.
@@ -349,7 +349,7 @@ def new(name: str, folder: str) -> None:
 
 @cli.command(short_help="Free the disk of runs that newer ones have replaced.")
 @click.argument("folder", required=False)
-@click.option("--profile", default="demo", show_default=True, metavar="|".join(PROFILES), help="Prune this profile.")
+@profile_option("Prune this profile.")
 @click.option("--yes", is_flag=True, help="Delete them; without it they are only listed.")
 def prune(folder: str | None, profile: str, yes: bool) -> None:
     """List, and with --yes delete, runs in FOLDER, or else in results/PROFILE.
@@ -363,7 +363,7 @@ def prune(folder: str | None, profile: str, yes: bool) -> None:
     if place.is_relative_to(paths.results_root() / "reference"):
         raise UsageError("the reference runs are kept", "name another folder")
     total = 0
-    for notebook in sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else ():
+    for notebook in run_folders.notebooks(place):
         for run in run_folders.prunable(notebook):
             size, status = run_folders.size(run), run_folders.status(run)
             gone = yes and run_folders.remove(run)

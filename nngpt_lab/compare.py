@@ -53,18 +53,15 @@ def all_runs(folder: Path) -> pd.DataFrame:
     """Every run below a results folder: columns run (its name for :func:`find_run`), status, started, seconds, and
     what was given that is not the notebook's own."""
     rows = []
-    for notebook in sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ():
+    for notebook in run_folders.notebooks(folder):
         newest = run_folders.latest(notebook)
         for run in run_folders.runs(notebook) or ([notebook] if (notebook / manifest.FILENAME).is_file() else []):
             record = manifest.read(run) or {}
             given = {key: value for key, value in record.get("parameters", {}).items() if value not in (None, "")}
-            row = {
-                "run": run.relative_to(folder).as_posix() + " *" * (run == newest),
-                "status": run_folders.status(run),
-            }
-            row |= {"started": str(record.get("started", ""))[:16].replace("T", " ")}
+            name = run.relative_to(folder).as_posix() + " *" * (run == newest)
+            started = str(record.get("started", ""))[:16].replace("T", " ")
             told = ", ".join(f"{key} {value}" for key, value in given.items())
-            rows.append(row | {"seconds": str(record.get("seconds", "")), "parameters": told})
+            rows.append((name, run_folders.status(run), started, str(record.get("seconds", "")), told))
     return pd.DataFrame(rows, columns=["run", "status", "started", "seconds", "parameters"])
 
 

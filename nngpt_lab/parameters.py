@@ -14,10 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.hashing import sha256_file, sha256_json
 from nngpt_lab.ground.isolation import CHOICES
 from nngpt_lab.ground.names import did_you_mean, named
+from nngpt_lab.llm.prompts import check_fields, prompt
 from nngpt_lab.records import manifest
 from nngpt_lab.records.profiles import Profile
 
@@ -206,7 +209,6 @@ def _resized(notebook: Path, given: dict[str, Any], profile: Profile) -> None:
     chosen = {name: given[name] for name in (*CHANGED, "prompt") if given.get(name) is not None}
     if not chosen:
         return
-    from nngpt_lab.llm.prompts import check_fields
     from nngpt_lab.study.design import resized
 
     number = notebook.stem[:2]
@@ -224,18 +226,10 @@ def _resized(notebook: Path, given: dict[str, Any], profile: Profile) -> None:
     resized(design, **chosen)
 
 
-def _images(name: str, profile: Profile) -> None:
-    from nngpt_lab.corpora import images
-
-    images.check(name)
-
-
 def also_read(values: dict[str, Any], beside: Path) -> dict[str, str]:
     """What a run reads of the user's own, by what it is, with a hash of its content: images, with their licence, prompt
     files, claims and models. ``beside``: the folder that relative paths are seen from. A run is not up to date when any
     of them has changed."""
-    from nngpt_lab.ground.hashing import sha256_file, sha256_json
-
     read = {}
     for name, value in values.items():
         if name == "images" and value:
@@ -266,7 +260,7 @@ def _coders(names: str, profile: Profile) -> None:
 
 
 def _designs(number: str) -> Any:
-    """The design module of the paper whose notebook has this number."""
+    """The design module of the paper whose notebook has this number; imported only here, for it takes seconds."""
     from nngpt_lab.papers.architecture_loop import design as architectures
     from nngpt_lab.papers.augmentation_search import design as augmentations
     from nngpt_lab.papers.dataset_prediction import design as questions
@@ -281,17 +275,17 @@ def _arms(number: str, names: str, profile: Profile) -> None:
     get_arms(names, _designs(number).ARMS)
 
 
-def _formats(names: str, profile: Profile) -> None:
-    from nngpt_lab.papers.delta_search.design import get_formats
-
-    get_formats(names)
-
-
 def _axes(names: str, profile: Profile) -> None:
     from nngpt_lab.papers.architecture_loop.settings import AXES
 
     for name in names.split(","):
         named("setting", name.strip(), AXES)
+
+
+def _images(name: str, profile: Profile) -> None:
+    from nngpt_lab.corpora import images
+
+    images.check(name)
 
 
 def _replay(name: str, profile: Profile) -> None:
@@ -300,36 +294,29 @@ def _replay(name: str, profile: Profile) -> None:
     get_replay(name)
 
 
-def _protocol(name: str, profile: Profile) -> None:
-    from nngpt_lab.candidates.protocols import get_protocol
-
-    get_protocol(name)
-
-
-def _prompt(name: str, profile: Profile) -> None:
-    from nngpt_lab.llm.prompts import prompt
-
-    prompt(name)
-
-
 def _prompts(names: str, profile: Profile) -> None:
-    from nngpt_lab.llm.prompts import prompt
-
     for name in names.split(","):
         prompt(name.strip())
 
 
 def _questions(prompts: str | None, splits: str | None, profile: Profile) -> None:
-    from nngpt_lab.papers.dataset_prediction.design import DESIGNS, narrowed
+    own = _designs("03")
+    own.narrowed(own.DESIGNS[profile.dataset_prediction.design], None, prompts, splits)
 
-    narrowed(DESIGNS[profile.dataset_prediction.design], None, prompts, splits)
 
-
-TABLES: dict[str, Callable[[str, Profile], Any]] = {  # each imported only when asked: some take seconds
-    "arms": partial(_arms, "01"), "augmentation_protocol": _protocol, "axes": _axes, "coder": _coders,
-    "live_arms": partial(_arms, "02"), "device": lambda device, profile: profile.on(device),
-    "formats": _formats, "images": _images,
+TABLES: dict[str, Callable[[str, Profile], Any]] = {
+    "arms": partial(_arms, "01"),
+    "augmentation_protocol": lambda name, profile: get_protocol(name),
+    "axes": _axes,
+    "coder": _coders,
+    "device": lambda device, profile: profile.on(device),
+    "formats": lambda names, profile: _designs("04").get_formats(names),
+    "images": _images,
     "isolation": lambda choice, profile: named("isolation", choice, CHOICES),
-    "prompt": _prompt, "prompts": _prompts, "protocol": _protocol, "replay": _replay,
+    "live_arms": partial(_arms, "02"),
+    "prompt": lambda name, profile: prompt(name),
+    "prompts": _prompts,
+    "protocol": lambda name, profile: get_protocol(name),
+    "replay": _replay,
     "splits": lambda names, profile: _questions(None, names, profile),
-}  # fmt: skip
+}

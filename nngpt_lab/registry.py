@@ -72,8 +72,7 @@ def newest() -> Path | None:
 
 def _latest(folder: Path) -> dict[Path, str]:
     """The latest run of each notebook that has a claims table, and when it began."""
-    notebooks = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
-    runs = [run_folders.latest(notebook) or notebook for notebook in notebooks]
+    runs = [run_folders.latest(notebook) or notebook for notebook in run_folders.notebooks(folder)]
     written = [run for run in runs if (run / "tables" / "claims.csv").is_file()]
     return {run: str((manifest.read(run) or {}).get("started", "")) or "unknown" for run in written}
 

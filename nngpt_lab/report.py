@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pandas as pd
+
 from nngpt_lab.candidates.ledger import isolation_in
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
@@ -28,13 +30,12 @@ from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import PROFILES
 from nngpt_lab.records.results import PNG_DPI
 from nngpt_lab.registry import PAPERS
+from nngpt_lab.statistics.claims import BOUNDS, DECIDED, UNTESTED, VERDICTS, WAITING
 
-VERDICTS = {"reproduced": "✓", "not reproduced": "✗", "wrong comparator": "≠", "no effect": "0", "inconclusive": "?",
-            "not yet run": "…", "not tested": "–"}  # of statistics/claims.py, in the page's order  # fmt: skip
-UNJUDGED = ("not yet run", "not tested")
-DECIDED = ("reproduced", "not reproduced", "wrong comparator", "no effect")
+SIGNS = dict(zip(VERDICTS, "✓✗≠0?…–", strict=True))  # in the page's order
+UNJUDGED = (WAITING, UNTESTED)
 HEADLINES = ("controls_per_cycle", "replay_search", "published_results")  # figures that stand for their notebooks
-BOUNDS = {"effect": "> ", "at_least": "≥ ", "at_most": "≤ "}  # of a claim's test; the last in old tables
+SIGNS_OF_TESTS = BOUNDS | {"at_most": "≤ "}  # the last in old tables
 FILES_SHOWN = 5  # of those that are not as the manifest says; a reference run lacks hundreds
 ROWS_SHOWN = 12  # of each table; the whole of it is one link away
 LARGEST_SVG = 400_000  # bytes; a figure of many thousand points is smaller, and faster to show, as PNG
@@ -144,14 +145,11 @@ def build_report(folder: Path) -> Path:
         UsageError: nothing to report there, or no permission to write there.
     """
     folder = Path(folder)
-    notebooks = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
-    shown = {notebook: run_folders.latest(notebook) or notebook for notebook in notebooks}
+    shown = {notebook: run_folders.latest(notebook) or notebook for notebook in run_folders.notebooks(folder)}
     places = {run: notebook for notebook, run in shown.items() if any((run / mark).exists() for mark in FOLDER_MARKS)}
     if not places:
-        raise UsageError(
-            f"there are no results in {manifest.display(folder)}",
-            "run `nngpt-lab demo` first, or name a results folder",
-        )
+        cure = "run `nngpt-lab demo` first, or name a results folder"
+        raise UsageError(f"there are no results in {manifest.display(folder)}", cure)
     sections = [read_section(run, notebook) for run, notebook in places.items()]
     for kind in ("figures", "tables"):
         for count, item in enumerate((item for section in sections for item in getattr(section, kind)), 1):
@@ -168,7 +166,7 @@ def build_report(folder: Path) -> Path:
         tested=sum(claim["tested"] for claim in claims),
         counts=counts,
         unjudged=UNJUDGED,
-        verdicts=[*VERDICTS, *sorted(set(counts) - set(VERDICTS))],
+        verdicts=[*SIGNS, *sorted(set(counts) - set(SIGNS))],
         papers={paper: titles.get(home, "") for paper, home in sorted(homes_of(claims).items()) if paper},
         findings=findings(claims, {section.anchor: section for section in sections}),
         published=PAPERS,
@@ -345,10 +343,8 @@ def existing(folder: Path, section: Section, files: dict[str, str]) -> list[tupl
     return [(text, quote(f"{section.address}/{name}")) for text, name in files.items() if (folder / name).is_file()]
 
 
-def read_csv(path: Path):
+def read_csv(path: Path) -> pd.DataFrame:
     """A CSV with every cell as the text that was written, empty where there is none."""
-    import pandas as pd
-
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
@@ -374,7 +370,7 @@ def read_claims(folder: Path, section: Section) -> list[dict[str, Any]]:
             "verdict": verdict,
             "tested": verdict not in UNJUDGED,
             "grade": graded(claim),
-            "bound": BOUNDS.get(claim["test"], ""),
+            "bound": SIGNS_OF_TESTS.get(claim["test"], ""),
             "ours": show_estimate(*(claim[key] for key in ("our_value", "ci_low", "ci_high", "unit"))),
             "plot": interval_plot(*(number(claim[key]) for key in ("our_value", "ci_low", "ci_high", "paper_value"))),
         }
@@ -410,7 +406,7 @@ def templates():
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"slug": slug, "show": show, "icon": lambda verdict: VERDICTS.get(verdict, "·")}
+    environment.filters |= {"slug": slug, "show": show, "icon": lambda verdict: SIGNS.get(verdict, "·")}
     return environment
 
 

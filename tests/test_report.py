@@ -20,7 +20,7 @@ from nbformat import v4
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.records.results import Results
-from nngpt_lab.report import BOUNDS, build_report, graded, homes_of
+from nngpt_lab.report import SIGNS_OF_TESTS, build_report, graded, homes_of
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 HOSTILE = "<script>document.title = 'taken over'</script>"
@@ -171,7 +171,7 @@ def test_values_are_rounded_for_reading_and_kept_for_sorting(folder):
 def test_a_bound_is_marked_and_a_guest_paper_has_no_story_here():
     section = {"section": "nb", "paper": "B"}
     assert homes_of([section, section, {"section": "nb", "paper": "D"}]) == {"B": "nb", "D": ""}
-    assert BOUNDS == {"effect": "> ", "at_least": "≥ ", "at_most": "≤ "}
+    assert SIGNS_OF_TESTS == {"effect": "> ", "at_least": "≥ ", "at_most": "≤ "}
 
 
 def test_what_the_results_say_is_escaped(folder):

@@ -26,12 +26,8 @@ log = logging.getLogger(__name__)
 
 def add_adapter(coder: Coder, recipe: Recipe, seed: int) -> Coder:
     """A fresh adapter on a model without one: A drawn with ``seed``, B zero, so the model's output is unchanged yet.
-
-    The base's linear layers are wrapped in place: ``coder`` itself is spent until :func:`remove_adapter`.
-
-    Raises:
-        UsageError: there is an adapter already, or the model has none of the targets or layers.
-    """
+    The base's linear layers are wrapped in place: ``coder`` itself is spent until :func:`remove_adapter`. UsageError if
+    there is an adapter already, or the model has none of the targets or layers."""
     _check_bare(coder)
     names = {name.rpartition(".")[2] for name, _ in coder.model.named_modules()}
     if missing := sorted(set(recipe.targets) - names):
@@ -50,12 +46,8 @@ def add_adapter(coder: Coder, recipe: Recipe, seed: int) -> Coder:
 
 
 def load_adapter(coder: Coder, folder: str | Path, trainable: bool = True) -> Coder:
-    """The adapter that :func:`save_adapter` or peft wrote to ``folder``, on a model without one.
-
-    Raises:
-        DataError: the folder holds no adapter in safetensors.
-        UsageError: there is an adapter already.
-    """
+    """The adapter that :func:`save_adapter` or peft wrote to ``folder``, on a model without one. DataError if the
+    folder holds no adapter in safetensors, UsageError if there is an adapter already."""
     folder = Path(folder)
     _check_bare(coder)
     if not all((folder / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors")):

@@ -46,16 +46,11 @@ class Decoding:
 
 
 def probabilities(logits: torch.Tensor, decoding: Decoding) -> tuple[torch.Tensor, torch.Tensor]:
-    """The distribution that a token is drawn from, by transformers' rules: temperature, then top-k, then top-p.
+    """The distribution that a token is drawn from, by transformers' rules: temperature (above 0), then top-k, then
+    top-p. Of tokens that tie for the k-th place as many are kept as make k (transformers keeps them all).
 
-    Of tokens that tie for the k-th place as many are kept as make k (transformers keeps them all).
-
-    Args:
-        logits: (rows, vocabulary).
-        decoding: with a temperature above 0.
-
-    Returns:
-        Probabilities (rows, k), the most probable first and 0 for those cut by top-p, and their tokens (rows, k).
+    ``logits`` (rows, vocabulary) give probabilities (rows, k), the most probable first and 0 for those cut by top-p,
+    and their tokens (rows, k).
     """
     scores = logits.float() / decoding.temperature
     if decoding.top_k:
@@ -72,14 +67,9 @@ def probabilities(logits: torch.Tensor, decoding: Decoding) -> tuple[torch.Tenso
 
 @torch.inference_mode()
 def choose(logits: torch.Tensor, decoding: Decoding, draws: Sequence[float] | torch.Tensor) -> torch.Tensor:
-    """One token for each row: int64 (rows,); -1 where logits are no numbers.
-
-    Args:
-        logits: (rows, vocabulary).
-        decoding: greedy, or what to draw from.
-        draws: for each row a number in [0, 1): the point of the cumulative distribution whose token is taken. Where
-            they lie on the logits' device, the host has no part in the choice.
-    """
+    """One token for each row of ``logits`` (rows, vocabulary): int64 (rows,); -1 where logits are no numbers.
+    ``draws``: for each row a number in [0, 1), the point of the cumulative distribution whose token is taken. Where
+    they lie on the logits' device, the host has no part in the choice."""
     best, token = logits.max(-1)
     if decoding.temperature > 0:
         shares, tokens = probabilities(logits, decoding)

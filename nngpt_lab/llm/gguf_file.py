@@ -36,13 +36,8 @@ QWEN2_SPLIT = (
 
 @dataclass(frozen=True)
 class GgufFile:
-    """What a file says of itself.
-
-    Attributes:
-        path: of the file.
-        about: its metadata by key; arrays are lists.
-        tensors: name -> shape (as torch has it), number of its type, and its first byte in the file.
-    """
+    """What a file says of itself: metadata by key (arrays are lists), and of each tensor its shape (as torch has it),
+    the number of its type, and its first byte in the file."""
 
     path: Path
     about: dict[str, Any]
@@ -76,11 +71,8 @@ class GgufFile:
 
 
 def read(path: Path) -> GgufFile:
-    """What a file says of itself, checked.
-
-    Raises:
-        UsageError: not GGUF, or an architecture or scaled positions that cannot be unpacked here. DataError: cut short.
-    """
+    """What a file says of itself, checked. UsageError: not GGUF, or an architecture or scaled positions that cannot be
+    unpacked here; DataError: cut short."""
     state = path.stat()
     return _read(path.resolve(), state.st_size, state.st_mtime_ns)
 
@@ -173,10 +165,8 @@ def check(path: Path) -> None:
 
 
 def unpack(path: Path, target: Path, dtype: torch.dtype) -> None:
-    """Write the model in a GGUF file as an ordinary folder: safetensors of that type, configuration and tokenizer.
-
-    An answer ends at the file's end token, its end of a turn, or its padding (as Qwen's own generation_config has it).
-    """
+    """Write the model in a GGUF file as an ordinary folder: safetensors of that type, configuration and tokenizer. An
+    answer ends at the file's end token, its end of a turn, or its padding (as Qwen's own generation_config has it)."""
     from safetensors.torch import save_file
     from transformers import GenerationConfig
 

@@ -61,9 +61,7 @@ class Forward:
 
     def logits(self, ids: Tensor, cache: Cache, **known) -> Tensor:
         """Read ``ids`` (rows, new) behind what ``cache`` holds, and add them to it; logits (rows, new, vocabulary).
-
-        ``known``: arguments that not every architecture takes; those that this one lacks are left out.
-        """
+        Arguments that not every architecture takes (``known``) are left out where this one lacks them."""
         return self._read(ids, cache, known).logits
 
     def states(self, ids: Tensor, cache: Cache, **known) -> Tensor:
@@ -100,10 +98,8 @@ class Window:
 
 
 class PlacedLayer(DynamicLayer):
-    """One layer's keys and values in buffers (rows, heads, columns, dimension), of which the model sees the window.
-
-    It keeps all columns of a layer with a sliding window too; the model's mask hides the old ones.
-    """
+    """One layer's keys and values in buffers (rows, heads, columns, dimension), of which the model sees the window. It
+    keeps all columns of a layer with a sliding window too; the model's mask hides the old ones."""
 
     def __init__(self, window: Window, rows: int):
         super().__init__()
@@ -163,10 +159,8 @@ class JoiningBatch:
 
     @torch.inference_mode()
     def admit(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read prompts as new rows behind the others; logits of each one's next token, (prompts, vocabulary).
-
-        Each distinct prompt is read once, those of one length together: a row's reading has no padding at all.
-        """
+        """Read prompts as new rows behind the others; logits of each one's next token, (prompts, vocabulary). Each
+        distinct prompt is read once, those of one length together: a row's reading has no padding at all."""
         first, window = len(self._lengths), self._window
         rows_of: dict[tuple[int, ...], list[int]] = {}
         for row, prompt in enumerate(prompts, start=first):
@@ -243,11 +237,9 @@ class JoiningBatch:
 
 
 class PaddedBatch:
-    """For architectures whose states are not one key and value per token (recurrent, compressed, hybrid).
-
-    Methods as of :class:`JoiningBatch`, on transformers' own cache; prompts are padded on the left and read together;
-    the batch empties before others enter.
-    """
+    """For architectures whose states are not one key and value per token (recurrent, compressed, hybrid): methods as of
+    :class:`JoiningBatch`, on transformers' own cache; prompts are padded on the left and read together; the batch
+    empties before others enter."""
 
     joins = False
 

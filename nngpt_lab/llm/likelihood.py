@@ -31,13 +31,9 @@ Head = tuple[torch.Tensor, torch.Tensor | None]  # weight and bias, in float32
 
 @dataclass(frozen=True)
 class End:
-    """What a text says behind its group's beginning, with that one's last token before it.
-
-    Attributes:
-        group, row: whose it is.
-        beginning: the group's row in the cache; ``read``: how many tokens of that row are its own.
-        first: the first token that counts, of those after the end's first one.
-    """
+    """What a text says behind its group's beginning, with that one's last token before it: whose it is (``group``,
+    ``row``), the group's row in the cache and how many tokens of it are its own (``read``), and the first token that
+    counts, of those after the end's first one."""
 
     group: int
     row: int
@@ -48,10 +44,8 @@ class End:
 
 
 def log_likelihoods(coder: Coder, texts: Sequence[Ids]) -> np.ndarray:
-    """log P(text | the beginning that all texts share), in nats, one per text: one group of :func:`by_group`.
-
-    For one text alone that beginning is all but its last token.
-    """
+    """log P(text | the beginning that all texts share), in nats, one per text: one group of :func:`by_group`. For one
+    text alone that beginning is all but its last token."""
     return by_group(coder, [texts])[0] if texts else np.zeros(0)
 
 

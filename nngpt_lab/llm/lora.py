@@ -254,11 +254,8 @@ def loss_sum(
     device: torch.device,
     packed: bool = False,
 ) -> torch.Tensor:
-    """Cross-entropy in nats, summed over the response tokens of all examples of a batch.
-
-    ``packed``: in one row, within ``passes.attention_within_examples``; else in rows, padded to a multiple of
-    ``pad_to``.
-    """
+    """Cross-entropy in nats, summed over the response tokens of all examples of a batch, ``packed`` in one row, within
+    ``passes.attention_within_examples``, or else in rows, padded to a multiple of ``pad_to``."""
     ids, begins, known = passes.packed_row(batch, device) if packed else _padded_rows(batch, pad_to)
     where = [torch.arange(e.prompt_length, len(e.ids)) + begin for e, begin in zip(batch, begins, strict=True)]
     labelled = torch.cat(where)
@@ -348,12 +345,8 @@ def decoder_and_head(coder: Coder) -> tuple[torch.nn.Module, torch.nn.Module]:
 
 
 def check(recipe: Recipe, device: str, size: tuple[int, int] | None = None, four_bit: bool = False) -> None:
-    """A UsageError where the recipe cannot be had on the device: to be known before hours of work.
-
-    Args:
-        size: weights of the model and, of these, embeddings: does the card have the memory? None: not asked.
-        four_bit: whether the model is loaded in 4 bits.
-    """
+    """A UsageError where the recipe cannot be had on the device, or the card has not the memory for a model of this
+    ``size`` (weights and, of these, embeddings; None: not asked): to be known before hours of work."""
     _check_optimizer(recipe, device)
     if size is None or not device.startswith("cuda"):
         return
@@ -491,11 +484,8 @@ def write_checkpoint(
 def read_checkpoint(
     path: Path | None, key: str, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> list:
-    """Restore parameters and optimizer, and return the rows; none where there is no checkpoint.
-
-    Raises:
-        DataError: it belongs to another run.
-    """
+    """Restore parameters and optimizer, and return the rows; none where there is no checkpoint. DataError if it belongs
+    to another run."""
     if path is None or not path.is_file():
         return []
     state = torch.load(path, map_location="cpu", weights_only=True)

@@ -212,11 +212,9 @@ def _attention(
     max_length_q: int,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls: query (1, heads, tokens, dim), key and value with fewer heads perhaps.
-
-    Returns (1, tokens, heads, dim), and no weights. Under autocast the three come in several types, where rotation is
-    done in float32; they leave in the one that autocast computes in.
-    """
+    """What transformers calls: query (1, heads, tokens, dim), key and value with fewer heads perhaps; gives (1, tokens,
+    heads, dim), and no weights. Under autocast the three come in several types, where rotation is done in float32; they
+    leave in the one that autocast computes in."""
     group, kind = query.shape[1] // key.shape[1], query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
     if group > 1:  # torch 2.11's kernel knows no groups

@@ -69,10 +69,7 @@ class Prompt:
 
     def messages(self, **values: str | float) -> list[dict[str, str]]:
         """The filled-in messages, ``[{"role": ..., "content": ...}]``; numbers are written as ``str`` writes them.
-
-        Raises:
-            UsageError: a field is missing, unknown, or neither text nor a number.
-        """
+        UsageError if a field is missing, unknown, or neither text nor a number."""
         missing, unknown = sorted(self.fields - values.keys()), sorted(values.keys() - self.fields)
         if missing or unknown:
             said = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has no {', '.join(unknown)}"] * bool(unknown)
@@ -86,10 +83,8 @@ class Prompt:
         return [{"role": role, "content": _fill(text, values)} for role, text in parts.items() if text is not None]
 
     def draw(self, rng: np.random.Generator) -> dict[str, str]:
-        """Values of the fields that the file lets vary: without replacement, sorted, joined with commas.
-
-        The papers' prompts differ from candidate to candidate only in these and in the limit on parameters.
-        """
+        """Values of the fields that the file lets vary: without replacement, sorted, joined with commas. The papers'
+        prompts differ from candidate to candidate only in these and in the limit on parameters."""
         return {
             field: ", ".join(sorted(rng.choice(options, size=count, replace=False).tolist()))
             for field, (count, options) in sorted(self.choices.items())
@@ -173,14 +168,9 @@ def _fill(text: str, values: Mapping[str, Any]) -> str:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
-    """Token ids of a prompt, up to where the model's answer begins.
-
-    The template writes the special tokens, so the tokenizer adds none. Where a template refuses or forgets a system
-    message (Mistral and Gemma do), its text goes before the user's.
-
-    Raises:
-        UsageError: no chat template, or it refuses the messages.
-    """
+    """Token ids of a prompt, up to where the model's answer begins. The template writes the special tokens, so the
+    tokenizer adds none. Where a template refuses or forgets a system message (Mistral and Gemma do), its text goes
+    before the user's. UsageError if there is no chat template, or it refuses the messages."""
     return _ids(tokenizer, _render(tokenizer, _without_refused_system(tokenizer, messages), True))
 
 

@@ -49,14 +49,8 @@ ENGINES = ("auto", "joining", "slots")
 
 @dataclass(frozen=True)
 class Sample:
-    """One text.
-
-    Attributes:
-        text: the new tokens' text, without special tokens.
-        seed: what it was drawn from.
-        new_tokens: how many tokens were written, the end token included.
-        finished: ended by an end token; False where the length limit cut it.
-    """
+    """One text: the new tokens' text, without special tokens; what it was drawn from; how many tokens were written, the
+    end token included; and whether one ended it (False where the length limit cut it)."""
 
     text: str
     seed: int
@@ -233,10 +227,8 @@ def _without(count: int, gone: Sequence[int]) -> list[int]:
 
 
 def _metered(written: Iterator[Row], coder: Coder, count: int, progress: bool) -> Iterator[tuple[int, Sample]]:
-    """Samples from rows; time them, show them, and leave the model as it was.
-
-    The time that the caller spends with a sample is not counted.
-    """
+    """Samples from rows; time them, without what the caller spends with a sample, show them, and leave the model as it
+    was."""
     tokens, seconds = 0, 0.0
     training = coder.model.training
     coder.model.eval()  # no dropout

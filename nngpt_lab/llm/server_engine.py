@@ -76,11 +76,8 @@ class Server:
         return about | {"url": self.url, "top_k": self.top_k, "texts": "not repeatable"}
 
     def check(self) -> None:
-        """Whether the server answers and has the model.
-
-        Raises:
-            UsageError: no such model there, or no key. DataError: the server does not answer.
-        """
+        """Whether the server answers and has the model. UsageError: no such model there, or no key; DataError: the
+        server does not answer."""
         listed = self.ask("/models").get("data") or []
         names = [str(each.get("id")) for each in listed]
         if names and self.model not in names:
@@ -109,14 +106,9 @@ class Server:
     def chats(
         self, asked: Sequence[list[dict[str, str]]], seeds: Sequence[int], settings: Mapping[str, Any], at_once: int
     ) -> Iterator[tuple[int, Answer]]:
-        """Yield (index of the messages, their answer) as answers come.
-
-        Args:
-            asked: messages of each prompt; the server applies the model's chat template.
-            seeds: one for each.
-            settings: temperature, top_p, max_tokens, top_k (sent if the server takes it and it is not 0).
-            at_once: requests under way at a time.
-        """
+        """Yield (index of the messages, their answer) as answers come, ``at_once`` requests under way at a time; the
+        server applies the model's chat template. ``settings``: temperature, top_p, max_tokens, top_k (sent if the
+        server takes it and it is not 0)."""
         sent = {name: value for name, value in settings.items() if name != "top_k" or (self.top_k and value)}
 
         def chat(place: int) -> Answer:
@@ -133,11 +125,8 @@ class Server:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None, timeout: float = 10.0) -> Any:
-        """What the server answers to a request, read as JSON ({} if it is none); a busy one is asked again.
-
-        Raises:
-            Refused: it answers with an error. DataError: it does not answer.
-        """
+        """What the server answers to a request, read as JSON ({} if it is none); a busy one is asked again. Refused: it
+        answers with an error; DataError: it does not answer."""
         headers = {"Content-Type": "application/json", **self._key()}
         data = None if body is None else json.dumps(body).encode()
         for wait in (*WAITS, None):

@@ -55,12 +55,8 @@ def possible(model: torch.nn.Module) -> bool:
 
 
 class SlotLayer(DynamicLayer):
-    """One layer's keys and values, (slots, heads, width, dimension); a step writes each row at its own position.
-
-    Args:
-        states: keys and values as the model makes them: their heads, dimension and dtype.
-        positions: (slots,), where the next step writes; shared by all layers.
-    """
+    """One layer's keys and values, (slots, heads, width, dimension), of heads, dimension and dtype as ``states``; a
+    step writes each row at its own of the ``positions`` (slots,), which all layers share."""
 
     def __init__(self, states: Any, positions: Tensor, width: int):
         super().__init__()
@@ -87,16 +83,11 @@ class SlotLayer(DynamicLayer):
 
 
 class Slots:
-    """The buffers, the step, and on CUDA the graph that repeats it.
+    """The buffers, the step, and on CUDA the graph that repeats it, for a model for which :func:`possible` holds. Of
+    all ``rows`` to be written the longest decides the number of columns; ``most``: slots, if a GPU's memory allows it.
 
-    Args:
-        model: a causal LM for which :func:`possible` holds, with or without an adapter.
-        rows: all that is to be written: their longest text decides the number of columns.
-        most: slots, if a GPU's memory allows it.
-
-    Raises:
-        Whatever an architecture makes of masks and states that it does not expect, or a GPU whose memory is full:
-        before any work.
+    Raises whatever an architecture makes of masks and states that it does not expect, or a GPU whose memory is full:
+    before any work.
     """
 
     @torch.inference_mode()
@@ -122,10 +113,8 @@ class Slots:
             buffer.zero_()
 
     def step(self) -> None:
-        """Write each slot's token into the cache and choose its next one, all on the device.
-
-        Nothing comes from the host and nothing goes there, or a graph would repeat it as it once was.
-        """
+        """Write each slot's token into the cache and choose its next one, all on the device: nothing comes from the
+        host and nothing goes there, or a graph would repeat it as it once was."""
         tokens, positions = self._tokens[:, None], self._positions[:, None]
         with _packed_heads(self._forward.config):
             logits = self._forward(tokens, positions, self._mask(), self._cache)
@@ -177,10 +166,8 @@ class Slots:
         return states, logits
 
     def _mask(self) -> Tensor | dict[str, Tensor]:
-        """What is added to the scores of (slots, 1, 1, width): 0, or minus infinity where nothing shall be seen.
-
-        transformers passes four dimensions on as they are; by kind of layer where there are several.
-        """
+        """What is added to the scores of (slots, 1, 1, width): 0, or minus infinity where nothing shall be seen; by
+        kind of layer where there are several. transformers passes four dimensions on as they are."""
         columns, here = self._columns, self._positions[:, None, None, None]
         nothing = self._cache.layers[0].keys.new_zeros(self.count, 1, 1, len(columns))
         masks = {}
@@ -194,10 +181,7 @@ class Slots:
 
 def write(slots: Slots, rows: Iterable[Row], ends: frozenset[int], name: str) -> Iterator[Row]:
     """Yield rows as they are done; those of equal prompts are begun one after the other, so that it is read once.
-
-    Raises:
-        LabError: the scores of the model (called ``name``) are not numbers.
-    """
+    LabError if the scores of the model (called ``name``) are not numbers."""
     waiting = deque(sorted(rows, key=lambda row: (tuple(row.prompt), row.index)))
     free, live = list(range(slots.count))[::-1], dict[int, Row]()
     try:
@@ -223,10 +207,8 @@ def write(slots: Slots, rows: Iterable[Row], ends: frozenset[int], name: str) ->
 
 
 def record(step: Callable[[], None], forward: Forward) -> torch.cuda.CUDAGraph | None:
-    """The step as a CUDA graph; None where there is none: on a CPU, with 4 bits, or where a step asks the host.
-
-    It runs the step a few times in any case, so that one which cannot run at all fails here.
-    """
+    """The step as a CUDA graph; None where there is none: on a CPU, with 4 bits, or where a step asks the host. It runs
+    the step a few times in any case, so that one which cannot run at all fails here."""
     step()
     device = forward.device
     if device.type != "cuda":

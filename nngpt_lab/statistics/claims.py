@@ -112,10 +112,8 @@ class Fact:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a notebook found for a claim, in the claim's unit, and what a reader should know of it.
-
-    ``estimate`` None: not measured, but ``note`` adds to the reason why. Its n counts independent units.
-    """
+    """What a notebook found for a claim, in the claim's unit, and what a reader should know of it. ``estimate``, whose
+    n counts independent units, is None where it was not measured; ``note`` then adds to the reason why."""
 
     estimate: Estimate | None
     note: str = ""

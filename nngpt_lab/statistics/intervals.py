@@ -60,10 +60,8 @@ def difference_of_proportions(a: int, n_a: int, b: int, n_b: int) -> Estimate:
 
 
 def difference_of_paired_proportions(only_first: int, only_second: int, n: int) -> Estimate:
-    """Difference of two proportions of the same ``n`` units, of which so many succeed in the one or the other alone.
-
-    With the adjusted Wald interval of Bonett and Price (2012), which adds one to both counts.
-    """
+    """Difference of two proportions of the same ``n`` units, of which so many succeed in the one or the other alone,
+    with the adjusted Wald interval of Bonett and Price (2012), which adds one to both counts."""
     first, second = ((count + 1) / (n + 2) for count in (only_first, only_second))
     reach = Z * np.sqrt(max(first + second - (first - second) ** 2, 0) / (n + 2))
     low, high = max(first - second - reach, -1), min(first - second + reach, 1)
@@ -83,10 +81,7 @@ def difference_of_means(a: np.ndarray, b: np.ndarray) -> Estimate:
 
 
 def bootstrap(values: np.ndarray, statistic: Callable, rng: np.random.Generator, resamples: int) -> Estimate:
-    """``statistic(values)`` with a percentile bootstrap interval; rows of ``values`` are the units.
-
-    ``statistic`` maps an array of shape (n,) or (n, k) to a float. Cost: ``resamples`` calls.
-    """
+    """``statistic(values)``, a float of an array (n,) or (n, k), with a percentile bootstrap interval over its rows."""
     values = np.asarray(values)
     n = len(values)
     if not n:
@@ -96,10 +91,8 @@ def bootstrap(values: np.ndarray, statistic: Callable, rng: np.random.Generator,
 
 
 def resample_counts(rng: np.random.Generator, units: int, resamples: int) -> np.ndarray:
-    """How often each unit is drawn in each bootstrap sample, shape (resamples, units).
-
-    ``rng.multinomial`` has the same law and takes ten times as long where there are thousands of units.
-    """
+    """How often each unit is drawn in each bootstrap sample, shape (resamples, units). ``rng.multinomial`` has the same
+    law and takes ten times as long where there are thousands of units."""
     drawn = rng.integers(0, units, (resamples, units)) + units * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * units).reshape(resamples, units)
 
@@ -121,9 +114,7 @@ def cluster_mean(
     weights: np.ndarray | None = None,
 ) -> Estimate:
     """Mean of ``values`` with a bootstrap interval that resamples whole clusters (questions of one architecture, say).
-
-    ``n`` counts clusters: they are what is independent. Cost: O(resamples * clusters).
-    """
+    ``n`` counts clusters: they are what is independent. Cost: O(resamples * clusters)."""
     weights = np.ones(len(values)) if weights is None else weights
     _, code = np.unique(clusters, return_inverse=True)
     total, count = np.bincount(code, weights=values * weights), np.bincount(code, weights=weights)

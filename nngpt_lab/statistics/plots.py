@@ -26,10 +26,8 @@ Ends = tuple[str, str]
 
 
 def panels(titles: Collection[str], width: float, height: float, **grid) -> tuple[Figure, list[Axes]]:
-    """Panels side by side, one a title, with a common vertical axis; one without a title if there are none.
-
-    ``width``: of the whole figure, inches; ``grid`` goes to ``Figure.subplots``.
-    """
+    """Panels side by side, one a title, with a common vertical axis; one without a title if there are none. ``width``:
+    of the whole figure, inches."""
     grid = {"sharey": True, "squeeze": False, **grid}
     figure, axes = new_figure(1, max(len(titles), 1), width=width, height=height, **grid)
     for ax, title in zip(axes[0], titles, strict=False):
@@ -49,12 +47,8 @@ def points(
     looks: Sequence[dict[str, Any]] | None = None,
     **style,
 ) -> None:
-    """Column ``name`` as points at the places ``at``, with intervals.
-
-    Args:
-        horizontal: the places are heights, and values run to the right.
-        looks: the style of each point, on top of ``style`` (that of ``Axes.errorbar``).
-    """
+    """Column ``name`` as points at the places ``at``, with intervals. ``horizontal``: the places are heights, and
+    values run to the right. ``looks``: the style of each point, on top of ``style`` (that of ``Axes.errorbar``)."""
     if looks is not None:
         for i, (place, look) in enumerate(zip(at, looks, strict=True)):
             points(ax, [place], table[i : i + 1], name, ends=ends, scale=scale, horizontal=horizontal, **style | look)
@@ -105,10 +99,8 @@ def lines(
 
 
 def stack(ax: Axes, table: pd.DataFrame, looks: Mapping[str, Mapping], horizontal: bool = True, **style) -> None:
-    """A bar for each row of ``table``, at its index, made of the columns that ``looks`` has a style for, in its order.
-
-    ``looks``: keywords of ``Axes.bar`` by column: label, facecolor, hatch.
-    """
+    """A bar for each row of ``table``, at its index, made of the columns that ``looks`` has keywords of ``Axes.bar``
+    for (label, facecolor, hatch), in its order."""
     draw = ax.barh if horizontal else ax.bar
     base = np.zeros(len(table))
     for name, look in looks.items():

@@ -22,13 +22,9 @@ from nngpt_lab.study.samples import LOOP, check, over
 
 @dataclass(frozen=True)
 class Independent:
-    """Independent samples of the untuned model.
-
-    Attributes:
-        n: how many.
-        values: valid (share of them), mean and median (accuracy of those trained), a share per threshold (of those
-            trained), and best: expected of as many as a run of the loop draws in a step. Nan where nothing was trained.
-    """
+    """Independent samples of the untuned model: how many, and what they give, by name: valid (share of them), mean and
+    median (accuracy of those trained), a share per threshold (of those trained), and best: expected of as many as a run
+    of the loop draws in a step. Nan where nothing was trained."""
 
     n: int
     values: Mapping[str, float]
@@ -48,14 +44,8 @@ def independent_samples(samples: pd.DataFrame, step: str, arm: str | None) -> pd
 def independent(
     samples: pd.DataFrame, step: str, arm: str | None = None, thresholds: Mapping[str, float] | None = None
 ) -> Independent:
-    """What as many independent samples give in a step.
-
-    Args:
-        samples: with a column ``valid``, too.
-        step: name of the column that counts steps.
-        arm: as of :func:`independent_samples`.
-        thresholds: accuracies by the name of the share that reaches them.
-    """
+    """What as many independent samples give in a step; ``samples`` with a column ``valid``, too, ``arm`` as of
+    :func:`independent_samples`, ``thresholds``: accuracies by the name of the share that reaches them."""
     drawn = independent_samples(samples, step, arm)
     per_step = samples[(samples["arm"] == LOOP) & (samples[step] == 1)].groupby("seed").size()
     values = {"valid": drawn["valid"].mean(), "mean": drawn["score"].mean(), "median": drawn["score"].median()}

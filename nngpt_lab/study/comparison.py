@@ -8,7 +8,7 @@ measure's own, as :attr:`Comparison.method` says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,10 +68,8 @@ class Statistic:
 
 @dataclass(frozen=True)
 class PairedProportion:
-    """A share of samples that stand in pairs: rows of both tables are the same samples in the same order.
-
-    ``column`` says which of them succeed.
-    """
+    """A share of samples that stand in pairs, those that succeed in ``column``: rows of both tables are the same
+    samples in the same order."""
 
     label: str
     column: str
@@ -161,7 +159,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, measure: Measure, *, inde
     pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
     if pairs.shape[1] < SEEDS:
         return measure.within(first, second) if independent else _of_few_runs(first, second, measure)
-    difference = over_seeds(pairs[0] - pairs[1])
+    difference = intervals.t_interval(pairs[0] - pairs[1])
     if not np.isfinite(difference.low):
         return Comparison(*pairs.mean(axis=1), difference, EQUAL)
     return Comparison(*pairs.mean(axis=1), difference, PAIRED, float(stats.ttest_rel(*pairs).pvalue))
@@ -171,12 +169,6 @@ def _of_few_runs(first: pd.DataFrame, second: pd.DataFrame, measure: Measure) ->
     """No interval; n counts the seeds that both have."""
     values, n = (measure.value(first), measure.value(second)), len(set(first["seed"]) & set(second["seed"]))
     return Comparison(*values, _without_interval(values[0] - values[1], n), TOO_FEW_SEEDS[min(n, SEEDS - 1)])
-
-
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean with a t-interval; none (nan) for fewer than :data:`SEEDS` values, or for values that do not differ."""
-    mean = intervals.t_interval(values)
-    return mean if mean.n >= SEEDS else _without_interval(mean.value, mean.n)
 
 
 def share(successes: float, trials: float) -> float:

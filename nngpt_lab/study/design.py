@@ -168,11 +168,8 @@ def get_arms(names: str, arms: Mapping[str, A]) -> list[A]:
 
 
 def describe(design: Design, own: Design | None = None) -> pd.DataFrame:
-    """A design or protocol as a table of its fields: columns setting, value.
-
-    Args:
-        own: the design as the profile has it; where that differs, a column ``instead_of`` says what was replaced.
-    """
+    """A design or protocol as a table of its fields: columns setting, value. ``own``: the design as the profile has it;
+    where that differs, a column ``instead_of`` says what was replaced."""
     table = pd.DataFrame([(words(name), _said(value)) for name, value in vars(design).items()], columns=SETTING)
     if own is None or own == design:
         return table

@@ -48,12 +48,9 @@ RATES = {  # benchmarks/results: gpu.md (one H200, 0.5 B; candidates: paper B's 
 def of_a_loop(
     design: LoopDesign, arms: Sequence[Arm], seeds: int, *, texts: int, candidates: int, pairs: int, once: int
 ) -> Work:
-    """What a loop's runs take at most, one for each arm and seed.
-
-    Args:
-        texts, candidates, pairs: that a run writes, trains, and is tuned on in all its cycles.
-        once: texts that are written and trained whatever the runs.
-    """
+    """What a loop's runs take at most, one for each arm and seed. ``texts``, ``candidates``, ``pairs``: that a run
+    writes, trains, and is tuned on in all its cycles; ``once``: texts that are written and trained whatever the
+    runs."""
     writing = seeds * sum(arm.proposer == "coder" for arm in arms)
     tuning = seeds * sum(arm.tuned for arm in arms)
     longest = min(design.recipe.max_length, 2 * design.decoding.max_new_tokens)
@@ -68,10 +65,7 @@ def of_a_loop(
 
 
 def expected(work: Work, coder: str, recipe: Recipe, device: str) -> str:
-    """The work in a sentence, with time and disk for a model on a device (``cpu`` or ``cuda``).
-
-    UsageError if there is no such model.
-    """
+    """The work in a sentence, with time and disk for a model on a device (``cpu`` or ``cuda``)."""
     weights, _ = models.size(models.find(coder))
     rates = RATES[device.partition(":")[0]]
     tokens = work.written / rates.written + work.read / rates.read + work.tuned / rates.tuned

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -26,6 +27,7 @@ from nngpt_lab.llm import lora, models
 from nngpt_lab.llm.catalogue import GIB
 from nngpt_lab.llm.models import Coder, one_thread
 from nngpt_lab.llm.server_engine import Server
+from nngpt_lab.records.results import Results
 from nngpt_lab.sandbox.parent import layers_here
 from nngpt_lab.sandbox.status import VALID
 from nngpt_lab.study.design import Arm, Design, LoopDesign
@@ -35,17 +37,13 @@ ALONE = 2  # workers of a run that goes on beside others: their candidates, whil
 RUN_GIB = 2  # of memory for each such run, beside a model, its gradients and optimizer
 D = TypeVar("D", bound=Design)
 L = TypeVar("L", bound=LoopDesign)
+B = TypeVar("B", bound="Bench")
 
 
 @dataclass(frozen=True)
 class Lab(Generic[D]):
-    """What all runs of a design share.
-
-    Attributes:
-        coder: the base model, bare between runs.
-        folder: adapters and records, a folder a run.
-        progress: whether progress bars are shown; on a terminal only, in any case.
-    """
+    """What all runs of a design share: ``coder``, the base model, bare between runs; ``folder`` of adapters and
+    records, a folder a run; ``progress``: whether bars are shown, on a terminal only in any case."""
 
     design: D
     coder: Coder
@@ -60,13 +58,8 @@ class Lab(Generic[D]):
 
 @dataclass(frozen=True)
 class Bench(Lab[L]):
-    """A lab that trains and scores what its model writes.
-
-    Attributes:
-        proxy, pool: what scores candidates, and the processes that do it.
-        ledger: every sample and outcome.
-        corpus: what was published before, as its paper's ``lab.py`` says.
-    """
+    """A lab that trains and scores what its model writes: what scores candidates and the processes that do it, the
+    ledger of every sample and outcome, and ``corpus``, what was published before, as its paper's ``lab.py`` says."""
 
     proxy: Proxy
     pool: Pool
@@ -75,15 +68,8 @@ class Bench(Lab[L]):
 
 
 def check(design: Any, device: str, arms: Sequence[Arm] = ()) -> None:
-    """Whether the models of a design can be loaded and tuned on a device; the error that would come later, before any
-    work.
-
-    Args:
-        arms: that will be run; a served model without weights cannot be tuned.
-
-    Raises:
-        UsageError, DataError: as of ``models.check`` and ``lora.check``.
-    """
+    """Whether the models of a design can be loaded and tuned on a device, and a served one by these ``arms``: the
+    errors of ``models.check`` and ``lora.check`` that would come later, before any work."""
     for coder in getattr(design, "coders", None) or (design.coder,):
         named = models.find(coder)
         if tunable := not isinstance(named, Server) or bool(named.weights):
@@ -141,6 +127,21 @@ def open_bench(
     coder = coder or models.load(design.coder, device, four_bit=design.four_bit)
     with open_pool(proxy, workers) as pool, one_thread():
         yield Bench(design, coder, Path(folder), proxy, pool, ledger, published, progress=progress)
+
+
+@contextlib.contextmanager
+def opened(
+    results: Results,
+    name: str,
+    open_lab: Callable[..., AbstractContextManager[B]],
+    design: Any,
+    workers: int,
+    **options,
+) -> Iterator[B]:
+    """A paper's lab for a notebook: with its ledger, a folder ``name`` among its results, and its profile's device."""
+    options |= {"device": results.profile.device, "workers": workers}
+    with Ledger(results.ledger_file) as ledger, open_lab(design, ledger, results.folder / name, **options) as lab:
+        yield lab
 
 
 def run_ahead(lab: Bench, open_lab: Callable, run: Callable[..., Any], calls: Sequence[tuple], workers: int) -> None:

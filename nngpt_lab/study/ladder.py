@@ -31,18 +31,11 @@ COLUMNS = ["model", "weights", "state", "rise", "rise_low", "rise_high", "n", "m
 
 
 def scale_ladder(samples: pd.DataFrame, step: str, coder: str, published: str, last: int = 5) -> pd.DataFrame:
-    """A row for each registered model, the smallest first; filled in for the one whose loop this is.
+    """A row for each registered model and the design's own (``coder``), the smallest first; filled in for the one whose
+    loop this is. ``published``: the paper's own model; ``last`` steps at the end are compared with the first one.
 
-    Args:
-        samples: as the loop's tables take them.
-        step: name of the column that numbers the steps.
-        coder: the design's model, whether it is registered or not.
-        published: the paper's own model.
-        last: steps at the end that are compared with the first one.
-
-    Returns:
-        :data:`COLUMNS`: rise is the mean accuracy of the last steps minus the first's, with the interval and n of
-        :mod:`nngpt_lab.study.comparison`; valid is the positive control, with Wilson's interval.
+    Returns :data:`COLUMNS`: rise is the mean accuracy of the last steps minus the first's, with the interval and n of
+    :mod:`nngpt_lab.study.comparison`; valid is the positive control, with Wilson's interval.
     """
     rows = []
     for model in dict.fromkeys((*RUNGS, published, coder)):

@@ -29,10 +29,8 @@ UNKNOWN = {"color": MUTED, "marker": "P", "linestyle": "-"}
 
 
 def arm_looks(table: pd.DataFrame, numbered: bool = False) -> dict[str, dict]:
-    """The styles of a table's arms (column arm), in order of appearance, the loop first.
-
-    An arm that :data:`LOOKS` does not know is grey, or, where ``numbered``, has the style of its place.
-    """
+    """The styles of a table's arms (column arm), in order of appearance, the loop first. An arm that :data:`LOOKS` does
+    not know is grey, or, where ``numbered``, has the style of its place."""
     looks = {}
     for number, arm in enumerate(arms(table)):
         other = STYLES[number % len(STYLES)] if numbered else UNKNOWN

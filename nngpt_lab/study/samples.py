@@ -57,18 +57,13 @@ def over(scores: pd.Series, threshold: float) -> tuple[int, int]:
 def step_table(
     samples: pd.DataFrame, step: str, counted: Callable[[pd.DataFrame], Mapping[str, float]], **constant: str
 ) -> pd.DataFrame:
-    """One row per arm, seed and step.
+    """One row per arm, seed and step, from samples with a column ``valid``, too; ``counted`` gives more columns of a
+    row, ``constant`` columns that are alike in every row.
 
-    Args:
-        samples: with a column ``valid``, too.
-        counted: more columns of a row, from its samples.
-        constant: more columns, alike in every row.
-
-    Returns:
-        The constant columns; arm, seed, ``step``; sampled, valid, trained (counts); mean, median, best (accuracy of
-        those trained, nan without any); what ``counted`` gives; tokens; and sampling_seconds, evaluation_seconds,
-        selection_seconds, tuning_seconds (wall clock: sampling goes on while other candidates are evaluated, and
-        evaluation is what was waited for beside it).
+    Columns: the constant ones; arm, seed, ``step``; sampled, valid, trained (counts); mean, median, best (accuracy of
+    those trained, nan without any); what ``counted`` gives; tokens; and sampling_seconds, evaluation_seconds,
+    selection_seconds, tuning_seconds (wall clock: sampling goes on while other candidates are evaluated, and
+    evaluation is what was waited for beside it).
     """
     rows = []
     for (arm, seed, number), part in parts(samples, step, ["seed", step]):
@@ -90,13 +85,10 @@ def pooled_steps(
     the seeds, with t-intervals, where at least three have a trained sample in this step, and of all samples with
     bootstrap intervals otherwise (column ``unit``): these say nothing about another run.
 
-    Args:
-        samples: with a column ``valid``, too.
-        thresholds: accuracies by the name of the column that holds the share of those trained that reach it.
-
-    Returns:
-        arm, ``step``, seeds, sampled, trained; valid, a column per threshold, mean, median, each with ``_low`` and
-        ``_high``; best (mean over the seeds of the step's best), best_lowest, best_highest (of the seeds); unit.
+    ``samples``: with a column ``valid``, too; ``thresholds``: accuracies by the name of the column that holds the share
+    of those trained that reach it. Columns: arm, ``step``, seeds, sampled, trained; valid, a column per threshold,
+    mean, median, each with ``_low`` and ``_high``; best (mean over the seeds of the step's best), best_lowest,
+    best_highest (of the seeds); unit.
     """
     rows = []
     for (arm, number), part in parts(samples, step, [step]):
@@ -118,14 +110,9 @@ def over_runs(runs: Sequence[np.ndarray], statistic: Callable, rng: np.random.Ge
     """A statistic of runs: from three on its mean over them with a t-interval, else of all values with a bootstrap's.
 
     The t-interval covers another run as often as it says (``intervals.t_interval``); the bootstrap covers the values of
-    these runs alone.
-
-    Args:
-        runs: values of each run, shape (n,) or (n, k).
-        statistic: takes an array of values and the axis along which they stand, as ``numpy.mean`` does.
-
-    Returns:
-        Without an interval (nan) for fewer than :data:`FEWEST` values, or where a run has no statistic.
+    these runs alone. ``runs``: values of each, shape (n,) or (n, k); ``statistic`` takes an array and the axis along
+    which values stand, as ``numpy.mean`` does. No interval (nan) for fewer than :data:`FEWEST` values, or where a run
+    has none.
     """
     values = np.concatenate(runs) if runs else np.zeros(0)
     whole = float(statistic(values, axis=0)) if len(values) else np.nan

@@ -30,10 +30,8 @@ CLASSES = 10
 
 
 def load(sources: pd.DataFrame) -> pd.DataFrame:
-    """LEMUR's sources (columns name, family, code_hash) with their counts: columns name, family, weights, reason.
-
-    ``weights`` is null where none could be counted, and ``reason`` says why. DataError if the file is of other sources.
-    """
+    """LEMUR's sources (columns name, family, code_hash) with their counts: columns name, family, weights (null where
+    none could be counted, ``reason`` says why), reason. DataError if the file is of other sources."""
     counts = pd.read_parquet(FILE).astype({"weights": "Int64"})
     table = sources[["name", "family", "code_hash"]].merge(counts, on=["name", "code_hash"], how="left")
     if table["reason"].isna().any():

@@ -40,10 +40,8 @@ def stratified(table: pd.DataFrame, group: str, size: int, rng: np.random.Genera
 
 
 def evaluated(codes: pd.Series, proxy: Proxy, ledger: Ledger, workers: int | None, seed: int = 0) -> pd.DataFrame:
-    """What came of each code: status, score, parameters, message, seconds; with the index of ``codes``.
-
-    What the ledger holds is not computed again.
-    """
+    """What came of each code: status, score, parameters, message, seconds; with the index of ``codes``. What the ledger
+    holds is not computed again."""
     candidates = [Candidate("", code, proxy.protocol.kind) for code in codes]
     outcomes = pool.evaluate(candidates, proxy, ledger, seeds=(seed,), workers=workers)
     columns = ["status", "score", "parameters", "message", "seconds"]
@@ -90,10 +88,8 @@ def novelty_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def agreement(frame: pd.DataFrame, seed: int, resamples: int) -> pd.DataFrame:
-    """Spearman's correlation of our score with the recorded accuracy, over all and within each group.
-
-    Rows: group, n, spearman with its bootstrap interval (low, high). Groups with fewer than ``LEAST`` are left out.
-    """
+    """Spearman's correlation of our score with the recorded accuracy, over all and within each group: group, n,
+    spearman with its bootstrap interval (low, high). Groups with fewer than ``LEAST`` are left out."""
     known = frame.dropna(subset=["score", "recorded"])
     rows = []
     for place, (group, part) in enumerate([("all", known), *known.groupby("group")]):

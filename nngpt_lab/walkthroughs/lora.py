@@ -112,10 +112,8 @@ def low_rank(rows: int, columns: int, rank: int, generator: torch.Generator) -> 
 
 
 def best_error(target: Tensor, rank: int) -> float:
-    """The smallest share of the target's squared entries that any matrix of this rank leaves unexplained.
-
-    From the singular values beyond the first ``rank`` (Eckart & Young 1936).
-    """
+    """The smallest share of the target's squared entries that any matrix of this rank leaves unexplained, from the
+    singular values beyond the first ``rank`` (Eckart & Young 1936)."""
     squares = torch.linalg.svdvals(target.double()) ** 2
     return float(squares[rank:].sum() / squares.sum())
 
@@ -170,12 +168,8 @@ def draw_rank_against_fit(table: pd.DataFrame, target_rank: int) -> Figure:
 
 
 def draw_tuning(curve: pd.DataFrame, losses: pd.DataFrame) -> Figure:
-    """Left the loss of each step (dots) and its mean by epoch (line), right that of each text before and after tuning.
-
-    Args:
-        curve: from ``lora.tune``: step, epoch, loss.
-        losses: one row per text: tuned_on (bool), before, after; in nats per token of the answer.
-    """
+    """Left the loss of each step (dots) and its mean by epoch (line; ``curve`` of ``lora.tune``), right that of each
+    text before and after tuning (``losses``: tuned_on (bool), before, after; nats per token of the answer)."""
     figure, (left, right) = new_figure(1, 2, width=9, height=3.8, sharey=True)
     left.scatter(curve["step"], curve["loss"], color=MUTED, s=12, label="a step")
     by_epoch = curve.groupby("epoch")[["step", "loss"]].mean()

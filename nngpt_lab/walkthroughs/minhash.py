@@ -46,12 +46,8 @@ def membership(first: Sequence[tuple[str, ...]], second: Sequence[tuple[str, ...
 
 
 def signatures(first: np.ndarray, second: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Smallest rank of each set under each permutation, as (2, permutations).
-
-    Args:
-        first, second: whether each of n elements belongs to the set, bool (n,); each set has a member.
-        ranks: one permutation of 0 ... n - 1 a row, (permutations, n): the rank that each element gets.
-    """
+    """Smallest rank of each set under each permutation, as (2, permutations). ``first``, ``second``: whether each of n
+    elements belongs to the set, bool (n,); ``ranks``: one permutation of 0 ... n - 1 a row, (permutations, n)."""
     return np.stack([ranks[:, first].min(axis=1), ranks[:, second].min(axis=1)])
 
 
@@ -77,10 +73,8 @@ def random_ranks(elements: int, count: int, rng: np.random.Generator) -> np.ndar
 
 
 def pair_of_sets(similarity: float, union: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two sets, each as bool (union,), whose Jaccard index is ``similarity`` rounded to a multiple of 1 / union.
-
-    What is not shared goes to the two in turn, so that neither holds the other unless one element alone is not shared.
-    """
+    """Two sets, each as bool (union,), whose Jaccard index is ``similarity`` rounded to a multiple of 1 / union. What
+    is not shared goes to the two in turn, so that neither holds the other unless one element alone is not shared."""
     element, common = np.arange(union), round(similarity * union)
     shared, even = element < common, element % 2 == 0
     return shared | even, shared | ~even
@@ -132,13 +126,9 @@ def simulate_retrieval(
 ) -> pd.DataFrame:
     """The share of pairs that LSH looks at, for pairs of known similarity and random permutations.
 
-    Args:
-        similarities: of the pairs, rounded to twentieths: two sets have 20 members together.
-        cuts: (bands, rows) by name.
-        repeats: pairs of each similarity, each with permutations of its own.
-
-    Returns:
-        cut, bands, rows, jaccard, repeats, share with its Wilson interval (low, high), and theory.
+    ``similarities`` of the pairs, rounded to twentieths: two sets have 20 members together; ``cuts``: (bands, rows) by
+    name; ``repeats``: pairs of each similarity, each with permutations of its own. Columns: cut, bands, rows, jaccard,
+    repeats, share with its Wilson interval (low, high), and theory.
     """
     table = []
     for (name, (bands, rows)), similarity in product(cuts.items(), similarities):

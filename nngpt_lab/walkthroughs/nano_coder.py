@@ -94,10 +94,8 @@ def _narrowed(code: str) -> dict:
 
 
 def check(corpus: pd.DataFrame, ledger: Ledger, workers: int | None = None) -> pd.DataFrame:
-    """Instantiate and train each narrowed network for two steps. Columns status and parameters, like ``corpus``.
-
-    What is too long has the status ``too long`` and is not run.
-    """
+    """Instantiate and train each narrowed network for two steps: columns status and parameters, like ``corpus``. What
+    is too long has the status ``too long`` and is not run."""
     codes = corpus.loc[corpus["characters"] <= LONGEST, "code"]
     outcomes = evaluated(codes, proxy.prepare(CHECK), ledger, workers)
     return outcomes[["status", "parameters"]].reindex(corpus.index).fillna({"status": "too long"})
@@ -202,11 +200,7 @@ RECIPES = {
 
 
 def recipe(name: str, networks: int | None = None, epochs: int | None = None) -> Recipe:
-    """The recipe of that name, with another number of networks or epochs where they are not None.
-
-    Raises:
-        UsageError: no such recipe, or a number below 1 or not whole.
-    """
+    """The recipe of that name, with another number of networks or epochs where they are not None."""
     own = named("recipe", name, RECIPES)
     schedule = replace(own.schedule, epochs=choose("epochs", epochs, own.schedule.epochs))
     size: Any = own.networks  # None: all that there are
@@ -283,12 +277,8 @@ def answers(coder: Coder, count: int, seed: int = 0) -> pd.DataFrame:
 
 
 def try_out(written: pd.DataFrame, ledger: Ledger, workers: int | None = None) -> pd.DataFrame:
-    """Train each answer that keeps the contract for one epoch on digits.
-
-    Returns:
-        ``written`` (of :func:`answers`) with the columns status (after training, the contract's where it was not kept),
-        score and parameters; what failed has no score.
-    """
+    """Train each of the ``written`` answers (of :func:`answers`) that keeps the contract for one epoch on digits; adds
+    status (after training, the contract's where it was not kept), score and parameters. What failed has no score."""
     texts = written.loc[written["contract"] == "ok", "text"]
     codes = texts.map(lambda text: extract(text, Kind.ARCHITECTURE).code)
     outcomes = evaluated(codes, proxy.prepare("digits"), ledger, workers)

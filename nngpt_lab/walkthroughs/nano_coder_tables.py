@@ -131,10 +131,8 @@ def lengths_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def losses_by_family(coder: Coder, text: TrainingText, corpus: pd.DataFrame) -> pd.DataFrame:
-    """Nats per token by family (rows) and part (columns, each with its number of networks).
-
-    On at most 100 networks of each family and part, spread evenly over the corpus's order.
-    """
+    """Nats per token by family (rows) and part (columns, each with its number of networks), on at most 100 networks of
+    each, spread evenly over the corpus's order."""
     rows: dict[str, Any] = {}
     for part, whole in text.networks.items():
         families = corpus.loc[corpus["part"] == part, "family"].reset_index(drop=True)
@@ -180,10 +178,8 @@ def statuses(tried: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside_shipped(facts: dict, shipped: dict) -> pd.DataFrame:
-    """The numbers of this run's card and of the shipped weights' card, a row each.
-
-    Columns train, best and reserved: nats per token; valid: the share of answers that keep the contract.
-    """
+    """The numbers of this run's card and of the shipped weights' card, a row each: train, best and reserved are nats
+    per token, valid is the share of answers that keep the contract."""
     rows = [
         {
             "weights": name,
@@ -201,10 +197,8 @@ def beside_shipped(facts: dict, shipped: dict) -> pd.DataFrame:
 
 
 def draw_tokens(pieces: Sequence[str], kinds: Sequence[str]) -> str:
-    """A text as HTML, each token in a box: numbers orange, layers green, others in two alternating colours.
-
-    A line break that begins a token is shown as a sign, so that it can be seen which line it belongs to.
-    """
+    """A text as HTML, each token in a box: numbers orange, layers green, others in two alternating colours. A line
+    break that begins a token is shown as a sign, so that it can be seen which line it belongs to."""
     spans = []
     for place, (piece, kind) in enumerate(zip(pieces, kinds, strict=True)):
         colour = TOKEN_COLOURS.get(kind, ALTERNATING[place % 2])

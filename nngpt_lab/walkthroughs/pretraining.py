@@ -119,10 +119,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast, architecture: Architecture, se
 
 
 def batches(documents: Sequence[Example], tokens_per_batch: int, rng: np.random.Generator) -> list[list[Example]]:
-    """Documents of like length together, each row one document from its start, batches in random order.
-
-    Lengths are jittered before sorting, so that the same documents do not meet in every epoch.
-    """
+    """Documents of like length together, each row one document from its start, batches in random order. Lengths are
+    jittered before sorting, so that the same documents do not meet in every epoch."""
     lengths = np.array([len(document.ids) for document in documents])
     order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)), kind="stable")
     filled = list(lora.fill(order, lengths, tokens_per_batch))
@@ -137,15 +135,9 @@ def pretrain(
     folder: Path,
     minutes: float | None = None,
 ) -> pd.DataFrame:
-    """Train in place.
-
-    Args:
-        folder: for this run alone; keep a checkpoint there after each epoch, and go on from the one that is there.
-        minutes: stop after the epoch in which this time has passed; None: no limit.
-
-    Returns:
-        One row per step: step, epoch, lr, loss (nats per token), tokens (answers'), seconds since the start.
-    """
+    """Train in place: a row per step, step, epoch, lr, loss (nats per token), tokens (answers'), seconds since the
+    start. ``folder``: for this run alone; a checkpoint is kept there after each epoch, and the one that is there goes
+    on. ``minutes``: stop after the epoch in which this time has passed; None: no limit."""
     rng = np.random.default_rng(seed)
     epochs = [batches(documents, schedule.tokens_per_batch, rng) for _ in range(schedule.epochs)]
     steps = [(epoch, batch) for epoch, whole in enumerate(epochs) for batch in whole]

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nngpt_lab import report
 from nngpt_lab.statistics import claims
 from nngpt_lab.statistics.claims import (
     Claim,
@@ -449,8 +448,3 @@ def test_a_measurement_of_too_few_or_of_one_says_so():
     assert enough.loc["B-first-epoch-guide", "note"] == ""
     assert "No interval over 40 configurations." in table.loc["B-first-epoch-architecture", "note"]
     assert table.loc["B-first-epoch-architecture", "verdict"] == MAYBE
-
-
-def test_the_report_knows_every_verdict_and_sign():
-    assert tuple(report.VERDICTS) == claims.VERDICTS and set(claims.DECIDED) < set(claims.VERDICTS)
-    assert report.UNJUDGED == (claims.WAITING, claims.UNTESTED) and claims.BOUNDS.items() <= report.BOUNDS.items()

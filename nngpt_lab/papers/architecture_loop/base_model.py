@@ -25,11 +25,8 @@ FEWEST = 4  # trained networks below which a quantile means nothing
 
 
 def sample_base_model(lab: Lab) -> pd.DataFrame:
-    """Write ``Design.base_samples`` networks with the untuned model and train them; what the ledger holds is read back.
-
-    Returns:
-        One row per sample, as :func:`score` gives; no rows where thresholds are accuracies.
-    """
+    """``Design.base_samples`` networks of the untuned model, written and trained or read back from the ledger: a row
+    each, as :func:`score` gives; none where thresholds are accuracies."""
     design, count = lab.design, lab.design.base_samples
     if not count:
         return pd.DataFrame()
@@ -54,10 +51,8 @@ def sample_base_model(lab: Lab) -> pd.DataFrame:
 
 
 def thresholds(design: Design, base: pd.DataFrame) -> tuple[float, ...]:
-    """The accuracies of ``Design.thresholds``: themselves, or quantiles of the accuracies of ``base``.
-
-    LabError if too few networks of the base model can be trained for a quantile to mean anything.
-    """
+    """The accuracies of ``Design.thresholds``: themselves, or quantiles of the accuracies of ``base``; a LabError if
+    too few networks of the base model can be trained for a quantile to mean anything."""
     if not design.base_samples:
         return design.thresholds
     scores = base["score"].dropna()

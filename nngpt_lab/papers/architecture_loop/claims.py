@@ -22,12 +22,8 @@ RATES = {"valid": "valid", "mean": "mean", "best": "best", "share-40": "over_thr
 
 
 def recorded(audit: pd.DataFrame, within: Estimate) -> dict[str, Measured]:
-    """What LEMUR's records say of first-epoch accuracy as a guide, by the claim's id.
-
-    Args:
-        audit: as ``proxy_audit.audit`` returns it.
-        within: mean rank correlation among the variants of one configuration.
-    """
+    """What LEMUR's records say of first-epoch accuracy as a guide, by the claim's id. ``audit``: as of
+    ``proxy_audit.audit``; ``within``: mean rank correlation among the variants of one configuration."""
     five = _cifar_10(audit, "fixed_protocol", 5)
     return {
         "B-first-epoch-guide": Measured(

@@ -69,10 +69,8 @@ STAGE_LOOKS = {
 
 
 def valid_rate(cycles: pd.DataFrame, alone: Independent | None = None) -> Figure:
-    """Share of the samples that run, per cycle and arm, with the loop's Wilson band and the paper's cycles.
-
-    ``cycles``: arm, cycle, valid, valid_low, valid_high (``pooled_cycles``). ``alone``: a line to beat.
-    """
+    """Share of the samples that run, per cycle and arm (``pooled_cycles``), with the loop's Wilson band and the paper's
+    cycles. ``alone``: a line to beat."""
     figure, ax = new_figure(width=9, height=4.2)
     looks = arm_looks(cycles)
     lines(ax, cycles, "arm", "cycle", "valid", looks, bands=looks if len(looks) == 1 else [LOOP], scale=100)
@@ -191,10 +189,8 @@ def differences(table: pd.DataFrame, title: str) -> Figure:
 
 
 def novel(cycles: pd.DataFrame) -> Figure:
-    """Novel networks per cycle (of 100 samples, beside the paper's) and in all, per arm; faint lines are single seeds.
-
-    ``cycles``: arm, seed, cycle, sampled, novel, cumulative_novel (``cycle_table``).
-    """
+    """Novel networks per cycle (of 100 samples, beside the paper's) and in all, per arm (``cycle_table``); faint lines
+    are single seeds."""
     figure, (left, right) = new_figure(1, 2, width=9.5, height=4.2)
     cycles = cycles.assign(rate=100 * cycles["novel"] / cycles["sampled"])
     mean = cycles.groupby(["arm", "cycle"], as_index=False)[["rate", "cumulative_novel"]].mean()
@@ -278,11 +274,8 @@ def failures(table: pd.DataFrame) -> Figure:
 
 
 def neighbours(table: pd.DataFrame, threshold: tuple[str, float]) -> Figure:
-    """Likeness of the loop's accepted networks to their nearest in the corpus, and how many are copies, per cycle.
-
-    ``table``: as ``memorisation_table`` returns. ``threshold``: form and Jaccard index from which the run's filter
-    sees a duplicate.
-    """
+    """Likeness of the loop's accepted networks to their nearest in the corpus, and how many are copies, per cycle
+    (``memorisation_table``). ``threshold``: form and Jaccard index from which the run's filter sees a duplicate."""
     part = table[table["arm"] == LOOP]
     figure, (left, right) = new_figure(1, 2, width=9.5, height=4.2, width_ratios=(1.7, 1))
     looks = {form: FORM_LOOKS.get(form, UNKNOWN) for form in dict.fromkeys(part["form"])}
@@ -306,10 +299,8 @@ def neighbours(table: pd.DataFrame, threshold: tuple[str, float]) -> Figure:
 
 
 def stages(cycles: pd.DataFrame) -> Figure:
-    """Wall-clock time by stage: the loop's seconds per cycle (mean over seeds), and shares of each arm's whole time.
-
-    ``cycles``: arm, seed, cycle and ``<stage>_seconds`` (``cycle_table``).
-    """
+    """Wall-clock time by stage: the loop's seconds per cycle (mean over seeds), and shares of each arm's whole time
+    (``cycle_table``)."""
     seconds, order = list(STAGE_LOOKS), arms(cycles)
     figure, (left, right) = new_figure(1, 2, width=9.5, height=4, width_ratios=(1.5, 1))
     stack(left, cycles[cycles["arm"] == LOOP].groupby("cycle")[seconds].mean(), STAGE_LOOKS, horizontal=False)

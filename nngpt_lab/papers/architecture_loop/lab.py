@@ -26,13 +26,8 @@ from nngpt_lab.study.weight_counts import keep_limit
 
 @dataclass(frozen=True)
 class Lab(Bench[Design]):
-    """What all runs of a design share.
-
-    Attributes:
-        corpus: columns name, family and code: what is known before the first cycle.
-        known: the novelty index of the corpus.
-        retry_known: its index under the design's ``retry_novelty``, if it has one.
-    """
+    """What all runs of a design share, with the novelty index of its ``corpus``, what is known before the first cycle
+    (columns name, family, code), and the same under the design's ``retry_novelty``, if it has one."""
 
     known: NoveltyIndex
     retry_known: NoveltyIndex | None

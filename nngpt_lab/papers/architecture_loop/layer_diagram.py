@@ -31,10 +31,8 @@ LINE = 11  # points
 
 
 def layers_of(code: str) -> list[str]:
-    """The layers that a source makes by ``nn.<Layer>(...)``, names with arguments, in the order of the text.
-
-    Without containers and losses. Empty if the source does not parse.
-    """
+    """The layers that a source makes by ``nn.<Layer>(...)``, names with arguments, in the order of the text, without
+    containers and losses; empty if the source does not parse."""
     try:
         calls = [node for node in ast.walk(parse(code)) if isinstance(node, ast.Call) and _layer(node.func)]
     except UNREADABLE:
@@ -69,10 +67,8 @@ def _literal(value: ast.expr) -> str:
 
 
 def layer_diagram(layers: Sequence[str]) -> Figure:
-    """A chain of boxes, a row after the other, coloured by kind; ``layers`` as of :func:`layers_of`.
-
-    A long network shows its first and last layers and says how many are left out between them.
-    """
+    """A chain of boxes, a row after the other, coloured by kind; ``layers`` as of :func:`layers_of`. A long network
+    shows its first and last layers and says how many are left out between them."""
     shown = list(layers)
     if len(shown) > MOST:
         half = MOST // 2

@@ -82,17 +82,11 @@ def novelty_sensitivity(
 ) -> pd.DataFrame:
     """How many of one run's networks over the accuracy threshold would be novel under each setting.
 
-    In their order: a network is novel if it reaches ``threshold`` with no network of the corpus and with no novel one
-    before it. Exact, so at the run's own setting the count may be a little below the run's, whose LSH misses some
-    duplicates (see :mod:`nngpt_lab.candidates.novelty`).
-
-    Args:
-        passed: codes in the order of cycle and position; of one run, since runs do not know of each other.
-        corpus: what was known before, as of :func:`canonical_forms`.
-        shingles: tokens in a shingle, by form.
-
-    Returns:
-        form, shingle, threshold, passed, novel, share_novel; a row per setting.
+    In their order (``passed``, by cycle and position; runs do not know of each other): a network is novel if it reaches
+    ``threshold`` with no network of the ``corpus`` (as of :func:`canonical_forms`) and with no novel one before it.
+    Exact, so at the run's own setting the count may be a little below the run's, whose LSH misses some duplicates (see
+    :mod:`nngpt_lab.candidates.novelty`). ``shingles``: tokens in a shingle, by form. Columns: form, shingle, threshold,
+    passed, novel, share_novel; a row per setting.
     """
     counted = Parallel(n_jobs=jobs)(
         delayed(_count_novel)(list(passed), corpus[form], form, lengths, thresholds)
@@ -103,10 +97,8 @@ def novelty_sensitivity(
 
 
 def diff(code: str, neighbour: str, context: int = 3) -> str:
-    """What must change in ``neighbour`` to give ``code``: a unified diff, both tidied by ``ast.unparse``.
-
-    Comments and layout are therefore not part of it. A source that does not parse stays as it is.
-    """
+    """What must change in ``neighbour`` to give ``code``: a unified diff, both tidied by ``ast.unparse``, so without
+    comments and layout. A source that does not parse stays as it is."""
     before, after = _tidy(neighbour).splitlines(), _tidy(code).splitlines()
     lines = difflib.unified_diff(before, after, "nearest in the corpus", "accepted", n=context, lineterm="")
     return "\n".join(lines)

@@ -31,9 +31,7 @@ def draw(sources: pd.DataFrame, size: int, rng: np.random.Generator) -> dict[str
 
 def edited(code: str, edits: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """``code`` after each edit by name; an edit maps regular expressions (of whole lines' text) to what replaces them.
-
-    Raises UsageError if an expression matches nowhere: the edit would be no edit.
-    """
+    A UsageError if an expression matches nowhere: the edit would be no edit."""
     versions = {}
     for name, replacements in edits.items():
         text = code
@@ -78,12 +76,9 @@ def sensitivity(
 def compare_settings(
     codes: Mapping[str, str], settings: Mapping[str, NoveltySettings], jobs: int = -1
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What whole settings keep of the same sources, each checked in sorted order against those kept before it.
-
-    Returns:
-        One row per setting: setting, its fields, sources, kept, share_kept, seconds (on one core).
-        One row per source: name, and a column per setting that says whether it was kept.
-    """
+    """What whole settings keep of the same sources, each checked in sorted order against those kept before it: a row
+    per setting (setting, its fields, sources, kept, share_kept, seconds on one core), and a row per source (name, and
+    whether each setting kept it)."""
     names = sorted(codes)
     runs = Parallel(n_jobs=jobs)(delayed(_keep)([codes[name] for name in names], rule) for rule in settings.values())
     rows = []
@@ -138,10 +133,8 @@ def near_pairs(
 
 
 def _pairs_from(sets: Sequence[np.ndarray], floor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices and Jaccard index of all pairs with ``floor`` <= J < 1; ``sets`` by ascending size.
-
-    J is at most the ratio of the sizes, so each set is compared with those at most 1 / floor times as large.
-    """
+    """Indices and Jaccard index of all pairs with ``floor`` <= J < 1; ``sets`` by ascending size. J is at most the
+    ratio of the sizes, so each set is compared with those at most 1 / floor times as large."""
     sizes = np.array([len(shingles) for shingles in sets])
     pairs: list[tuple[np.ndarray, ...]] = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
     for i, shingles in enumerate(sets):

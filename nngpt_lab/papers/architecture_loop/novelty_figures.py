@@ -46,19 +46,15 @@ def change_similarities(table: pd.DataFrame) -> Figure:
 
 
 def share_kept_surface(table: pd.DataFrame, marks: Mapping[str, tuple[int, float]]) -> Figure:
-    """Share kept of one corpus, per cent, over threshold and shingle length, one map per form.
-
-    ``table``: form, shingle, threshold, share_kept. ``marks``: the setting to frame, (shingle, threshold) by form.
-    """
+    """Share kept of one corpus, per cent, over threshold and shingle length, one map per form (``sensitivity``).
+    ``marks``: the setting to frame, (shingle, threshold) by form."""
     table = table.assign(share_kept=100 * table["share_kept"])
     return _setting_maps(table, "share_kept", ".0f", 100, marks, "a source")
 
 
 def novelty_sensitivity(table: pd.DataFrame, marks: Mapping[str, tuple[int, float]]) -> Figure:
-    """How many of the networks over the threshold count as novel, a map per form; ``marks`` as above.
-
-    ``table``: form, shingle, threshold, passed, novel (``memorisation.novelty_sensitivity``).
-    """
+    """How many of the networks over the threshold count as novel (``memorisation.novelty_sensitivity``), a map per
+    form; ``marks`` as above."""
     passed = int(table["passed"].max())
     figure = _setting_maps(table, "novel", "d", max(passed, 1), marks, "a network")
     figure.suptitle(f"Novel networks by setting, of {passed} over the accuracy threshold (framed: the run's setting)",
@@ -67,10 +63,8 @@ def novelty_sensitivity(table: pd.DataFrame, marks: Mapping[str, tuple[int, floa
 
 
 def share_kept_lines(table: pd.DataFrame, shingles: Mapping[str, int]) -> Figure:
-    """Share kept over the threshold, one line per form at the given shingle length, one panel per corpus.
-
-    ``table``: corpus, form, shingle, threshold, share_kept.
-    """
+    """Share kept over the threshold (``sensitivity``), one line per form at the given shingle length, one panel per
+    corpus."""
     looks = {form: {**FORM_LOOKS[form], "markersize": 5, "label": f"{form}, {_runs(shingle)}"}
              for form, shingle in shingles.items()}  # fmt: skip
     shown = table[table["shingle"] == table["form"].map(shingles)]
@@ -101,10 +95,8 @@ def kept_by_family(table: pd.DataFrame, settings: Sequence[str]) -> Figure:
 
 
 def estimate_against_exact(pairs: pd.DataFrame, threshold: float, permutations: int) -> Figure:
-    """Error of the MinHash estimate over the exact Jaccard index of pairs, with two standard errors.
-
-    ``pairs``: jaccard, estimate. Pairs that the estimate alone puts on the wrong side of ``threshold`` are red.
-    """
+    """Error of the MinHash estimate over the exact Jaccard index of pairs, with two standard errors. Pairs that the
+    estimate alone puts on the wrong side of ``threshold`` are red."""
     figure, ax = new_figure(width=8, height=4)
     wrong = (pairs["jaccard"] >= threshold) != (pairs["estimate"] >= threshold)
     for part, colour, label in ((pairs[~wrong], OURS, "right side"), (pairs[wrong], PAPER, "wrong side")):
@@ -122,10 +114,7 @@ def estimate_against_exact(pairs: pd.DataFrame, threshold: float, permutations: 
 
 
 def retrieval(table: pd.DataFrame, threshold: float) -> Figure:
-    """Share of the pairs that LSH retrieves over their Jaccard index: counted (a dot a seed), and in theory (lines).
-
-    ``table``: lsh_threshold, seed, jaccard, share, expected.
-    """
+    """Share of the pairs that LSH retrieves over their Jaccard index: counted (a dot a seed), and in theory (lines)."""
     figure, ax = new_figure(width=8, height=4)
     for (tuned, part), colour in zip(table.groupby("lsh_threshold"), (OTHER, OURS, PAPER), strict=False):
         theory = part.drop_duplicates("jaccard").sort_values("jaccard")

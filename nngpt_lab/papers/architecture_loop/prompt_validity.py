@@ -33,12 +33,8 @@ GROUP = ["model", "prompt"]
 def run_prompts(
     results: Results, design: Design, coders: Sequence[str], prompts: Sequence[str], count: int, seed: int, workers: int
 ) -> pd.DataFrame:
-    """``count`` networks of every model and prompt, trained where they can be, or read back from the ledger.
-
-    Returns:
-        One row per sample: model, prompt, position, status, score, parameters, tokens, message (what the contract
-        found missing; empty for what kept it).
-    """
+    """``count`` networks of every model and prompt, trained where they can be, or read back from the ledger: a row
+    each, model, prompt, position, status, score, parameters, tokens, message (what the contract found missing)."""
     tables = []
     with Ledger(results.ledger_file) as ledger:
         for coder in coders:

@@ -123,11 +123,9 @@ def _audit_cell(unit: str, horizon: Horizon, rng: np.random.Generator, resamples
 
 
 def pair_order(wide: pd.DataFrame, unit: str, clusters: pd.Series) -> pd.DataFrame:
-    """How often the better of two at epoch 1 is still the better later, by their gap at epoch 1.
-
-    Columns: unit, dataset, epoch, gap_low, gap_high, pairs, still_better, ci_low, ci_high (jackknife over clusters), n
-    (architectures).
-    """
+    """How often the better of two at epoch 1 is still the better later, by their gap at epoch 1. Columns: unit,
+    dataset, epoch, gap_low, gap_high, pairs, still_better, ci_low, ci_high (jackknife over clusters), n
+    (architectures)."""
     rows = []
     for horizon in horizons(wide, clusters):
         if horizon.epoch in (5, LONG):
@@ -199,21 +197,16 @@ def free_proxy(ranks: pd.DataFrame, rng: np.random.Generator, resamples: int) ->
 
 
 def best_at_one_epoch(records: pd.DataFrame, families: pd.Series) -> pd.DataFrame:
-    """Best CIFAR-10 accuracy after one epoch of each architecture: columns architecture, accuracy, family.
-
-    ``families``: family by architecture name.
-    """
+    """Best CIFAR-10 accuracy after one epoch of each architecture, and its family: columns architecture, accuracy,
+    family."""
     first = records[(records["dataset"] == "cifar-10") & (records["epoch"] == 1)]
     best = first.groupby("architecture")["accuracy"].max().reset_index()
     return best.assign(family=families.reindex(best["architecture"]).to_numpy())
 
 
 def one_epoch_by_family(best: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
-    """What :func:`best_at_one_epoch` gives, summarised by family.
-
-    Columns: family, n, mean(_low, _high), median, best, and share_40, share_35, share_30 (per cent at or above, each
-    with a Wilson interval).
-    """
+    """What :func:`best_at_one_epoch` gives, by family. Columns: family, n, mean(_low, _high), median, best, and
+    share_40, share_35, share_30 (per cent at or above, each with a Wilson interval)."""
     rows = []
     for family, values in best.groupby("family")["accuracy"]:
         mean = intervals.bootstrap(values.to_numpy(), np.mean, rng, resamples)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.corpora import images
 from nngpt_lab.papers.architecture_loop import loop
@@ -20,7 +19,7 @@ from nngpt_lab.records.results import Results
 from nngpt_lab.study.comparison import RESULT, Statistic, compare
 from nngpt_lab.study.design import describe
 from nngpt_lab.study.estimate import Work, of_a_loop
-from nngpt_lab.study.lab import run_ahead
+from nngpt_lab.study.lab import opened, run_ahead
 from nngpt_lab.study.samples import LOOP
 
 TRANSFER = {  # protocol of the loop -> data sets of the transfer, and how many images of each are trained on
@@ -78,10 +77,7 @@ def run_arms(
 ) -> LoopRuns:
     """Run every arm with every seed, or read back what was run; and the transfer: ``transfer_to`` samples a model, but
     no more than a cycle has."""
-    with (
-        Ledger(results.ledger_file) as ledger,
-        open_lab(design, ledger, results.folder / "loops", device=results.profile.device, workers=workers) as lab,
-    ):
+    with opened(results, "loops", open_lab, design, workers) as lab:
         for dataset, _ in TRANSFER[design.protocol] if lab.proxy.gpu else ():
             images.load(dataset)  # what cannot be had is told now, not after the loop
         base = sample_base_model(lab)
@@ -98,7 +94,7 @@ def run_arms(
         candidates = pd.concat([done[arm, seed] for arm in arms for seed in seeds], ignore_index=True)
         samples = min(transfer_to, design.samples)
         moved = _transfer(lab, seeds, samples, workers) if ARMS["loop"] in arms and samples else pd.DataFrame()
-        codes = ledger.table("codes").set_index("hash")["code"].to_dict()
+        codes = lab.ledger.table("codes").set_index("hash")["code"].to_dict()
         return LoopRuns(candidates, base, limits, moved, codes, lab.corpus)
 
 

@@ -48,10 +48,8 @@ def choose(
 def admit(
     known: NoveltyIndex, accepted: NoveltyIndex, rows: pd.DataFrame, screened: Sequence[Screened], only_novel: bool
 ) -> pd.DataFrame:
-    """Add the columns nearest, jaccard (in ``known``), novel and accepted; what is new is added to ``accepted``.
-
-    In the order of their positions, so that of two near copies in one cycle the first is new.
-    """
+    """Add the columns nearest, jaccard (in ``known``), novel and accepted; what is new is added to ``accepted``, in the
+    order of positions, so that of two near copies in one cycle the first is new."""
     verdicts = []
     for row in rows.itertuples():
         code = screened[row.position].candidate.code

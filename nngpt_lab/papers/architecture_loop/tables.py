@@ -40,16 +40,8 @@ ACCEPTED = ["arm", "seed", "cycle", "code_hash", "score", "parameters", "nearest
 def cycle_table(
     candidates: pd.DataFrame, thresholds: tuple[float, float, float], profile: str, protocol: str
 ) -> pd.DataFrame:
-    """One row per arm, seed and cycle: the table ``cycles.csv``.
-
-    Args:
-        thresholds: accuracies that the columns :data:`SHARES` count from, in this order.
-        profile, protocol: written into every row.
-
-    Returns:
-        As :func:`samples.step_table`, with :data:`SHARES` (of those trained); accepted, novel, cumulative_novel
-        (counts).
-    """
+    """One row per arm, seed and cycle: the table ``cycles.csv``, as :func:`samples.step_table` with the shares of those
+    trained that reach the ``thresholds`` (:data:`SHARES`), accepted, novel, cumulative_novel (counts)."""
 
     def counted(part: pd.DataFrame) -> dict[str, float]:
         trained = part["score"].dropna()
@@ -64,10 +56,8 @@ def cycle_table(
 def pooled_cycles(
     candidates: pd.DataFrame, thresholds: tuple[float, float, float], rng: np.random.Generator, resamples: int
 ) -> pd.DataFrame:
-    """One row per arm and cycle, over all seeds, with 95 % intervals: see :func:`samples.pooled_steps`.
-
-    The shares over the three thresholds are the columns :data:`SHARES`.
-    """
+    """One row per arm and cycle, over all seeds, with 95 % intervals: see :func:`samples.pooled_steps`; the shares over
+    the three thresholds are the columns :data:`SHARES`."""
     named = dict(zip(SHARES, thresholds, strict=True))
     return samples.pooled_steps(_judged(candidates), "cycle", named, rng, resamples)
 
@@ -82,10 +72,8 @@ def independent(candidates: pd.DataFrame, thresholds: tuple[float, float, float]
 
 
 def failure_table(candidates: pd.DataFrame) -> pd.DataFrame:
-    """How the samples ended: arm, cycle, status, count, share (of the cycle's samples), over all seeds.
-
-    Every cycle has a row for every status that occurs anywhere, ``ok`` first, in the order in which they can happen.
-    """
+    """How the samples ended: arm, cycle, status, count, share (of the cycle's samples), over all seeds. Every cycle has
+    a row for every status that occurs anywhere, ``ok`` first, in the order in which they can happen."""
     occurring = [status.value for status in Status if status.value in set(candidates["status"])]
     rows = []
     for (arm, cycle), part in samples.parts(candidates, "cycle", ["cycle"]):
@@ -97,10 +85,8 @@ def failure_table(candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def accepted_table(candidates: pd.DataFrame) -> pd.DataFrame:
-    """The networks that became training pairs, the table ``accepted.csv``; columns :data:`ACCEPTED`.
-
-    ``nearest`` and ``jaccard``: the most similar network of the corpus that the novelty index found.
-    """
+    """The networks that became training pairs, with the most similar network of the corpus that the novelty index
+    found: the table ``accepted.csv``; columns :data:`ACCEPTED`."""
     samples.check(candidates, "cycle")
     return candidates.loc[candidates["accepted"].astype(bool), ACCEPTED].reset_index(drop=True)
 
@@ -124,15 +110,9 @@ def memorisation_table(neighbours: pd.DataFrame) -> pd.DataFrame:
 
 
 def controls_table(candidates: pd.DataFrame, thresholds: tuple[float, float, float], last: int = 5) -> pd.DataFrame:
-    """The loop minus each control over the last cycles that both have, by every measure of :data:`MEASURES`.
-
-    Which interval, and what it covers, is as :mod:`nngpt_lab.study.comparison` says; the intervals are not adjusted
-    for their number.
-
-    Returns:
-        control, measure, loop, control_value, difference, difference_low, difference_high, n (seeds or samples),
-        method. No rows without a loop or without a control.
-    """
+    """The loop minus each control over the last cycles that both have, by every measure of :data:`MEASURES`, as
+    :mod:`nngpt_lab.study.comparison` says; the intervals are not adjusted for their number. Columns: control, measure,
+    loop, control_value and :data:`RESULT`; no rows without a loop or without a control."""
     candidates = _judged(candidates, thresholds[0])
     loop, rows = candidates[candidates["arm"] == LOOP], []
     for arm in controls(candidates):
@@ -146,11 +126,8 @@ def controls_table(candidates: pd.DataFrame, thresholds: tuple[float, float, flo
 
 
 def rise_table(candidates: pd.DataFrame, thresholds: tuple[float, float, float], last: int = 5) -> pd.DataFrame:
-    """Within each arm, its last cycles minus its first; measures and intervals as in :func:`controls_table`.
-
-    The first cycle is never among the last. Columns: arm, measure, last, first, difference, difference_low,
-    difference_high, n, method. An arm with one cycle has no rows.
-    """
+    """Within each arm, its last cycles minus its first, as :func:`controls_table`: arm, measure, last, first and
+    :data:`RESULT`. The first cycle is never among the last; an arm with one cycle has no rows."""
     candidates, rows = _judged(candidates, thresholds[0]), []
     for arm in arms(candidates):
         part = candidates[candidates["arm"] == arm]

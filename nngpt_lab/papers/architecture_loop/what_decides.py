@@ -38,15 +38,9 @@ def variance_shares(
 
     ``hyperparameters``: R2 of boosted trees on runs of architectures that they never saw. ``architecture``: of what
     these leave, the component between architectures, by analysis of variance (Searle, Casella & McCulloch 1992, ch. 3),
-    so that runs' noise is not counted as theirs. ``rest``: noise, and what needs both to be known.
-
-    Args:
-        records: as ``architectures.classification`` returns them.
-        clusters: label by architecture; near copies are in one fold, and are resampled together.
-
-    Returns:
-        dataset, runs, architectures, clusters, and :data:`SHARES` with ``_low`` and ``_high``, in per cent; the
-        intervals take the trees as given.
+    so that runs' noise is not counted as theirs. ``rest``: noise, and what needs both to be known. ``clusters`` (label
+    by architecture): near copies are in one fold, and are resampled together. Columns: dataset, runs, architectures,
+    clusters, and :data:`SHARES` with ``_low`` and ``_high``, in per cent; the intervals take the trees as given.
     """
     runs = records[records["epoch"] == epoch].sort_values("id").drop_duplicates(["dataset", "architecture", "uid"])
     rows = []
@@ -87,16 +81,12 @@ def _shares(sums: pd.DataFrame) -> pd.DataFrame:
 def surrogate(
     accuracy: pd.Series, architectures: pd.DataFrame, clusters: pd.Series, rng: np.random.Generator, resamples: int
 ) -> pd.DataFrame:
-    """How well ridge regression on TF-IDF of the text ranks networks: within a family, and of one never learnt from.
+    """How well ridge regression on TF-IDF of the text ranks networks by ``accuracy``: within a family, and of one never
+    learnt from.
 
-    Args:
-        accuracy: by architecture.
-        architectures: as of ``architectures.load()``.
-        clusters: label by architecture. Near copies are never on both sides, and are resampled together.
-
-    Returns:
-        family, n (networks), clusters; within, across: Spearman's correlation of predicted and recorded accuracy, each
-        with ``_low`` and ``_high`` (bootstrap over clusters, predictions as given). Families of :data:`LEAST` and more.
+    ``clusters`` (label by architecture): near copies are never on both sides, and are resampled together. Columns:
+    family, n (networks), clusters; within, across: Spearman's correlation of predicted and recorded accuracy, each with
+    ``_low`` and ``_high`` (bootstrap over clusters, predictions as given). Families of :data:`LEAST` and more.
     """
     facts = architectures.set_index("name").loc[accuracy.index]
     family, cluster = facts["family"].to_numpy(str), clusters.reindex(accuracy.index).to_numpy(str)

@@ -23,10 +23,8 @@ FEWEST = 4  # scored functions without which there is nothing to refer to
 
 
 def start_archive(lab: Lab, seed: int) -> pd.DataFrame:
-    """The corpus functions that a run starts with, scored by the design's protocol with the run's seed.
-
-    Columns name, code, code_hash, operations, recorded (the authors' accuracy), status, score (null unless ok).
-    """
+    """The corpus functions that a run starts with, scored by the design's protocol with the run's seed: name, code,
+    code_hash, operations, recorded (the authors' accuracy), status, score (null unless ok)."""
     scored = lab.corpus.dropna(subset="score")
     drawn = stratified(scored, lab.design.start, generator(KEY, "start", seed))
     candidates = [Candidate("", code, Kind.AUGMENTATION) for code in drawn["code"]]
@@ -44,10 +42,8 @@ def stratified(functions: pd.DataFrame, count: int, rng: np.random.Generator) ->
 
 
 def threshold(design: Design, archive: pd.DataFrame) -> float:
-    """The accuracy from which a function joins the archive.
-
-    LabError if too few of the start's functions can be scored to go on with.
-    """
+    """The accuracy from which a function joins the archive; a LabError if too few of the start's functions can be
+    scored to go on with."""
     scores = archive["score"].dropna()
     if len(scores) < FEWEST:
         raise LabError(

@@ -26,13 +26,8 @@ NO_TAIL = "the pipeline does not end with Resize(({0}, {0})), ToTensor, Normaliz
 
 @dataclass(frozen=True)
 class Reading:
-    """What a function's source says.
-
-    Attributes:
-        code_hash: of the tidied code, so that layout and comments make no difference.
-        operations: names in order, without the fixed tail.
-        parameters: JSON, one object per operation.
-    """
+    """What a function's source says: the hash of the tidied code (layout and comments make no difference), the
+    operations in order without the fixed tail, and JSON, one object per operation."""
 
     code_hash: str
     operations: tuple[str, ...]
@@ -68,10 +63,8 @@ def new_ones(proposed: Generator[tuple[int, Screened]], seen: Mapping[str, bool]
 def judge(
     rows: pd.DataFrame, screened: Sequence[Screened], seen: dict[str, bool], corpus: pd.DataFrame, limit: float
 ) -> pd.DataFrame:
-    """Add what :func:`loop.run` says of a sample; what is new is added to ``seen``, with whether it is valid.
-
-    Of equal functions of one epoch the first by position counts, whichever was finished first.
-    """
+    """Add what :func:`loop.run` says of a sample; what is new is added to ``seen``, with whether it is valid. Of equal
+    functions of one epoch the first by position counts, whichever was finished first."""
     kept = (Status.OK, Status.DUPLICATE)
     readings = [read(sample.candidate.code) if sample.status in kept else None for sample in screened]
     sequences, copies, rows = set(corpus["operations"]), set(corpus["code_hash"]), rows.drop(columns="parameters")

@@ -22,13 +22,8 @@ def facts(corpus: pd.DataFrame) -> dict[str, float]:
 
 
 def recorded(cues: pd.DataFrame, needed: pd.DataFrame, replayed: str) -> dict[str, Measured]:
-    """What the published data say, by the claim's id.
-
-    Args:
-        cues: as ``scores.cues`` returns it.
-        needed: as ``scores.candidates_needed`` returns it.
-        replayed: what the replayed search found, as ``replay_tables.sentence`` says it.
-    """
+    """What the published data say, by the claim's id; ``replayed``: what the replayed search found, as
+    ``replay_tables.sentence`` says it."""
     draws = needed.set_index("target")["expected"]
     over = {row.against: row for row in cues.itertuples()}
     targets, corpus = over[scores.TARGETS], over["corpus"]

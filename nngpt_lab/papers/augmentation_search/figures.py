@@ -19,13 +19,9 @@ BANDS = ("loop", "no tuning")  # more of them would cover each other
 
 
 def epochs(pooled: pd.DataFrame, limit: float | None = None, alone: Independent | None = None) -> Figure:
-    """Valid rate, mean and best accuracy per LLM epoch, a line an arm; bands for the loop and the untuned model.
-
-    Args:
-        pooled: as ``pooled_epochs`` returns it.
-        limit: the accuracy from which functions joined the archive, drawn as a line; None if it differs by seed.
-        alone: as many independent samples, lines to beat.
-    """
+    """Valid rate, mean and best accuracy per LLM epoch (``pooled_epochs``), a line an arm; bands for the loop and the
+    untuned model. ``limit``: the accuracy from which functions joined the archive; None if it differs by seed.
+    ``alone``: as many independent samples, lines to beat."""
     figure, (valid, mean, best) = new_figure(1, 3, width=12, height=4)
     best.sharey(mean)
     looks = arm_looks(pooled)
@@ -49,12 +45,8 @@ def epochs(pooled: pd.DataFrame, limit: float | None = None, alone: Independent 
 
 
 def search(curves: pd.DataFrame, start_best: float | None = None) -> Figure:
-    """Best so far against evaluations: the mean over seeds, the band from the lowest to the highest of them.
-
-    Args:
-        curves: as ``search_curve`` returns it.
-        start_best: accuracy of the best function that the runs started with.
-    """
+    """Best so far against evaluations (``search_curve``): the mean over seeds, the band from the lowest to the highest
+    of them. ``start_best``: accuracy of the best function that the runs started with."""
     figure, ax = new_figure(width=8, height=4.2)
     looks = arm_looks(curves)
     plots.lines(ax, curves, "arm", "evaluations", "best", looks, bands=looks, ends=("lowest", "highest"), scale=100,
@@ -72,10 +64,8 @@ def search(curves: pd.DataFrame, start_best: float | None = None) -> Figure:
 
 
 def policies(table: pd.DataFrame) -> Figure:
-    """Accuracy on the test images of each policy and found function, a panel for each number of epochs.
-
-    ``table``: as ``policy_table`` returns it. Hollow: no interval.
-    """
+    """Accuracy on the test images of each policy and found function (``policy_table``), a panel for each number of
+    epochs. Hollow: no interval."""
     names, budgets = list(dict.fromkeys(table["policy"])), list(dict.fromkeys(table["epochs"]))
     titles = [f"{budget} epoch{'s' * (budget != 1)}" for budget in budgets]
     figure, axes = plots.panels(titles, width=10, height=1.6 + 0.34 * len(names))
@@ -99,10 +89,8 @@ def policies(table: pd.DataFrame) -> Figure:
 
 
 def operation_use(shift: pd.DataFrame, arm: str = "loop") -> Figure:
-    """In how many functions an arm uses each operation, from its first third to its last, beside the start's functions.
-
-    ``shift``: as ``operation_shift`` returns it. Ordered by how much more often the best of the start use it.
-    """
+    """In how many functions an arm uses each operation, from its first third to its last, beside the start's functions
+    (``operation_shift``); ordered by how much more often the best of the start use it."""
     shift = shift.set_index("operation")
     start, best = shift[shift["part"] == START], shift[shift["part"] == BEST_START]
     first, last = (shift[(shift["arm"] == arm) & (shift["part"] == part)] for part in (FIRST, LAST))

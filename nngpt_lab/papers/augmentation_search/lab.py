@@ -23,10 +23,8 @@ def open_lab(design: Design, ledger: Ledger, folder: Path, **options) -> Abstrac
 
 
 def known_functions() -> pd.DataFrame:
-    """Paper A's 6,000 functions, tidied, one row per program.
-
-    Columns name, code, code_hash, operations, score (recorded accuracy; null if the authors' run failed).
-    """
+    """Paper A's 6,000 functions, tidied, one row per program: name, code, code_hash, operations, score (recorded
+    accuracy; null if the authors' run failed)."""
     table = augmentations.load().brute_force.sort_values("name")
     table = table.assign(code=[tidy(code) for code in table["code"]], operations=table["operations"].map(tuple))
     table = table.assign(code_hash=table["code"].map(code_hash)).drop_duplicates("code_hash")

@@ -30,20 +30,11 @@ if TYPE_CHECKING:
 def draw_pairs(
     functions: pd.DataFrame, rng: np.random.Generator, count: int | None = None, *, shuffled: bool = False
 ) -> pd.DataFrame:
-    """Better/worse pairs among the functions that have a score.
+    """Better/worse pairs among the functions that have a score: worse_code, worse_score, better_code, better_score.
 
-    Args:
-        functions: columns code, code_hash, status, score; a code may have several rows, one per run.
-        rng: of all draws.
-        count: how many pairs; where there are fewer questions, they are gone through again with new answers. None: each
-            question once, as published.
-        shuffled: scores change places among the functions first.
-
-    Returns:
-        worse_code, worse_score, better_code, better_score. Fewer rows than ``count`` only if no pair is left to draw.
-
-    Raises:
-        UsageError: ``count`` is smaller than 1.
+    A code may have several rows, one per run. ``count``: how many pairs; where there are fewer questions, they are gone
+    through again with new answers, so that rows are fewer only if no pair is left to draw. None: each question once, as
+    published. ``shuffled``: scores change places among the functions first.
     """
     if count is not None and count < 1:
         raise UsageError(f"{count} pairs cannot be drawn", "count starts from 1")
@@ -80,9 +71,6 @@ def split(functions: pd.DataFrame, test_share: float, rng: np.random.Generator) 
     Equal code has equal operations, so no tested code was learnt from either. Sets are drawn until they hold at least
     ``test_share`` of the functions, for one, two and three operations separately. Order and parameters are not part of
     a set.
-
-    Raises:
-        UsageError: ``test_share`` is not between 0 and 1.
     """
     if not 0 < test_share < 1:
         raise UsageError(f"test_share is {test_share}", "it lies between 0 and 1")
@@ -98,10 +86,8 @@ def split(functions: pd.DataFrame, test_share: float, rng: np.random.Generator) 
 
 
 def rename_operations(functions: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """The functions with operations called otherwise, in ``code`` and ``operations``; scores and the tail stay.
-
-    The code is for reading only: it does not run.
-    """
+    """The functions with operations called otherwise, in ``code`` and ``operations``; scores and the tail stay. The
+    code is for reading only: it does not run."""
     calls = re.compile(rf"\b({'|'.join(map(re.escape, names))})\(")
     code = [calls.sub(lambda call: f"{names[call[1]]}(", text) for text in functions["code"]]
     operations = [[names.get(name, name) for name in used] for used in functions["operations"]]

@@ -15,12 +15,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
-from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.corpora import augmentations
 from nngpt_lab.corpora.code import tidy
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
@@ -36,7 +34,7 @@ from nngpt_lab.papers.augmentation_search.lab import Lab, open_lab
 from nngpt_lab.papers.augmentation_search.prompting_tables import setting
 from nngpt_lab.papers.augmentation_search.rationales import STYLES, answer
 from nngpt_lab.records.results import Results
-from nngpt_lab.study.lab import run_ahead
+from nngpt_lab.study.lab import opened, run_ahead
 
 log = logging.getLogger(__name__)
 
@@ -101,16 +99,11 @@ def profile_studies(
     epochs: int | None = None,
     seeds: int | None = None,
 ) -> list[Study]:
-    """A profile's studies.
+    """A profile's studies, with other numbers of samples, epochs and seeds where they are given; a model that is not
+    tuned stays untuned. ``named``: models (names, folders, GGUF files, servers), separated by commas, or ``all``; None:
+    all, too. One that the profile has no study of is asked and tuned as SmolLM2 is; a server's is not tuned.
 
-    Args:
-        named: models (names, folders, GGUF files, servers), separated by commas, or ``all``; None: all, too. One
-            that the profile has no study of is asked and tuned as SmolLM2 is; a server's is not tuned.
-        samples, epochs, seeds: instead of the studies' own; None keeps them. A model that is not tuned stays
-            untuned.
-
-    Raises:
-        UsageError: a model that nobody knows, or a number that is negative or not whole.
+    UsageError for a model that nobody knows, or a number that is negative or not whole.
     """
     return [
         replace(
@@ -199,11 +192,7 @@ def run_study(
     """The answers of one model, a table per arm and seed; columns as of :func:`run_studies`."""
     todo = [(*arm, seed) for arm in arms(study) for seed in seeds]
     calls = [(design, ARMS["loop" if tuned else "no tuning"], seed) for _, _, tuned, design, seed in todo]
-    options: dict[str, Any] = {"device": results.profile.device, "workers": workers, "coder": coder}
-    with (
-        Ledger(results.ledger_file) as ledger,
-        open_lab(study.design, ledger, results.folder / "loops", **options) as lab,
-    ):
+    with opened(results, "loops", open_lab, study.design, workers, coder=coder) as lab:
         for seed in seeds:
             start_archive(lab, seed)  # is scored once, for all runs
         run_ahead(lab, open_lab, loop.run, calls, workers)

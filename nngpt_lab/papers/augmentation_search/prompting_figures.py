@@ -47,10 +47,8 @@ def tokens_per_valid(arms: pd.DataFrame) -> Figure:
 
 
 def accuracy(arms: pd.DataFrame, rows: pd.DataFrame) -> Figure:
-    """Accuracy of the trained functions in each arm: every one (pale), their mean and its bootstrap interval.
-
-    ``rows``: as of ``described``.
-    """
+    """Accuracy of the trained functions in each arm: every one of ``rows`` (of ``described``; pale), their mean and its
+    bootstrap interval."""
     figure, ax = _dots(arms, "mean")
     settings = _settings(arms)
     for style in STYLES:
@@ -81,9 +79,7 @@ def answer_types(types: pd.DataFrame) -> Figure:
 
 def per_epoch(epochs: pd.DataFrame) -> Figure:
     """Valid share and mean accuracy per LLM epoch of the tuned arms, a row of panels per model (``epoch_table``).
-
-    Thick: mean over the seeds; thin: each seed. The first epoch is sampled before any tuning.
-    """
+    Thick: mean over the seeds; thin: each seed. The first epoch is sampled before any tuning."""
     tuned = epochs[epochs["tuned"].astype(bool)].assign(valid=lambda table: table["valid"] / table["sampled"])
     models = list(dict.fromkeys(tuned["model"]))
     rows = max(len(models), 1)

@@ -129,10 +129,8 @@ def _ratio(rows: np.ndarray, axis: int) -> np.ndarray:
 
 
 def type_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """How the answers of each arm are: the table ``answer_types.csv``; every type has a row.
-
-    Columns model, shots, tuned, style, type, count, sampled, share(_low, _high) (Wilson).
-    """
+    """How the answers of each arm are, every type in a row: the table ``answer_types.csv``, columns model, shots,
+    tuned, style, type, count, sampled, share(_low, _high) (Wilson)."""
     return _counted(rows, ARM, "type", TYPES)
 
 

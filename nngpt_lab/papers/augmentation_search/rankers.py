@@ -47,14 +47,8 @@ FORM = "transform_nano_train"  # the prompt that the model is tuned and asked wi
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """The model that is tuned, and how.
-
-    Attributes:
-        coder, device: for ``models.load``.
-        pairs: better/worse pairs drawn from the start set.
-        recipe: LoRA. Targets, rank and alpha are the paper's; the rest was chosen on a seed that no replay has, for
-            many steps at little computation.
-    """
+    """The model that is tuned, on how many better/worse pairs of the start set, and how: the recipe's targets, rank and
+    alpha are the paper's; the rest was chosen on a seed that no replay has, for many steps at little computation."""
 
     coder: str = "nano-coder"
     device: str = "cpu"
@@ -140,10 +134,8 @@ def ridge(task: Task) -> np.ndarray:
 
 
 def neighbours(task: Task) -> np.ndarray:
-    """Mean score of the nearest functions by cosine of TF-IDF over words and pairs of words.
-
-    How many neighbours, by five-fold cross-validation. Word weights come from all code, which is known beforehand.
-    """
+    """Mean score of the nearest functions by cosine of TF-IDF over words and pairs of words; how many, by five-fold
+    cross-validation. Word weights come from all code, which is known beforehand."""
     rows, scores = task.labelled
     words = TfidfVectorizer(token_pattern=TOKEN, ngram_range=(1, 2), lowercase=False)
     table = words.fit_transform(task.functions["code"])
@@ -234,10 +226,8 @@ class _Space:
 
 
 class Writer:
-    """A loaded model, and what it has read as tokens so far.
-
-    Code is laid out as ``ast.unparse`` does it, which is all that the nano coder ever saw.
-    """
+    """A loaded model, and what it has read as tokens so far. Code is laid out as ``ast.unparse`` does it, which is all
+    that the nano coder ever saw."""
 
     def __init__(self, llm: LanguageModel):
         self._llm, self._coder = llm, models.load(llm.coder, llm.device)

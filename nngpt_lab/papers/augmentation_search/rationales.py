@@ -19,16 +19,9 @@ STYLES = ("direct", "cot")
 
 
 def answer(style: str, references: Sequence[tuple[str, float]], code: str) -> str:
-    """The answer of a training pair.
-
-    Args:
-        style: ``direct`` (paper A's answer: ``<tr>code</tr>``) or ``cot`` (:func:`rationale` on the lines before it).
-        references: (code, score in [0, 1]) of each reference in the prompt, in the prompt's order.
-        code: the better transform.
-
-    Raises:
-        UsageError: unknown style.
-    """
+    """The answer of a training pair in a style: ``direct`` (paper A's: ``<tr>code</tr>``) or ``cot`` (:func:`rationale`
+    on the lines before it). ``references``: (code, score in [0, 1]) of each reference in the prompt, in the prompt's
+    order; ``code``: the better transform."""
     named("style", style, dict.fromkeys(STYLES))
     final = f"<tr>{code}</tr>"
     return final if style == "direct" else f"{rationale(references, code)}\n{final}"

@@ -121,19 +121,13 @@ def get_replay(name: str) -> Replay:
 
 
 def search(settings: Replay, functions: pd.DataFrame, folder: Path, workers: int = 1) -> list[replay_tables.Run]:
-    """Every method's search with every seed and start set, or what an earlier call left of them.
+    """Every method's search with every seed and start set, or what an earlier call left of them, in this order: start
+    sizes, seeds, methods. More seeds, start sizes or methods go on from what is there.
 
-    Args:
-        settings: more seeds, start sizes or methods go on from what is there.
-        functions: as ``augmentations.load().brute_force``; a code scored again stands with its first score.
-        folder: holds one file per universe, start set and ranker. Delete it to begin again.
-        workers: processes, each of one thread: the numbers do not depend on how many there are.
-
-    Returns:
-        Runs in the order of start sizes, seeds and methods.
-
-    Raises:
-        UsageError: the universe has no more functions than a start set.
+    ``functions``: as ``augmentations.load().brute_force``; a code scored again stands with its first score. ``folder``:
+    holds one file per universe, start set and ranker; delete it to begin again. ``workers``: processes, each of one
+    thread: the numbers do not depend on how many there are. UsageError if the universe has no more functions than a
+    start set.
     """
     table = distinct(functions)
     size = min(settings.universe or len(table), len(table))

@@ -33,11 +33,9 @@ OTHER_METHOD = {"color": MUTED, "marker": "p", "linestyle": "--"}
 
 
 def best_so_far(bands: pd.DataFrame) -> Figure:
-    """Best score so far against the number of evaluations, a panel per size of the start set.
-
-    ``bands``: as ``replay_tables.bands`` returns them, drawn for :data:`BANDED` alone. Before the start set is used up
-    all methods are alike; the dotted upright line marks its end.
-    """
+    """Best score so far against the number of evaluations (``replay_tables.bands``, drawn for :data:`BANDED` alone), a
+    panel per size of the start set. Before that is used up all methods are alike; the dotted upright line marks its
+    end."""
     shown = bands[bands["method"].isin(LOOKS) & ((bands["evaluated"] >= bands["n0"]) | (bands["method"] == RANDOM))]
     sizes = sorted(bands["n0"].unique())
     titles = [f"{n0} functions to learn from" for n0 in sizes]
@@ -61,10 +59,8 @@ def best_so_far(bands: pd.DataFrame) -> Figure:
 
 
 def evaluations_needed(summary: pd.DataFrame, n0: int) -> Figure:
-    """Mean number of evaluations until each target is reached, a panel per target; an arrow where it is a lower limit.
-
-    ``summary``: as ``replay_tables.summary`` returns it.
-    """
+    """Mean number of evaluations until each target is reached (``replay_tables.summary``), a panel per target; an arrow
+    where it is a lower limit."""
     part = summary[summary["n0"] == n0]
     targets, names = list(dict.fromkeys(part["target"])), list(dict.fromkeys(part["method"]))
     figure, axes = panels(targets, width=3 + 2.3 * len(targets), height=1.6 + 0.32 * len(names))
@@ -85,10 +81,8 @@ def evaluations_needed(summary: pd.DataFrame, n0: int) -> Figure:
 
 
 def ordering_accuracy(summary: pd.DataFrame) -> Figure:
-    """Share of pairs ordered as their recorded scores, a panel per test, between coin toss and what noise allows.
-
-    ``summary``: as ``replay_tables.ordering_summary`` returns it.
-    """
+    """Share of pairs ordered as their recorded scores (``replay_tables.ordering_summary``), a panel per test, between
+    coin toss and what noise allows."""
     tests, names = list(dict.fromkeys(summary["test"])), list(dict.fromkeys(summary["method"]))
     figure, axes = panels(tests, width=3 + 2.4 * len(tests), height=1.9 + 0.32 * len(names), sharex=True)
     for ax, test in zip(axes, tests, strict=True):

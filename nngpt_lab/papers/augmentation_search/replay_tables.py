@@ -32,13 +32,9 @@ QUANTILES = (0.9, 0.99, 0.995, 0.999, 1.0)
 
 @dataclass(frozen=True)
 class Run:
-    """One method's search.
-
-    Attributes:
-        method, n0, seed: who searched, with how many functions to learn from, in which draw.
-        scores: in the order of evaluation, start set first; nan where a function failed. It may end early.
-        universe: scores of all functions there were; nan where one failed.
-    """
+    """One method's search, after ``n0`` functions to learn from, in one draw: the ``scores`` in the order of
+    evaluation, start set first, which may end early, and those of all functions there were; nan where a function
+    failed."""
 
     method: str
     n0: int
@@ -52,11 +48,9 @@ class Run:
 
 
 def curves(runs: Sequence[Run]) -> pd.DataFrame:
-    """Best score so far and the share of the universe below it, by number of evaluations.
-
-    Columns: method, n0, seed, evaluated, best_so_far, quantile. Random order is exact: the expectation over all orders
-    of that seed's universe, in which a draw that failed holds :data:`CHANCE`.
-    """
+    """Best score so far and the share of the universe below it, by number of evaluations: method, n0, seed, evaluated,
+    best_so_far, quantile. Random order is exact: the expectation over all orders of that seed's universe, in which a
+    draw that failed holds :data:`CHANCE`."""
     tables = []
     for run in runs:
         points = _points(run, len(run.scores))
@@ -87,9 +81,7 @@ def _curve(method: str, run: Run, evaluated: np.ndarray, best, quantile) -> pd.D
 
 def bands(curve: pd.DataFrame) -> pd.DataFrame:
     """Mean curve over seeds with a t-interval over seeds, as far as all seeds go; none (nan) over fewer than three.
-
-    Columns: method, n0, evaluated, seeds, best_so_far(_low, _high), quantile(_low, _high).
-    """
+    Columns: method, n0, evaluated, seeds, best_so_far(_low, _high), quantile(_low, _high)."""
     tables = []
     for (method, n0), group in curve.groupby(["method", "n0"], sort=False):
         band: dict[str, object] = {"method": method, "n0": n0}
@@ -164,10 +156,8 @@ def _first_seen(column: pd.Series) -> pd.Series:
 
 
 def sentence(saved: pd.DataFrame, methods: Sequence[str], target: str = "top 0.1%") -> str:
-    """How many times fewer evaluations than random order each method took, from the smallest start set, in words.
-
-    ``saved`` is what :func:`summary` returns.
-    """
+    """How many times fewer evaluations than random order each method took, from the smallest start set, in words;
+    ``saved`` as of :func:`summary`."""
     rows = (
         saved[(saved["target"] == target) & (saved["n0"] == saved["n0"].min())].set_index("method").loc[list(methods)]
     )
@@ -231,19 +221,14 @@ def ordering(
 ) -> dict[str, float]:
     """How often a prediction orders a pair of functions as their recorded scores do, and how often it could.
 
-    Args:
-        scores: recorded, shape (n,), none missing.
-        predicted: the higher, the better the function is thought to be; a tie counts one half.
-        sets: what each function belongs to (its operations); resampled together, as they resemble each other.
-        within_sd: SD of a score when the same code is run again.
-        rng, resamples: of the interval.
-        sequences: only pairs that agree in this (their operations in order) are asked for: they differ in nothing but
-            parameters.
+    ``scores`` and ``predicted``: shape (n,), none missing; a tie in the prediction counts one half. ``sets``: what each
+    function belongs to (its operations); resampled together, as they resemble each other. ``within_sd``: SD of a score
+    when the same code is run again. ``sequences``: only pairs that agree in this (their operations in order) are asked
+    for, which differ in nothing but parameters.
 
-    Returns:
-        functions and pairs, accuracy(_low, _high) (pairs whose scores tie are left out), rerun (share of the pairs that
-        a second run of both would order alike) and oracle (share that the true means order as recorded, which is the
-        most any method can reach); both from normal noise and the spread of these very pairs.
+    Returns functions and pairs, accuracy(_low, _high) (pairs whose scores tie are left out), rerun (share of the pairs
+    that a second run of both would order alike) and oracle (share that the true means order as recorded, which is the
+    most any method can reach); both from normal noise and the spread of these very pairs.
     """
     first, second = np.triu_indices(len(scores), 1)
     asked = scores[first] != scores[second]
@@ -273,10 +258,8 @@ def ceilings(gap: np.ndarray, within_sd: float) -> dict[str, float]:
 
 
 def _over_sets(alike, first, second, sets, rng: np.random.Generator, resamples: int) -> Estimate:
-    """Mean over pairs, with an interval that resamples whole sets: a pair weighs as often as both its sets are drawn.
-
-    A pair within one set weighs as often as that is drawn.
-    """
+    """Mean over pairs, with an interval that resamples whole sets: a pair weighs as often as both its sets are drawn,
+    one within a set as often as that is."""
     if not len(alike):
         return Estimate(np.nan, np.nan, np.nan, 0)
     _, code = np.unique(np.asarray(sets, dtype=str), return_inverse=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from nngpt_lab.candidates import pool, proxy
-from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.outcome import Candidate, Kind
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.papers.augmentation_search import loop
@@ -18,7 +17,7 @@ from nngpt_lab.papers.augmentation_search.generator import POLICIES
 from nngpt_lab.papers.augmentation_search.lab import Lab, known_functions, open_lab
 from nngpt_lab.records.results import Results
 from nngpt_lab.study.estimate import Work, of_a_loop
-from nngpt_lab.study.lab import run_ahead
+from nngpt_lab.study.lab import opened, run_ahead
 
 FRESH = 1000  # seeds from here on score what was selected with smaller ones
 
@@ -64,18 +63,14 @@ def run_arms(
 ) -> LiveRuns:
     """Run every arm with every seed, or read back what was run; then the policies with ``policy_seeds`` fresh seeds (0:
     none), and the best function of every arm and of the start, trained for each of ``policy_epochs``."""
-    device = results.profile.device
-    with (
-        Ledger(results.ledger_file) as ledger,
-        open_lab(design, ledger, results.folder / "live", device=device, workers=workers) as lab,
-    ):
+    with opened(results, "live", open_lab, design, workers) as lab:
         start = [start_archive(lab, seed).assign(seed=seed) for seed in seeds]
         calls = [(design, arm, seed) for arm in arms for seed in seeds]
         run_ahead(lab, open_lab, loop.run, calls, workers)
         tables = [loop.run(lab, arm, seed) for _, arm, seed in calls]
         limits = {seed: threshold(design, archive) for seed, archive in zip(seeds, start, strict=True)}
         candidates, start = pd.concat(tables, ignore_index=True), pd.concat(start, ignore_index=True)
-        codes = ledger.table("codes").set_index("hash")["code"].to_dict()
+        codes = lab.ledger.table("codes").set_index("hash")["code"].to_dict()
         best = best_functions(pd.concat([start.assign(arm="start"), candidates]), codes)
         policies = policy_scores(lab, best, policy_seeds, policy_epochs, workers)
         return LiveRuns(candidates, start, limits, policies)

@@ -256,11 +256,9 @@ def comparable(brute_force: pd.DataFrame, llm: pd.DataFrame) -> dict[str, pd.Dat
 
 
 def operation_use(groups: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Share of functions that use each operation, in the groups of :func:`comparable`.
-
-    Columns: operation, llm(_low, _high), corpus(_low, _high), best_tenth(_low, _high) in per cent with Wilson
-    intervals; p_value (Fisher, LLM against corpus), p_holm (corrected for 19 tests).
-    """
+    """Share of functions that use each operation, in the groups of :func:`comparable`: operation, llm(_low, _high),
+    corpus(_low, _high), best_tenth(_low, _high) in per cent with Wilson intervals; p_value (Fisher, LLM against
+    corpus), p_holm (corrected for 19 tests)."""
     rows = []
     for operation in OPERATIONS:
         row: dict[str, Any] = {"operation": operation}
@@ -282,10 +280,8 @@ def predicted(brute_force: pd.DataFrame, groups: dict[str, pd.DataFrame]) -> dic
 
 
 def predicted_scores(brute_force: pd.DataFrame, groups: dict[str, pd.DataFrame], rng, resamples: int) -> pd.DataFrame:
-    """Mean predicted score of each group.
-
-    Columns: group, n, predicted(_low, _high), recorded (mean score where the group has scores).
-    """
+    """Mean predicted score of each group: group, n, predicted(_low, _high), recorded (mean score where the group has
+    scores)."""
     rows = []
     for name, values in predicted(brute_force, groups).items():
         mean = intervals.bootstrap(values, np.mean, rng, resamples)
@@ -370,10 +366,8 @@ def times_fewer(brute_force: pd.DataFrame, llm: pd.DataFrame, rng: np.random.Gen
 
 
 def five_epoch_pairs(brute_force: pd.DataFrame, five_epochs: pd.DataFrame) -> pd.DataFrame:
-    """One- and five-epoch score of the functions that have both (columns one_epoch, five_epochs); matched by code.
-
-    A code scored more than once enters once, with the mean of its scores.
-    """
+    """One- and five-epoch score of the functions that have both (columns one_epoch, five_epochs), matched by code; one
+    scored more than once enters with the mean of its scores."""
     once = scored(brute_force).groupby("code_hash")["score"].mean().rename("one_epoch")
     later = five_epochs.groupby("code_hash")["score"].mean().rename("five_epochs")
     return pd.concat([once, later], axis=1, join="inner").reset_index(drop=True)

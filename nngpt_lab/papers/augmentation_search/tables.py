@@ -25,7 +25,7 @@ from nngpt_lab.sandbox.status import Status
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
 from nngpt_lab.study import samples
-from nngpt_lab.study.comparison import RESULT, Mean, Measure, Statistic, compare, over_seeds, share
+from nngpt_lab.study.comparison import RESULT, Mean, Measure, Statistic, compare, share
 from nngpt_lab.study.samples import LOOP, arms, controls
 
 FIRST, LAST, START, BEST_START = "first third", "last third", "start", "best of the start"
@@ -43,12 +43,8 @@ MEASURES: dict[str, Measure] = {
 
 
 def epoch_table(candidates: pd.DataFrame, profile: str, protocol: str) -> pd.DataFrame:
-    """One row per arm, seed and LLM epoch: the table ``live_epochs.csv``.
-
-    Returns:
-        As :func:`samples.step_table`, with duplicates (count); best_so_far; accepted (count); evaluated (so far in
-        this run).
-    """
+    """One row per arm, seed and LLM epoch: the table ``live_epochs.csv``, as :func:`samples.step_table` with duplicates
+    (count), best_so_far, accepted (count) and evaluated (so far in this run)."""
 
     def counted(part: pd.DataFrame) -> dict[str, float]:
         counts = {"duplicates": int((part["status"] == Status.DUPLICATE).sum()), "best_so_far": part["score"].max()}
@@ -69,9 +65,8 @@ def pooled_epochs(candidates: pd.DataFrame, rng: np.random.Generator, resamples:
 
 def search_curve(candidates: pd.DataFrame) -> pd.DataFrame:
     """Best so far against evaluations: arm, evaluations, seeds, best (mean over seeds), lowest, highest (of the seeds).
-
-    A curve ends where the first of its seeds has no more candidates, so that every point is a mean over the same runs.
-    """
+    A curve ends where the first of its seeds has no more candidates, so that every point is a mean over the same
+    runs."""
     tables, ordered = [], _in_order(candidates)
     for arm in arms(ordered):
         scores = ordered[ordered["arm"] == arm].groupby("seed")["score"]
@@ -83,15 +78,9 @@ def search_curve(candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def controls_table(candidates: pd.DataFrame) -> pd.DataFrame:
-    """The loop minus each control by every measure of :data:`MEASURES`: the table ``controls.csv``.
-
-    Which interval, and what it covers, is as :mod:`nngpt_lab.study.comparison` says; the intervals are not adjusted
-    for their number.
-
-    Returns:
-        control, measure, loop, control_value, difference, difference_low, difference_high, n (seeds or samples),
-        method. No rows without a loop or without a control.
-    """
+    """The loop minus each control by every measure of :data:`MEASURES`, as :mod:`nngpt_lab.study.comparison` says: the
+    table ``controls.csv``. The intervals are not adjusted for their number. Columns: control, measure, loop,
+    control_value and :data:`RESULT`; no rows without a loop or without a control."""
     candidates, rows = _in_order(candidates), []
     loop = candidates[candidates["arm"] == LOOP]
     for arm in controls(candidates):
@@ -114,20 +103,18 @@ def _marked(first: pd.DataFrame, second: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def policy_table(policies: pd.DataFrame) -> pd.DataFrame:
-    """torchvision's policies and the best functions found, at each number of epochs: the table ``policies.csv``.
-
-    Args:
-        policies: rows policy, epochs, seed, status, score.
-
-    Returns:
-        policy, epochs, n (seeds with a score), failed; mean with ``_low`` and ``_high`` (t-interval over seeds); gain
-        with ``_low`` and ``_high``: over no augmentation with the same seed and epochs, paired.
-    """
+    """torchvision's policies and the best functions found, at each number of epochs, from ``policy_scores``: the table
+    ``policies.csv``. Columns policy, epochs, n (seeds with a score), failed; mean with ``_low`` and ``_high``
+    (t-interval over seeds); gain with ``_low`` and ``_high``: over no augmentation with the same seed and epochs,
+    paired."""
     bare = policies[policies["policy"] == NO_POLICY].set_index(["epochs", "seed"])["score"]
     rows = []
     for (epochs, policy), part in policies.groupby(["epochs", "policy"], sort=False):
         scores = part.set_index(["epochs", "seed"])["score"]
-        mean, gain = over_seeds(scores.dropna()), over_seeds((scores - bare.reindex(scores.index)).dropna())
+        mean, gain = (
+            intervals.t_interval(scores.dropna()),
+            intervals.t_interval((scores - bare.reindex(scores.index)).dropna()),
+        )
         row = {"policy": policy, "epochs": epochs, "n": mean.n, "failed": int(scores.isna().sum())}
         rows.append(row | mean.columns("mean") | gain.columns("gain"))
     return pd.DataFrame(rows, columns=None if rows else ["policy", "epochs", "mean"])

@@ -87,10 +87,8 @@ def likelier(log_odds):
 
 
 def picked_epochs(decided: pd.DataFrame) -> pd.DataFrame:
-    """Columns of a run and epoch: the tuned epoch with the most right answers on validation, the last of equals.
-
-    By the readout over both orders, which has the least noise. Epoch 0, the untuned model, is never picked.
-    """
+    """The tuned epoch with the most right answers on validation, by the readout over both orders, which has the least
+    noise; the last of equals: columns of a run and epoch. Epoch 0, the untuned model, is never picked."""
     held = decided[(decided["subset"] == "validation") & (decided["readout"] == "both orders") & (decided["epoch"] > 0)]
     score = held.groupby([*RUN, "epoch"])["correct"].mean().reset_index()
     best = score.sort_values(["correct", "epoch"], ascending=False).drop_duplicates(RUN)
@@ -274,10 +272,8 @@ def paired(a: pd.Series, b: pd.Series, clusters: pd.Series, rng: np.random.Gener
 
 
 def per_dataset(decided: pd.DataFrame, picked: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
-    """Accuracy (both orders) on the questions that name each data set; seeds and folds pooled.
-
-    Columns: model, prompt, split, question_set, dataset, n, accuracy, low, high (per cent, bootstrap over groups).
-    """
+    """Accuracy (both orders) on the questions that name each data set; seeds and folds pooled. Columns: model, prompt,
+    split, question_set, dataset, n, accuracy, low, high (per cent, bootstrap over groups)."""
     rows = []
     for (cell, group), dataset in product(_by_cell(decided, picked), sorted(DATASETS)):
         named = group[(group["dataset_1"] == dataset) | (group["dataset_2"] == dataset)]
@@ -309,11 +305,9 @@ def code_over_metadata(
 
 
 def pair_confusion(decided: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
-    """Per pair of data sets (names sorted): how often the first name is right and how often it is said.
-
-    Columns: model, prompt, split, question_set, pair, n, right, said (per cent, of the pair's first name), accuracy,
-    low, high (per cent, Wilson).
-    """
+    """Per pair of data sets (names sorted): how often the first name is right and how often it is said. Columns: model,
+    prompt, split, question_set, pair, n, right, said (per cent, of the pair's first name), accuracy, low, high
+    (Wilson)."""
     rows = []
     for cell, group in _by_cell(decided, picked):
         turned = group["dataset_1"] > group["dataset_2"]

@@ -133,10 +133,8 @@ def _write_texts(coder: Coder, asked: Sequence[Asked], design: Design) -> dict[i
 
 
 def log_odds(coder: Coder, asked: Sequence[Asked], batch: int) -> np.ndarray:
-    """Total log-likelihood of the first name as the answer minus that of the second, nats.
-
-    Questions about the same code are read together, so that it is read once for all orders and names.
-    """
+    """Total log-likelihood of the first name as the answer minus that of the second, nats. Questions about the same
+    code are read together, so that it is read once for all orders and names."""
     different = sorted({(question.context, question.texts, question.prompt_length) for question in asked})
     contexts = [list(group) for _, group in groupby(different, key=lambda question: question[0])]
     groups = [[text for _, texts, _ in group for text in texts] for group in contexts]

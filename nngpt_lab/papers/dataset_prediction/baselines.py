@@ -71,10 +71,8 @@ def family_and_names(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures
 
 
 def metadata(train: pd.DataFrame, test: pd.DataFrame, code: CodeFeatures, seed: int) -> np.ndarray:
-    """Logistic regression on differences of log images, log side, channels and log classes.
-
-    Without an intercept: swapping the names flips the answer.
-    """
+    """Logistic regression on differences of log images, log side, channels and log classes, without an intercept:
+    swapping the names flips the answer."""
     scaler = StandardScaler().fit(_metadata(NAMES))
 
     def features(questions: pd.DataFrame) -> np.ndarray:
@@ -194,11 +192,9 @@ def graded(probability: np.ndarray, questions: pd.DataFrame) -> np.ndarray:
 
 
 def summarise(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
-    """Accuracy per split, part, baseline and question set; ``part`` "all parts" pools the folds.
-
-    Columns: split, part, baseline, question_set, n (answers, all seeds), programs (those that differ in more than
-    names), accuracy, ci_low, ci_high (per cent; bootstrap over programs), seeds.
-    """
+    """Accuracy per split, part, baseline and question set; ``part`` "all parts" pools the folds. Columns: these, n
+    (answers, all seeds), programs (those that differ in more than names), accuracy, ci_low, ci_high (per cent;
+    bootstrap over programs), seeds."""
     in_parts = answers[answers["split"].isin(["families", "dataset"])]
     parts = pd.concat([answers.assign(part="all parts"), in_parts], ignore_index=True)
     keys = ["split", "part", "baseline", "question_set"]
@@ -243,10 +239,8 @@ def unseen_bases(
     The hand-written networks' bases (VGG, ResNet, ...) are held out, a tenth at a time; ``code_and_names`` learns from
     all other questions, balanced within family. Answers are weighted so that both names of a pair win equally often:
     among all these networks (``of all bases``: does code tell of a base that it never saw which data set suits it?), or
-    within each base (``within a base``: does it tell variants of one base apart?).
-
-    Returns:
-        balanced, questions (that a balanced draw has), bases, accuracy, ci_low, ci_high (per cent, over bases).
+    within each base (``within a base``: does it tell variants of one base apart?). Columns: balanced, questions (that a
+    balanced draw has), bases, accuracy, ci_low, ci_high (per cent, over bases).
     """
     base = questions["architecture"].map(lambda name: family_of(name)[1])
     written = questions["family"] == "hand-written"
@@ -329,10 +323,8 @@ def _restrict(probabilities: np.ndarray, classes: np.ndarray, test: pd.DataFrame
 
 
 def _bradley_terry(questions: pd.DataFrame, features: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Rows: TF-IDF in the first name's block, minus TF-IDF in the second's; then one signed column per pair.
-
-    Swapping the names flips the sign of the row, and the model has no intercept: it cannot learn the order.
-    """
+    """Rows: TF-IDF in the first name's block, minus TF-IDF in the second's; then one signed column per pair. Swapping
+    the names flips the sign of the row, and the model has no intercept: it cannot learn the order."""
     sign = [
         (questions["dataset_1"] == d).to_numpy(float) - (questions["dataset_2"] == d).to_numpy(float) for d in NAMES
     ]

@@ -34,10 +34,10 @@ def code_signal(models: pd.DataFrame, weights: Mapping[str, int]) -> pd.DataFram
     """Does code carry the signal? A verdict for every tuned model, on questions that names cannot answer: the scale
     ladder, the smallest model first.
 
-    ``models`` is ``dataset_answers.models_table``'s; its readout over both orders decides. ``weights``: how many each
-    model has. Columns: model, weights, prompt, split, question_set, n (answers), programs, accuracy, low, high (per
-    cent), control, control_low, control_high (the same model's accuracy from the scores prompt, on this split or else
-    another; nan if it was not asked), verdict.
+    ``models``: of ``answers.models_table``, whose readout over both orders decides; ``weights``: how many each model
+    has. Columns: model, weights, prompt, split, question_set, n (answers), programs, accuracy, low, high (per cent),
+    control, control_low, control_high (the same model's accuracy from the scores prompt, on this split or else another;
+    nan if it was not asked), verdict.
     """
     tuned = models[(models["state"] == "tuned") & (models["readout"] == "both orders")]
     controls = tuned[(tuned["prompt"] == CONTROL) & (tuned["question_set"] == "balanced")]
@@ -83,11 +83,9 @@ def recorded(
 ) -> dict[str, Measured]:
     """What records, counts and baselines say, by the claim's id.
 
-    Args:
-        accuracies: as ``baselines.summarise`` returns them.
-        code_over_family: accuracy with code and names minus that with family and names, points, held-out architectures.
-        first: of how many architectures the first 30 questions are.
-        signal: as :func:`code_signal` returns it, for the notes.
+    ``accuracies``: of ``baselines.summarise``; ``code_over_family``: accuracy with code and names minus that with
+    family and names, points, held-out architectures; ``first``: of how many architectures the first 30 questions are;
+    ``signal``: of :func:`code_signal`, for the notes.
     """
 
     def accuracy(split: str, question_set: str, baseline: str) -> Estimate:
@@ -119,9 +117,7 @@ def recorded(
 
 def _code_over_metadata(architectures: int) -> Measured:
     """From the paper's counts: both prompts were asked the same questions, but which each had right is not published.
-
-    The interval is the widest that any pairing of the two counts allows.
-    """
+    The interval is the widest that any pairing of the two counts allows."""
     (code, n), (metadata, _) = published_counts("code only"), published_counts("metadata")
     split = min(metadata, n - code)  # at most so many were right by metadata alone
     paired = [intervals.difference_of_paired_proportions(code - metadata + k, k, n).scaled(100) for k in (0, split)]
@@ -136,12 +132,8 @@ def _code_over_metadata(architectures: int) -> Measured:
 
 
 def peaks(epochs: pd.DataFrame, published: bool) -> dict[str, Measured]:
-    """The paper's peaks, by the claim's id: best epoch of the text readout on the first 30 questions as published.
-
-    Args:
-        epochs: ``dataset_answers.epochs_table``'s.
-        published: whether the run is one of the paper's own protocol and models.
-    """
+    """The paper's peaks, by the claim's id: best epoch of the text readout on the first 30 questions as published, from
+    ``answers.epochs_table``. ``published``: whether the run is one of the paper's own protocol and models."""
     asked = epochs[
         (epochs["readout"] == "text") & (epochs["on"] == f"first {FIRST}") & (epochs["split"] == "published")
     ]
@@ -159,12 +151,9 @@ def peaks(epochs: pd.DataFrame, published: bool) -> dict[str, Measured]:
 
 
 def courses(epochs: pd.DataFrame) -> dict[str, Measured]:
-    """Whether the 7B model rises steadily and the 1.3B one fluctuates more, by the claim's id; a run of the published
-    protocol only. Each seed is one course over the tuned epochs, on all test questions: one has no interval.
-
-    Args:
-        epochs: ``dataset_answers.epochs_table``'s.
-    """
+    """Whether the 7B model rises steadily and the 1.3B one fluctuates more, by the claim's id, from
+    ``answers.epochs_table`` of a run of the published protocol. Each seed is one course over the tuned epochs, on all
+    test questions: one has no interval."""
     asked = epochs[(epochs["readout"] == "text") & (epochs["on"] == "all") & (epochs["split"] == "published")]
     asked = asked[(asked["prompt"] == "code") & (asked["epoch"] > 0)].sort_values("epoch")
     by_model = {model: rows.groupby("seed") for model, rows in asked.groupby("model")}
@@ -181,10 +170,8 @@ def courses(epochs: pd.DataFrame) -> dict[str, Measured]:
 
 
 def celeba(per_dataset: pd.DataFrame, by_dataset: pd.DataFrame, published: bool) -> Measured:
-    """The one number of the paper's tables by data set: metadata, questions with CelebA-Gender, as published.
-
-    ``by_dataset``: as ``baselines.by_dataset`` returns it for held-out architectures; what names alone reach is noted.
-    """
+    """The one number of the paper's tables by data set: metadata, questions with CelebA-Gender, as published; what
+    names alone reach (``baselines.by_dataset``, held-out architectures) is noted."""
     rows = by_dataset[(by_dataset["dataset"] == "celeba-gender") & (by_dataset["baseline"] == "names")]
     names = f"Names alone reach {rows['accuracy'].iloc[0]:.1f} % on these questions (held-out architectures)."
     return _celeba(per_dataset, published).noted(names)

@@ -36,12 +36,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class View:
-    """How much of a code is shown.
-
-    Attributes:
-        characters: where it is cut; None: nowhere.
-        layers: only the calls of layers are shown (:func:`layer_calls`).
-    """
+    """How much of a code is shown: where it is cut (None: nowhere), and whether only its calls of layers are
+    (:func:`layer_calls`)."""
 
     characters: int | None = CODE_CHARACTERS
     layers: bool = False
@@ -57,10 +53,8 @@ Alteration = Callable[[Shown, Mapping[str, str], View, np.random.Generator], Sho
 @functools.lru_cache(maxsize=2**14)
 @no_collection()
 def layer_calls(code: str) -> str:
-    """The code's calls of layers (``nn.Conv2d(...)``), one a line, in the order of the text; containers left out.
-
-    Functions of LEMUR's frame are passed over. What does not parse, or calls no layer, stays as it is.
-    """
+    """The code's calls of layers (``nn.Conv2d(...)``), one a line, in the order of the text, without containers and the
+    functions of LEMUR's frame. What does not parse, or calls no layer, stays as it is."""
     try:
         tree = parse(code)
     except UNREADABLE:
@@ -131,11 +125,8 @@ def alterations(view: View, cuts: Sequence[int | None]) -> dict[str, Alteration]
 
 
 def distinct_views(questions: pd.DataFrame, code: Mapping[str, str], views: Mapping[str, View]) -> pd.DataFrame:
-    """How many networks can be told apart by what is shown of them.
-
-    Columns: view, architectures, distinct (different texts), share (per cent), commonest (questions whose text is the
-    commonest one, per cent).
-    """
+    """How many networks can be told apart by what is shown of them: view, architectures, distinct (different texts),
+    share (per cent), commonest (questions whose text is the commonest one, per cent)."""
     counts, rows = questions["architecture"].value_counts().sort_index(), []
     for name, view in views.items():
         texts = pd.Series([view(code[a]) for a in counts.index])
@@ -146,10 +137,8 @@ def distinct_views(questions: pd.DataFrame, code: Mapping[str, str], views: Mapp
 
 
 def near_duplicates(code: Mapping[str, str], settings: NoveltySettings) -> dict[str, str]:
-    """Group of each architecture: those that a chain of near-duplicates links share one. Exact Jaccard, no MinHash.
-
-    Two sources are near-duplicates if the Jaccard index of their shingles reaches ``settings.jaccard_threshold``.
-    """
+    """Group of each architecture: those that a chain of near-duplicates links share one. Near-duplicates are sources
+    whose Jaccard index, exact and without MinHash, reaches ``settings.jaccard_threshold``."""
     names, form = sorted(code), canonical.FORMS[settings.form]
     sets = [sketch(form.canonical(code[name]), replace(settings, permutations=2)).shingles for name in names]
     _, column = np.unique(np.concatenate(sets), return_inverse=True)

@@ -45,11 +45,8 @@ def _trials(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_records(records: pd.DataFrame) -> pd.DataFrame:
-    """The best record per data set and architecture at epoch 5, with its normalised accuracy.
-
-    Of records that tie for best (the published join keeps all of them) the one with the smallest id is kept.
-    Columns: dataset, architecture, id, accuracy, normalised.
-    """
+    """The best record per data set and architecture at epoch 5, with its normalised accuracy: dataset, architecture,
+    id, accuracy, normalised. Of records that tie for best (the published join keeps all) the smallest id is kept."""
     rows = _trials(records).sort_values(["accuracy", "id"], ascending=[False, True])
     best = rows.drop_duplicates(["dataset", "architecture"]).sort_values(["architecture", "dataset"], ignore_index=True)
     top = best.groupby("dataset")["accuracy"].transform("max")
@@ -89,10 +86,8 @@ def drawn(questions: pd.DataFrame, architectures: int, rng: np.random.Generator)
 
 
 def pair_balance(questions: pd.DataFrame) -> pd.DataFrame:
-    """Per pair of data sets, how often the more frequent winner wins.
-
-    Columns: pair, n, usual_winner, share(_low, _high) in per cent (Wilson).
-    """
+    """Per pair of data sets, how often the more frequent winner wins: pair, n, usual_winner, share(_low, _high) in per
+    cent (Wilson)."""
     rows = []
     for pair, group in questions.groupby("pair"):
         winner = group["answer"].value_counts().sort_index().idxmax()

@@ -77,16 +77,10 @@ def work(design: Design, seeds: int) -> Work:
 
 
 def run_design(results: Results, design: Design, lemur: Lemur, seeds: Sequence[int], workers: int = 2) -> DatasetRuns:
-    """Every model, prompt, cell, fold and seed of a design, or what was kept of it.
-
-    Args:
-        results: its folder gets a folder ``datasets`` with one folder per run.
-        workers: processes of one thread each; 1 runs all in this one. On a GPU each loads a model of its own and has
-            an equal part of the card's memory.
-
-    Raises:
-        UsageError, DataError: a model or the memory for it is missing; before any work.
-    """
+    """Every model, prompt, cell, fold and seed of a design, or what was kept of it, a folder a run in ``datasets`` of
+    the results. ``workers``: processes of one thread each; 1 runs all in this one. On a GPU each loads a model of its
+    own and has an equal part of the card's memory. UsageError, DataError: a model or the memory for it is missing;
+    before any work."""
     coders, device = design.coders, results.profile.device
     four_bit = design.four_bit and device.startswith("cuda")
     check(replace(design, four_bit=four_bit), device)

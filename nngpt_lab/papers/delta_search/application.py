@@ -117,13 +117,9 @@ class Applied:
 
 
 def apply_answer(base: str, answer: str, form: str, ancestors: Iterable[str] = (), complete: bool = True) -> Applied:
-    """Read an answer in a format, and apply it to ``base``. Never raises for anything in the answer.
-
-    Args:
-        form: a name of ``edits.FORMATS``.
-        ancestors: sources that the edit must not lead back to.
-        complete: whether the model, and not the token limit, ended the answer.
-    """
+    """Read an answer in a format (a name of ``edits.FORMATS``), and apply it to ``base``. Never raises for anything in
+    the answer. ``ancestors``: sources that the edit must not lead back to; ``complete``: whether the model, and not the
+    token limit, ended the answer."""
     try:
         edit = read(answer, form, complete)
         code, rungs = apply(base, edit)
@@ -245,11 +241,8 @@ def _windows(wanted: Sequence[str], there: Sequence[str]) -> list[int]:
 
 
 def _place(hunk: Hunk, at: Sequence[int | None], lines: Sequence[str], rung: Rung) -> Place | None:
-    """The hunk's changes where its old lines stand at the file's lines ``at`` (None: not there).
-
-    None if they do not follow from that: where new lines go, how far they are indented, or that removed lines are one
-    run.
-    """
+    """The hunk's changes where its old lines stand at the file's lines ``at`` (None: not there). None if they do not
+    follow from that: where new lines go, how far they are indented, or that removed lines are one run."""
     shift = 0 if rung in (Rung.EXACT, Rung.WHITESPACE) else _shift(hunk, at, lines, rung)
     tabs = rung == Rung.EXACT or any(line.startswith("\t") for line in lines)
     spaced = str if tabs else _spaced
@@ -282,11 +275,9 @@ EDGE = -1
 def _span(
     marks: Sequence[str], removed: Sequence[int | None], around: Sequence[int | None], lines: Sequence[str]
 ) -> tuple[int, int] | None:
-    """Which lines of the file a change takes the place of: those removed, or none between its two neighbours.
-
-    None if removed lines are not one run, if a neighbour that new lines stand beside was not found, or if the file has
-    more than blank lines between them: before or after these?
-    """
+    """Which lines of the file a change takes the place of: those removed, or none between its two neighbours. None if
+    removed lines are not one run, if a neighbour that new lines stand beside was not found, or if the file has more
+    than blank lines between them: before or after these?"""
     above, below = around
     known = [place for place in removed if place is not None]
     if len(known) < len(removed) or any(after != before + 1 for before, after in itertools.pairwise(known)):
@@ -308,8 +299,7 @@ def _span(
 
 def _shift(hunk: Hunk, at: Sequence[int | None], lines: Sequence[str], rung: Rung) -> int | None:
     """By how many columns the hunk's lines stand further right in the file: all of them or, where the place is a near
-    one, most. None if they do not agree. One column is a lost mark or a slip, and no shift.
-    """
+    one, most. None if they do not agree. One column is a lost mark or a slip, and no shift."""
     shifts: Counter[int] = Counter()
     for (_, text), place in zip(hunk.old, at, strict=True):
         if place is not None and text.strip():
@@ -374,9 +364,7 @@ def _removed(hunk: Hunk) -> list[tuple[bool, bool]]:
 
 def _gains(keys: Sequence[tuple[str, str]], there: Sequence[str], near: Near) -> np.ndarray:
     """What it is worth to take old line i for the file's line j, shape (i, j); minus infinity where it cannot be.
-
-    Refused if a line to be removed is nowhere, or if the hunk is of another file.
-    """
+    Refused if a line to be removed is nowhere, or if the hunk is of another file."""
     at: dict[str, list[int]] = {}
     for number, text in enumerate(there):
         at.setdefault(text, []).append(number)

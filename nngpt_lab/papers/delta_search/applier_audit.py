@@ -271,11 +271,9 @@ class Case:
 
 
 def cases(networks: pd.DataFrame, count: int, seed: int) -> list[Case]:
-    """``count`` damaged answers, each corruption equally often.
-
-    A true edit is a pair of ``networks`` (columns base, code, characters) of one base whose diff has at most LONGEST
-    lines, or, every second time, a network and a random typed mutation of it.
-    """
+    """``count`` damaged answers, each corruption equally often. A true edit is a pair of ``networks`` (columns base,
+    code, characters) of one base whose diff has at most LONGEST lines, or, every second time, a network and a random
+    typed mutation of it."""
     rng = generator("paper D", "applier audit", seed)
     short = networks[(networks["characters"] <= LARGEST) & ~networks["code"].str.contains("\r")]
     pool = [codes.to_numpy() for _, codes in short.groupby("base")["code"] if len(codes) > 1]
@@ -409,11 +407,9 @@ def _results(case: Case) -> list[tuple[str, str, str, str]]:
 
 
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
-    """Counts and shares of what each applier did, over what was wanted and by corruption (``all`` first).
-
-    Columns wanted, corruption, applier, n, right, refused, wrong, and done, done_low, done_high: the share that was
-    treated as wanted, per cent, with Wilson's interval.
-    """
+    """Counts and shares of what each applier did, over what was wanted and by corruption (``all`` first): wanted,
+    corruption, applier, n, right, refused, wrong, and done, done_low, done_high: the share that was treated as wanted,
+    per cent, with Wilson's interval."""
     results = pd.concat([results.assign(corruption="all"), results])
     counts = results.groupby(["wanted", "corruption", "applier", "result"], sort=False).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(RESULTS), fill_value=0).reset_index()

@@ -19,7 +19,6 @@ from nngpt_lab.papers.delta_search.targets import POOLS, best_at, share_saved
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.claims import Measured, load_claims
 from nngpt_lab.statistics.intervals import Estimate
-from nngpt_lab.study.comparison import over_seeds
 
 PULL_REQUEST = {"deepseek": 83, "qwen": 51, "mistral": 68}  # ABrain-One/nn-dataset#204
 FALLS = {"deepseek": 9, "qwen": 12, "mistral": 12}  # of 21, 2605.30103, cycle_data.csv
@@ -69,12 +68,9 @@ def published(design: Design) -> str:
 def measure(
     arms: pd.DataFrame, compared: pd.DataFrame, edits: pd.DataFrame, published: str = ""
 ) -> dict[str, Measured]:
-    """What a run says to each claim, by the claim's id.
-
-    Args:
-        arms, compared, edits: as ``tables.arm_table``, ``tables.compared`` and ``runs.run_all`` give them.
-        published: which of the paper's models ran its own protocol (``deepseek``, ``qwen``, ``mistral``); else empty.
-    """
+    """What a run says to each claim, by the claim's id, from ``tables.arm_table``, ``tables.compared`` and the run's
+    edits. ``published``: which of the paper's models ran its own protocol (``deepseek``, ``qwen``, ``mistral``); else
+    empty."""
     own = arms[(arms["form"] == FORM) & (arms["arm"] == ARM)]
     if own.empty:
         return not_run(f"The run has no {FORM.replace('_', ' ')} that was tuned on the {ARM}.")
@@ -93,7 +89,7 @@ def measure(
         scores = edits[(edits["form"] == FORM) & (edits["arm"] == ARM)].dropna(subset="score")
         found[f"D-valid-{published}"] = _estimate(row, "valid", "sampled")
         found[f"D-mean-{published}"] = intervals.t_interval(100 * scores["score"].to_numpy())
-        found[f"D-best-{published}"] = over_seeds(100 * scores.groupby("seed")["score"].max().to_numpy())
+        found[f"D-best-{published}"] = intervals.t_interval(100 * scores.groupby("seed")["score"].max().to_numpy())
         return {key: Measured(value) for key, value in found.items() if value is not None}
     said = {key: _text(value) if value else f"{row['state']}." for key, value in found.items()}
     return {key: Measured(None, f"Our scaled comparison: {text}") for key, text in said.items()}

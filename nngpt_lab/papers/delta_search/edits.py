@@ -144,9 +144,7 @@ class Format:
 
 def read(answer: str, form: str, complete: bool = True) -> Edit:
     """The edit in a model's answer; Refused if there is none. Work is linear in the answer's length, which is limited.
-
-    ``complete``: whether the model ended the answer itself, and not the token limit.
-    """
+    ``complete``: whether the model ended the answer itself, and not the token limit."""
     if len(answer) > MAX_CHARACTERS:
         raise Refused(Outcome.TOO_LARGE, f"the answer has {len(answer):,} characters, more than {MAX_CHARACTERS:,}")
     if BINARY.search(answer):
@@ -173,11 +171,9 @@ FENCE = re.compile(r"^```[\w+-]*[ ]*$", re.MULTILINE)
 
 
 def unwrapped(text: str) -> str:
-    """What stands between the last pair of ``<delta>`` tags, else in the only fence, else the text itself.
-
-    Refused where a tag or fence is never closed: the rest of the edit is missing. Several fences are refused too: which
-    of them is meant, the text does not say.
-    """
+    """What stands between the last pair of ``<delta>`` tags, else in the only fence, else the text itself. Refused
+    where a tag or fence is never closed (the rest of the edit is missing), and of several fences (which of them is
+    meant?)."""
     tags = list(TAG.finditer(text))
     if tags:
         if tags[-1][1] == "" or len(tags) < 2 or tags[-2][1]:

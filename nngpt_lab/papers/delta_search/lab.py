@@ -47,12 +47,9 @@ def open_lab(
 
 
 def networks(corpus: str, family: str | None = None) -> pd.DataFrame:
-    """Published networks, by name; none that loads trained weights.
-
-    Columns name, family, code, accuracy (the best recorded on CIFAR-10 after one epoch; null if there is none), and of
-    ``narrow`` parameters, too. ``corpus``: ``lemur``, or ``narrow``: at reduced width, with the accuracy of the network
-    that it is a narrow copy of.
-    """
+    """Published networks, by name; none that loads trained weights. ``corpus``: ``lemur``, or ``narrow``: at reduced
+    width. Columns name, family, code, accuracy (the best recorded on CIFAR-10 after one epoch, of ``narrow`` that of
+    the network that it is a narrow copy of; null if there is none), and of ``narrow`` parameters, too."""
     lemur = architectures.load()
     best = best_at(lemur, 1).query("dataset == 'cifar-10'").rename(columns={"architecture": "name"})
     table = narrow.load() if corpus == "narrow" else lemur.architectures[["name", "family", "code"]]

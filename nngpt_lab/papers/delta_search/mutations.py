@@ -66,10 +66,8 @@ def mutate(code: str, edit: Mutations) -> str:
 
 
 def random_mutation(code: str, rng: np.random.Generator, tries: int = 50) -> tuple[Mutation, str] | None:
-    """A mutation that can be made, and what it makes: kind, layer and value are drawn uniformly until one can.
-
-    None after ``tries``.
-    """
+    """A mutation that can be made, and what it makes: kind, layer and value are drawn uniformly until one can; None
+    after ``tries``."""
     values = {
         "width": [str(2**power) for power in range(4, 10)],
         "depth": ["+1", "-1"],

@@ -56,11 +56,9 @@ def loads_weights(code: str) -> bool:
 
 
 def levels(lemur: Lemur, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
-    """One-epoch accuracy of LEMUR's networks by data set, per cent. A network counts with its best record.
-
-    Columns dataset, networks, median, mean (with interval over networks), best, admitted (networks at or above 40 %),
-    admitted_share (with Wilson's interval), pretrained: sources that load trained weights.
-    """
+    """One-epoch accuracy of LEMUR's networks by data set, per cent; a network counts with its best record. Columns
+    dataset, networks, median, mean (with interval over networks), best, admitted (networks at or above 40 %),
+    admitted_share (with Wilson's interval), pretrained: sources that load trained weights."""
     best, rows = best_at(lemur, 1), []
     for dataset in DATASETS:
         part = best[best["dataset"] == dataset]
@@ -75,10 +73,8 @@ def levels(lemur: Lemur, rng: np.random.Generator, resamples: int) -> pd.DataFra
 
 def beside_identity(levels: pd.DataFrame) -> pd.DataFrame:
     """Paper D's two columns with the identity arm's: an edit that changes nothing is valid, and as good as its parent.
-
-    Two rows of ours: parents of CIFAR-10 alone, and the six data sets with equal weight (the paper's mix is unknown).
-    Columns arm, valid, mean_accuracy, lines.
-    """
+    Two rows of ours: parents of CIFAR-10 alone, and the six data sets with equal weight (the paper's mix is
+    unknown)."""
     means = levels.set_index("dataset")["mean"]
     ours = [("identity, CIFAR-10 parents", 100.0, means["cifar-10"], 0.0),
             ("identity, six data sets, equal weight", 100.0, means.mean(), 0.0)]  # fmt: skip

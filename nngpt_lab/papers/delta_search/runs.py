@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
-from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.papers.delta_search import loop
 from nngpt_lab.papers.delta_search.design import Arm, Design
 from nngpt_lab.papers.delta_search.lab import open_lab, parents
 from nngpt_lab.records.results import Results
 from nngpt_lab.study.estimate import Work, of_a_loop
-from nngpt_lab.study.lab import run_ahead
+from nngpt_lab.study.lab import opened, run_ahead
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,7 @@ def run_all(
     workers: int = 2,
 ) -> LiveRuns:
     """Run every format with every arm and seed, or read back what was run."""
-    device = results.profile.device
-    with (
-        Ledger(results.ledger_file) as ledger,
-        open_lab(design, ledger, results.folder / "live", device=device, workers=workers) as lab,
-    ):
+    with opened(results, "live", open_lab, design, workers) as lab:
         pools = {seed: parents(lab, seed) for seed in seeds}
         calls = [
             (replace(design, form=form), arm, seed, pools[seed])
@@ -72,5 +67,5 @@ def run_all(
         run_ahead(lab, open_lab, loop.run, calls, workers)
         tables = [loop.run(replace(lab, design=own), *call) for own, *call in lab.bar(calls, "formats, arms and seeds")]
         rows = [{"seed": seed, **asdict(parent)} for seed, pool in pools.items() for parent in pool]
-        codes = ledger.table("codes").set_index("hash")["code"].to_dict()
+        codes = lab.ledger.table("codes").set_index("hash")["code"].to_dict()
         return LiveRuns(pd.concat(tables, ignore_index=True), pd.DataFrame(rows), codes)

@@ -25,7 +25,6 @@ from nngpt_lab.study.comparison import (
     PairedProportion,
     PairedRatio,
     compare,
-    over_seeds,
 )
 from nngpt_lab.study.history import by_step, history
 from nngpt_lab.study.samples import FEWEST, SEEDS
@@ -54,10 +53,9 @@ def arm_table(edits: pd.DataFrame, parents: pd.DataFrame) -> pd.DataFrame:
     """A row for each format and arm, over all seeds and cycles; identity and re-run first. Shares are in per cent,
     differences in points.
 
-    Returns:
-        form, arm, seeds, sampled, first_valid and valid (Wilson), mean (accuracy of the children), parent_mean (of
-        their parents), difference with its interval, n and method, better and worse (of the valid ones, beyond noise),
-        tokens (per sample), tokens_per_valid, state.
+    Columns: form, arm, seeds, sampled, first_valid and valid (Wilson), mean (accuracy of the children), parent_mean (of
+    their parents), difference with its interval, n and method, better and worse (of the valid ones, beyond noise),
+    tokens (per sample), tokens_per_valid, state.
     """
     least = 1.96 * noise(parents)
     null = parents.assign(first_valid=True, valid=True, tokens=0, parent=parents["name"], parent_score=parents["score"])
@@ -86,7 +84,7 @@ def gained(good: pd.DataFrame) -> tuple[Estimate, str]:
     """Mean of child minus parent: over seeds from three on, else over parents, of which each counts once."""
     runs = good.groupby("seed")["difference"].mean()
     if len(runs) >= SEEDS:
-        return over_seeds(runs.to_numpy(float)), PAIRED
+        return intervals.t_interval(runs.to_numpy(float)), PAIRED
     own = good.groupby(["seed", "parent"])["difference"].mean().to_numpy(float)
     if len(own) < FEWEST or np.ptp(own) == 0:
         return Estimate(float(own.mean()) if len(own) else np.nan, np.nan, np.nan, len(own)), TOO_FEW_SAMPLES
@@ -117,15 +115,9 @@ def edit_types(edits: pd.DataFrame, codes: Mapping[str, str]) -> pd.DataFrame:
 
 
 def compared(edits: pd.DataFrame, arms: Sequence[tuple[str, str]] = ()) -> pd.DataFrame:
-    """Formats with the whole file within an arm, and arms with each other within a format, sample by sample.
-
-    Args:
-        arms: pairs of arms to compare; the first minus the second.
-
-    Returns:
-        within, first, second, measure, first_value, second_value, difference with its interval, n, method, state.
-        Shares and differences are fractions. A side with less than LEAST valid edits makes a row not tested.
-    """
+    """Formats with the whole file within an arm, and ``arms`` with each other within a format (the first of a pair
+    minus the second), sample by sample: within, first, second, measure, first_value, second_value, :data:`RESULT`,
+    state. Shares and differences are fractions. A side with less than LEAST valid edits makes a row not tested."""
     tasks = []
     for arm, part in edits.groupby("arm", sort=False):
         if WHOLE in set(part["form"]):

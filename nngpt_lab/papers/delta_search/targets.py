@@ -189,11 +189,9 @@ def share_saved(drawn: pd.DataFrame, pool: str, scheme: str, rng: np.random.Gene
 
 
 def summarise(table: pd.DataFrame, rng: np.random.Generator, resamples: int) -> pd.DataFrame:
-    """Lengths by epoch, pool and scheme: quartiles of the lines, and SHARES in per cent with intervals.
-
-    Columns epoch, pool, scheme, pairs, networks, q1, median, q3, characters_by_file, and each of SHARES and ``median``
-    with its interval. The bootstrap draws networks, not pairs: a pair counts as often as both of its networks.
-    """
+    """Lengths by epoch, pool and scheme: pairs, networks, q1, median, q3 (of the lines), characters_by_file, and SHARES
+    in per cent, these and ``median`` with intervals. The bootstrap draws networks, not pairs: a pair counts as often as
+    both of its networks."""
     rows = []
     for key, part in table.groupby(["epoch", "pool", "scheme"], sort=False):
         row = dict(zip(("epoch", "pool", "scheme"), key, strict=True))
@@ -213,10 +211,8 @@ def summarise(table: pd.DataFrame, rng: np.random.Generator, resamples: int) -> 
 
 
 def limit_one(lemur: Lemur) -> pd.DataFrame:
-    """Which targets the authors' query gives, over all baselines: how many, and what share has the commonest.
-
-    Columns epoch, pool, baselines, targets, commonest, share (per cent). Enumerated: no interval.
-    """
+    """Which targets the authors' query gives, over all baselines: epoch, pool, baselines, targets (how many),
+    commonest, share (per cent). Enumerated: no interval."""
     rows = []
     for epoch in EPOCHS:
         best = best_at(lemur, epoch)

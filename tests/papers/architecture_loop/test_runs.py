@@ -95,7 +95,7 @@ def test_every_variation_changes_one_thing():
 def test_a_variation_that_changes_nothing_is_left_out():
     names = [name for name, _ in settings.variations(DEMO, ["epochs"])]
     assert names == ["loop", "epochs 1", "epochs 5"]
-    one = settings.epochs(DEMO, 1)
+    one = settings.changed(DEMO, "epochs", 1)
     assert [name for name, _ in settings.variations(one, ["epochs"])] == ["loop", "epochs 5"]
 
 
