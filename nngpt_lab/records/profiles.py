@@ -134,7 +134,8 @@ class Profile:
 
 
 TWO_ARMS = "loop, no tuning"
-NULL_ARMS = "static corpus, shuffled targets, no tuning, random mutation"
+UNTUNED_ARMS = "no tuning, random mutation"
+TUNED_ARMS = f"static corpus, {UNTUNED_ARMS}"
 TWO_FORMATS = "whole_file, unified_diff"
 SETTINGS = "temperature, threshold, rank, epochs, novelty"
 EVERY_SOURCE = 20_000  # LEMUR has 10,482
@@ -150,7 +151,7 @@ SMOKE = Profile(
     architecture_loop=ArchitectureLoop("nano-smoke", TWO_ARMS, seeds=1, settings="epochs", sources=60, transfer=2),
     augmentation_search=AugmentationSearch("nano-augment-smoke", TWO_ARMS, seeds=1, replay="smoke", policy_seeds=0),
     dataset_prediction=DatasetPrediction(seeds=1, design="nano-c-smoke", llm_seeds=1, architectures=250, rounds=5),
-    delta_search=DeltaSearch("nano-delta-smoke", NULL_ARMS, seeds=1, pairs=180, edits=45, formats=TWO_FORMATS),
+    delta_search=DeltaSearch("nano-delta-smoke", TUNED_ARMS, seeds=1, pairs=180, edits=45, formats=TWO_FORMATS),
     walkthroughs=Walkthroughs(
         "tiny", networks=8, protocol="digits", functions=4, augmentation_protocol="digits-augmentation"
     ),
@@ -166,7 +167,7 @@ DEMO = Profile(
     architecture_loop=ArchitectureLoop("nano", "loop", seeds=1, settings=SETTINGS, sources=EVERY_SOURCE),
     augmentation_search=AugmentationSearch("nano-augment", TWO_ARMS, seeds=1, replay="demo", policy_seeds=1),
     dataset_prediction=DatasetPrediction(seeds=5, design="nano-c", llm_seeds=1),
-    delta_search=DeltaSearch("nano-delta", NULL_ARMS, seeds=1, pairs=5_400, edits=1_000, formats=TWO_FORMATS),
+    delta_search=DeltaSearch("nano-delta", UNTUNED_ARMS, seeds=1, pairs=5_400, edits=1_000, formats=TWO_FORMATS),
     walkthroughs=Walkthroughs(
         "nano-coder", networks=100, protocol="digits", functions=40, augmentation_protocol="digits-augmentation"
     ),
@@ -181,9 +182,7 @@ GPU = Profile(
     architecture_loop=ArchitectureLoop("small-gpu", "all", seeds=3, settings=SETTINGS, sources=EVERY_SOURCE),
     augmentation_search=AugmentationSearch("small-augment", "all", seeds=3, replay="full", policy_seeds=3),
     dataset_prediction=DatasetPrediction(seeds=5, design="small-gpu-c", llm_seeds=5),
-    delta_search=DeltaSearch(
-        "small-delta", "static corpus, no tuning, random mutation", seeds=1, pairs=200_000, edits=1_000, formats="all"
-    ),
+    delta_search=DeltaSearch("small-delta", TUNED_ARMS, seeds=1, pairs=200_000, edits=1_000, formats="all"),
     walkthroughs=PUBLISHED,
 )
 PAPER = Profile(

@@ -143,7 +143,14 @@ DEMO = Design(
 )
 
 SMOKE = replace(
-    DEMO, name="nano-smoke", cycles=2, samples=6, thresholds=(0.5, 0.4, 0.3), base_samples=16, pairs_per_cycle=4
+    DEMO,
+    name="nano-smoke",
+    decoding=replace(DEMO.decoding, temperature=0.7, max_new_tokens=192),  # short texts, and most are sound
+    cycles=2,
+    samples=4,
+    thresholds=(0.5, 0.4, 0.3),
+    base_samples=12,
+    pairs_per_cycle=4,
 )
 
 GPU = replace(

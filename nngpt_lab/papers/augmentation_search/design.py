@@ -124,6 +124,9 @@ DEMO = Design(
     recipe=Recipe(targets=PAPER.recipe.targets, lr=3e-3, epochs=3, batch=8, accumulate=1, warmup=0.1),
 )
 
-SMOKE = replace(DEMO, name="nano-augment-smoke", epochs=2, samples=4, start=6, pairs_per_epoch=4, batch=4)
+SHORT = replace(DEMO.decoding, max_new_tokens=128)  # twice the longest function of the corpus
+SMOKE = replace(
+    DEMO, name="nano-augment-smoke", decoding=SHORT, epochs=2, samples=4, start=6, pairs_per_epoch=4, batch=4
+)
 
 DESIGNS = Named("design", PAPER, GPU, DEMO, SMOKE)

@@ -80,7 +80,7 @@ GPU_STUDIES = {
 }
 STUDIES = {  # by profile and model
     "smoke": {
-        "nano-coder": Study(_limited(SMOKE, 192, recipe=replace(RECIPE, epochs=2)), samples=4, epochs=2, seeds=1)
+        "nano-coder": Study(_limited(SMOKE, 128, recipe=replace(RECIPE, epochs=2)), samples=4, epochs=2, seeds=1)
     },
     "demo": {
         "nano-coder": Study(NANO, samples=30, epochs=6, seeds=1),

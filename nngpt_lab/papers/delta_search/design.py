@@ -120,7 +120,8 @@ DEMO = replace(
     context=1,
 )
 
-SMOKE = replace(DEMO, name="nano-delta-smoke", samples=2, parents=2, examples=2, retries=1)
+SHORT = replace(DEMO.decoding, max_new_tokens=160)
+SMOKE = replace(DEMO, name="nano-delta-smoke", decoding=SHORT, samples=2, parents=2, examples=2, retries=1)
 
 DESIGNS = Named("design", PAPER, GPU, DEMO, SMOKE)
 
