@@ -179,7 +179,8 @@ def ast_nameless(code: str) -> list[str]:
     """
     tree = parse(code)
     strip_docstrings(tree)
-    return LEXEME.findall(ast.unparse(_Nameless(ast.walk(tree)).visit(tree)))
+    _Nameless(ast.walk(tree)).erase()
+    return LEXEME.findall(ast.unparse(tree))
 
 
 # --- structure -------------------------------------------------------------------------------------------------------

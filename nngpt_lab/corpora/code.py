@@ -87,7 +87,8 @@ def describe(text: str) -> CodeFacts:
         layer_calls = sum(isinstance(node, ast.Call) and is_layer(node.func) for node in nodes)
         strip_docstrings(tree)
         same_program = code_hash(ast.unparse(tree))
-        same_structure = code_hash(ast.unparse(NameEraser(nodes).visit(tree)))
+        NameEraser(nodes).erase()
+        same_structure = code_hash(ast.unparse(tree))
     except UNREADABLE:
         return CodeFacts(code_hash(text), None, None, False, len(text), lines, 0)
     return CodeFacts(code_hash(text), same_program, same_structure, True, len(text), lines, layer_calls)
@@ -116,7 +117,13 @@ def strip_docstrings(tree: ast.AST) -> None:
             node.body = node.body[1:] or [ast.Pass()]
 
 
-class NameEraser(ast.NodeTransformer):
+NAMED = frozenset(
+    (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.arg, ast.Name, ast.Attribute, ast.ExceptHandler,
+     ast.Import, ast.ImportFrom, ast.Global, ast.Nonlocal)
+)  # fmt: skip
+
+
+class NameEraser:
     """Replace every name that the source itself binds by its order of appearance: ``v0``, ``v1``, ...
 
     Names it merely uses (``range``) stay, and so does all that is reached through an import (``nn.Conv2d``; ``F.relu``
@@ -126,10 +133,11 @@ class NameEraser(ast.NodeTransformer):
 
     def __init__(self, nodes: Iterable[ast.AST]):
         """``nodes``: all of the tree, in the order of ``ast.walk``."""
+        self.nodes = [node for node in nodes if type(node) in NAMED]
         self.names: dict[str, str] = {}
         self.attributes: dict[str, str] = {}
         self.imported: set[str] = set()
-        for node in nodes:
+        for node in self.nodes:
             match node:
                 case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                     self._bind(self.names, name)
@@ -145,37 +153,26 @@ class NameEraser(ast.NodeTransformer):
     def _bind(table: dict[str, str], name: str) -> None:
         table.setdefault(name, f"v{len(table)}")
 
-    def _definition(self, node):
-        node.name = self.names[node.name]
-        return self.generic_visit(node)
-
-    visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = _definition
-
-    def visit_arg(self, node: ast.arg):
-        node.arg = self.names[node.arg]
-        return self.generic_visit(node)
-
-    def visit_Name(self, node: ast.Name):
-        node.id = self.names.get(node.id, node.id)
-        return node
-
-    def visit_ExceptHandler(self, node: ast.ExceptHandler):
-        node.name = node.name and self.names[node.name]
-        return self.generic_visit(node)
-
-    def visit_Global(self, node: ast.Global | ast.Nonlocal):
-        node.names = [self.names.get(name, name) for name in node.names]
-        return node
-
-    visit_Nonlocal = visit_Global
-
-    def visit_Attribute(self, node: ast.Attribute):
-        root = node.value
-        while isinstance(root, ast.Attribute):
-            root = root.value
-        if not (isinstance(root, ast.Name) and root.id in self.imported):
-            node.attr = self.attributes.get(node.attr, node.attr)
-        return self.generic_visit(node)
+    def erase(self) -> None:
+        """Rename in the tree itself. The outer nodes come first, so the name that an attribute is reached through is
+        still its own when it is asked for."""
+        for node in self.nodes:
+            match node:
+                case ast.Name(id=name):
+                    node.id = self.names.get(name, name)
+                case ast.Attribute(attr=name, value=root):
+                    while isinstance(root, ast.Attribute):
+                        root = root.value
+                    if not (isinstance(root, ast.Name) and root.id in self.imported):
+                        node.attr = self.attributes.get(name, name)
+                case ast.arg(arg=name):
+                    node.arg = self.names[name]
+                case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                    node.name = self.names[name]
+                case ast.ExceptHandler(name=str(name)):
+                    node.name = self.names[name]
+                case ast.Global(names=names) | ast.Nonlocal(names=names):
+                    node.names = [self.names.get(name, name) for name in names]
 
 
 def tidy(code: str) -> str:

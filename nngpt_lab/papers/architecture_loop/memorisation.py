@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from scipy import sparse
 
 from nngpt_lab.candidates import canonical, novelty
 from nngpt_lab.corpora.code import UNREADABLE, describe, no_collection, parse
@@ -117,8 +118,29 @@ def _nearest(sets: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> tuple[n
     for row, shingles in enumerate(known):
         firsts.setdefault(shingles.tobytes(), (row, shingles))
     rows, distinct = zip(*firsts.values(), strict=True)
-    likeness = np.array([novelty.jaccard(shingles, distinct) for shingles in sets], float).reshape(-1, len(distinct))
+    likeness = _likeness(sets, distinct)
     return np.array(rows)[likeness.argmax(1)], likeness.max(1)
+
+
+def _likeness(sets: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> np.ndarray:
+    """Exact Jaccard index of each set with each known one, (len(sets), len(known)); 1 for two empty ones."""
+    every = np.unique(np.concatenate([np.zeros(0, np.uint64), *sets]))
+
+    def members(some: Sequence[np.ndarray]) -> sparse.csr_array:
+        """(len(some), len(every)): 1 where a set has a member of ``sets``."""
+        row, value = np.repeat(np.arange(len(some)), sizes(some)), np.concatenate([every[:0], *some])
+        column = np.searchsorted(every, value)
+        inside = np.append(every, 0)[column] == value
+        inside &= column < len(every)
+        ones = np.ones(int(inside.sum()))
+        return sparse.csr_array((ones, (row[inside], column[inside])), shape=(len(some), len(every)))
+
+    def sizes(some: Sequence[np.ndarray]) -> np.ndarray:
+        return np.array([len(shingles) for shingles in some], int)
+
+    common = (members(sets) @ members(known).T).toarray()
+    union = sizes(sets)[:, None] + sizes(known) - common
+    return np.where(union > 0, common / np.maximum(union, 1), 1.0)
 
 
 def _count_novel(
@@ -128,7 +150,7 @@ def _count_novel(
     for length in lengths:
         sets = _sets(hashes, length)
         nearest = _nearest(sets, _sets(corpus, length))[1] if corpus else np.zeros(len(sets))
-        likeness = [novelty.jaccard(shingles, sets) for shingles in sets]
+        likeness = _likeness(sets, sets)
         for threshold in thresholds:
             novel: list[int] = []
             for i in np.flatnonzero(nearest < threshold):

@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ METHODS: dict[str, tuple[str, ...]] = {  # which ranker's numbers, and whose are
 
 
 SLOW = frozenset({"tpe", "base", "tuned", "shuffled"})
+QUICK = frozenset({"ridge", "fewest"})  # done sooner than a universe is sent to another process
 
 
 @dataclass(frozen=True)
@@ -254,13 +256,14 @@ def _rank_all(
         for stem, named in zip(stems, rankers, strict=True)
     ]
     missing = [
-        (task, ranker, path)
+        (task, ranker, settings.llm, path)
         for task, files in zip(tasks, paths, strict=True)
         for ranker, path in files.items()
         if not path.exists()
     ]
-    jobs = (delayed(_rank)(task, ranker, settings.llm, path) for task, ranker, path in missing)
-    done = Parallel(n_jobs=workers, batch_size=1, return_as="generator_unordered")(jobs)
+    quick = (_rank(*job) for job in missing if job[1] in QUICK)
+    jobs = (delayed(_rank)(*job) for job in missing if job[1] not in QUICK)
+    done = chain(quick, Parallel(n_jobs=workers, batch_size=1, return_as="generator_unordered")(jobs))
     for _ in tqdm(done, title, len(missing), unit=" rankings", disable=None, leave=False):
         pass
     return [{ranker: np.load(path)["scores"] for ranker, path in files.items()} for files in paths]

@@ -108,7 +108,8 @@ def cut_at(characters: int | None) -> Alteration:
 def _renamed(code: str) -> str:
     try:
         tree = parse(code)
-        return ast.unparse(NameEraser(ast.walk(tree)).visit(tree))
+        NameEraser(ast.walk(tree)).erase()
+        return ast.unparse(tree)
     except UNREADABLE:
         return code
 
