@@ -66,10 +66,8 @@ def all_runs(folder: Path) -> pd.DataFrame:
 
 
 def find_run(name: str, folder: Path) -> Path:
-    """The folder of a run: a path, or its name below ``folder``; of a notebook's folder the latest run.
-
-    UsageError where there is none, or nothing was left there.
-    """
+    """The folder of a run: a path, or its name below ``folder``; of a notebook's folder the latest run. UsageError
+    where there is none, or nothing was left there."""
     given = [Path(name).expanduser(), folder / name, paths.results_root() / name]
     there = next((path.resolve() for path in given if path.is_dir()), None)
     if there is None:
@@ -229,10 +227,8 @@ def _told(value: float, low: float, high: float) -> str:
 
 
 def write_page(found: Comparison, file: Path) -> Path:
-    """The same as one HTML page that stands alone, with the runs' figures side by side; returns its path.
-
-    UsageError where it cannot be written.
-    """
+    """The same as one HTML page that stands alone, with the runs' figures side by side; returns its path. UsageError
+    where it cannot be written."""
     pairs: dict[str, list] = {}
     for which, run in (("a", found.a), ("b", found.b)):
         section = Section(which, which, manifest.display(run), which)

@@ -73,10 +73,8 @@ CELLS = (
 
 
 def write_notebook(name: str, folder: Path) -> list[Path]:
-    """Write ``name.ipynb`` and ``name.toml`` in a folder; return both.
-
-    UsageError for a name that is no plain word, or where either is there already.
-    """
+    """Write ``name.ipynb`` and ``name.toml`` in a folder; return both. UsageError for a name that is no plain word, or
+    where either is there already."""
     import nbformat
 
     if not re.fullmatch(r"[A-Za-z]\w*", name):

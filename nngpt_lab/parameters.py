@@ -35,10 +35,8 @@ OWN_OPTIONS = ("profile", "seed", "output")  # parameters every notebook has, se
 
 @dataclass(frozen=True)
 class Parameter:
-    """A line of a parameters cell: ``name: kind | None = default``; ``optional`` says whether None is allowed.
-
-    Without an annotation the default's type is the kind. Where neither says one, any literal will do.
-    """
+    """A line of a parameters cell: ``name: kind | None = default``; ``optional`` says whether None is allowed. Without
+    an annotation the default's type is the kind. Where neither says one, any literal will do."""
 
     default: Any
     kind: type | None
@@ -65,12 +63,9 @@ def read_notebook(path: Path):
 
 
 def read_parameters(notebook, name: str) -> dict[str, Parameter]:
-    """Names, types and defaults of the cell tagged ``parameters``, read without running it.
-
-    Raises:
-        UsageError: there is not exactly one such cell, a line of it is neither ``name = literal`` nor
-            ``name: type = literal``, or one of ``profile``, ``seed``, ``output`` is missing.
-    """
+    """Names, types and defaults of the cell tagged ``parameters``, read without running it. UsageError if there is not
+    exactly one such cell, a line of it is neither ``name = literal`` nor ``name: type = literal``, or one of
+    ``profile``, ``seed``, ``output`` is missing."""
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise UsageError(
@@ -181,12 +176,8 @@ LARGEST_HASHED = 16 * 2**20  # bytes
 
 
 def check_values(notebook: Path, given: dict[str, Any], profile: Profile) -> None:
-    """Refuse what one of the lab's own notebooks would refuse, too, but only once it runs. In a user's notebook a name
-    may mean anything.
-
-    Raises:
-        UsageError: no such model, arm, protocol, prompt, ...; or a count that is too small.
-    """
+    """A UsageError for what one of the lab's own notebooks would refuse, too, but only once it runs: no such model,
+    arm, protocol, prompt, ..., or a count that is too small. In a user's notebook a name may mean anything."""
     if not notebook.is_relative_to(paths.notebooks_folder()):
         return
     tables = dict(TABLES)

@@ -32,18 +32,12 @@ FOUND = ["verdict", "our_value", "ci_low", "ci_high", "n", "p_holm", "note", "ru
 
 
 def claims(results: str | Path | None = None) -> pd.DataFrame:
-    """Every registered claim, with what a results folder says of it.
+    """Every registered claim, with what a results folder (``results/demo``) says of it: of each notebook its latest run
+    counts. None: the newest of this machine's ``results/<profile>``, or else the reference runs.
 
-    Args:
-        results: a folder with a folder per notebook (``results/demo``); of each notebook its latest run counts. None:
-            the newest of this machine's ``results/<profile>``, or else the reference runs.
-
-    Returns:
-        A row per claim: claim_id, paper, claim, test, paper_value, unit, margin, least, units, grade, source; then
-        :data:`FOUND`: ``verdict`` is "not yet run" where no run of the folder judged it, and ``run`` names which did.
-
-    Raises:
-        UsageError: the folder named holds no claims table.
+    A row per claim: claim_id, paper, claim, test, paper_value, unit, margin, least, units, grade, source; then
+    :data:`FOUND`: ``verdict`` is "not yet run" where no run of the folder judged it, and ``run`` names which did.
+    UsageError: the folder named holds no claims table.
     """
     folder = newest() if results is None else Path(results).expanduser()
     found = _judged(folder) if folder else {}

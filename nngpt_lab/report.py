@@ -137,12 +137,9 @@ class Section:
 def build_report(folder: Path) -> Path:
     """Write ``index.html`` in ``folder``, and ``executed.html`` beside each notebook there; return the former's path.
 
-    Args:
-        folder: a results folder, one sub-folder per notebook (``results/<profile>``). Of a notebook's runs the latest
-            is shown; a folder with one run's files in itself, as earlier versions left them, is shown as it is.
-
-    Raises:
-        UsageError: nothing to report there, or no permission to write there.
+    Of a notebook's runs in a results folder (``results/<profile>``) the latest is shown; a folder with one run's files
+    in itself, as earlier versions left them, is shown as it is. UsageError: nothing to report there, or no permission
+    to write there.
     """
     folder = Path(folder)
     shown = {notebook: run_folders.latest(notebook) or notebook for notebook in run_folders.notebooks(folder)}

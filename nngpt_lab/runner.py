@@ -123,12 +123,9 @@ def run_notebooks(
     minutes: float | None = None,
     together: int = 1,
 ) -> list[RunOutcome]:
-    """Run notebooks, each into a folder of its own in ``output/<stem>/``.
+    """Run notebooks, each into a folder of its own in ``output/<stem>/``; the outcomes in the order of their ends.
 
     Args:
-        notebooks: paths of notebooks, each with one cell tagged ``parameters``.
-        profile: name of a profile.
-        seed: seed of everything random, 0 or more.
         parameters: values by name; a text is converted to the type that the notebook's parameters cell gives.
         output: folder that holds one folder per notebook; default ``results/<profile>``.
         force: run again even what is up to date.
@@ -136,12 +133,9 @@ def run_notebooks(
         minutes: stop then, at the next safe point; the same call continues, also where the folder was copied to.
         together: how many run at a time, each in a process of its own; 1: one after the other, in this process.
 
-    Returns:
-        The outcomes in the order of their ends.
-
     Raises:
-        UsageError: something given is wrong; nothing was started.
-        BusyError: another process is working in one of the folders; nothing was started.
+        UsageError: something given is wrong; BusyError: another process is working in one of the folders; nothing was
+            started.
     """
     jobs = prepare(notebooks, get_profile(profile), seed, parameters or {}, output)
     outcomes = []

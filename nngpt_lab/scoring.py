@@ -88,10 +88,8 @@ class Scored:
 
 
 def python_files(place: str | Path) -> dict[str, str]:
-    """The text of a Python file, or of every one below a folder, by its name as seen from there; in order.
-
-    UsageError where there is none, or one cannot be read.
-    """
+    """The text of a Python file, or of every one below a folder, by its name as seen from there; in order. UsageError
+    where there is none, or one cannot be read."""
     place = Path(place).expanduser()
     if not place.exists():
         raise UsageError(f"there is no {place}", "give a Python file or a folder of them")
@@ -116,17 +114,13 @@ def score(
     workers: int | None = None,
     novelty: bool = True,
 ) -> list[Scored]:
-    """Check, train and score files, each with every seed; what the ledger holds is not trained again.
+    """Check, train and score files (code by the file's name), each with every seed; what the ledger holds is not
+    trained again.
 
-    Args:
-        sources: code by the file's name.
-        protocol: a name of ``candidates/protocols.py``; candidates of the other kind are scored by its twin.
-        net: which class or function is the network, where a plain module has to be adapted.
-        novelty: also find the nearest published source in each form.
-
-    Raises:
-        UsageError: no such protocol or device. IsolationError: candidates cannot be confined here.
-        DataError: the images or the published sources cannot be had.
+    ``protocol``: a name of ``candidates/protocols.py``; candidates of the other kind are scored by its twin. ``net``:
+    which class or function is the network, where a plain module has to be adapted. ``novelty``: also find the nearest
+    published source in each form. UsageError: no such protocol or device; IsolationError: candidates cannot be confined
+    here; DataError: the images or the published sources cannot be had.
     """
     kinds = {name: kind_of(code) for name, code in sources.items()}
     protocols = {kind: protocol_for(protocol, kind) for kind in dict.fromkeys(kinds.values())}
@@ -195,11 +189,8 @@ def _neighbour(form: str, index: NoveltyIndex, code: str) -> Neighbour:
 
 
 def novelty(sources: Mapping[str, str], known: Mapping[str, NoveltyIndex] | None) -> list[dict]:
-    """Each file's nearest known source by form, and the first file before it in the folder that it repeats there.
-
-    Args:
-        known: what to compare with; None: what was published of the file's kind.
-    """
+    """Each file's nearest source of ``known`` (None: of what was published of its kind) by form, and the first file
+    before it in the folder that it repeats there."""
     kinds = {name: kind_of(code) for name, code in sources.items()}
     against = {kind: known or published(kind) for kind in dict.fromkeys(kinds.values())}
     within = {form: NoveltyIndex(rule) for form, rule in EACH_FORM.items()}

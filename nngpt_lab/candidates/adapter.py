@@ -72,16 +72,10 @@ def kind_of(code: str) -> Kind:
 
 
 def adapted(code: str, name: str | None = None) -> str:
-    """The code under LEMUR's contract; itself where it keeps the contract, tries to, or cannot be read.
-
-    Args:
-        name: the class, or the function that makes the network; None: the one module that no other part of the file
-            uses.
-
-    Raises:
-        UsageError: there is no such class or function, more than one could be meant, or its constructor asks for what
-            the lab does not know how to give.
-    """
+    """The code under LEMUR's contract; itself where it keeps the contract, tries to, or cannot be read. ``name``: the
+    class, or the function that makes the network; None: the one module that no other part of the file uses. UsageError
+    if there is no such class or function, more than one could be meant, or its constructor asks for what the lab cannot
+    give."""
     if name is None and contract.check(code, Kind.ARCHITECTURE).status == Status.OK:
         return code
     try:

@@ -56,12 +56,9 @@ def grayscale(images: Images) -> Images:
 
 
 def blend(degenerate: torch.Tensor, images: Images, factor: torch.Tensor | float) -> Images:
-    """``degenerate + factor * (images - degenerate)``, cut off to whole levels, as ``ImageEnhance`` does it.
-
-    Args:
-        degenerate: what a factor of 0 gives; float32 with whole values, broadcastable to (N, 3, H, W).
-        factor: (N,) or one number; used in single precision.
-    """
+    """``degenerate + factor * (images - degenerate)``, cut off to whole levels, as ``ImageEnhance`` does it: what a
+    factor (N,) of 0 gives is float32 with whole values, broadcastable to (N, 3, H, W); factors are used in single
+    precision."""
     if isinstance(factor, float | int):
         factor = torch.tensor([factor], dtype=torch.float32)
     change = (images.float() - degenerate).mul_(sent(factor.float(), images.device).view(-1, 1, 1, 1))
@@ -158,10 +155,8 @@ def crop(images: Images, top: torch.Tensor, left: torch.Tensor, height: int, wid
 
 @functools.lru_cache(maxsize=1024)
 def bilinear_weights(source: int, target: int) -> torch.Tensor:
-    """Weights by which PIL's bilinear filter makes ``target`` px of ``source`` px: float64 (target, source).
-
-    They are multiples of 2^-22 (Resample.c), so that sums of weighted levels are exact in double precision.
-    """
+    """Weights by which PIL's bilinear filter makes ``target`` px of ``source`` px: float64 (target, source), multiples
+    of 2^-22 (Resample.c), so that sums of weighted levels are exact in double precision."""
     scale = source / target
     support = max(scale, 1.0)
     centres = (np.arange(target) + 0.5) * scale

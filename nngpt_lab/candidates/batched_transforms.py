@@ -46,19 +46,9 @@ class Batched:
     norms: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
 
     def __call__(self, images: Images, generator: torch.Generator) -> torch.Tensor:
-        """Transform each image with draws of its own.
-
-        Args:
-            images: uint8 (N, 3, H, W), on any device.
-            generator: a CPU generator; the same state gives the same draws whatever the device.
-
-        Returns:
-            float32 (N, 3, h, w) on the images' device.
-
-        Raises:
-            UsageError: ``images`` is something else.
-            ValueError: a crop is larger than its image, worded as by torchvision.
-        """
+        """Transform each image (uint8 (N, 3, H, W), on any device) with draws of its own: float32 (N, 3, h, w) there.
+        The same state of the CPU ``generator`` gives the same draws whatever the device. UsageError: ``images`` is
+        something else; ValueError: a crop is larger than its image, worded as by torchvision."""
         _check_images(images)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             for step in self.steps:
@@ -71,20 +61,12 @@ class Batched:
 
 
 def pil_pipeline(transform: Callable[[Image.Image], torch.Tensor], images: Images) -> torch.Tensor:
-    """Image by image through PIL, as torchvision's CIFAR-10 hands them out (mode RGB).
+    """Image by image through PIL, as torchvision's CIFAR-10 hands them out (mode RGB), with draws from the global
+    states of torch and ``random``, which the caller seeds.
 
-    Draws from the global states of torch and ``random``, which the caller seeds.
-
-    Args:
-        transform: what ``transform(norm)`` returned.
-        images: uint8 (N, 3, H, W), on any device.
-
-    Returns:
-        What ``transform`` gives, stacked, on the images' device: float32 (N, C, h, w) if it ends in ToTensor.
-
-    Raises:
-        UsageError: ``images`` is something else.
-        Exception: whatever ``transform`` raises; torch's RuntimeError or TypeError where its results cannot be stacked.
+    What ``transform`` gives of uint8 (N, 3, H, W), stacked, on the images' device: float32 (N, C, h, w) if it ends in
+    ToTensor. UsageError: ``images`` is something else; or whatever ``transform`` raises, and torch's RuntimeError or
+    TypeError where its results cannot be stacked.
     """
     _check_images(images)
     pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
@@ -104,11 +86,9 @@ class Unknown(Exception):
 
 
 def batch_pipeline(transform: Any) -> Batched | None:
-    """What a ``transform(norm)`` returned, for batches; None if :func:`pil_pipeline` must do it.
-
-    The object comes from code that may be hostile: only exact types count, and only attributes that their own
-    constructors set. Nothing of the object is called.
-    """
+    """What a ``transform(norm)`` returned, for batches; None if :func:`pil_pipeline` must do it. The object comes from
+    code that may be hostile: only exact types count, and only attributes that their own constructors set. Nothing of
+    the object is called."""
     try:
         flat = list(_flat(transform))
         places = [i for i, operation in enumerate(flat) if type(operation) is transforms.ToTensor]

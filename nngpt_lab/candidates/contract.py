@@ -33,13 +33,8 @@ MAX_CHARACTERS = 200_000  # LEMUR's longest file has 178,375; parsing a million 
 
 @dataclass(frozen=True)
 class Violation:
-    """One broken rule.
-
-    Attributes:
-        rule: its short name, for tables.
-        message: cause and cure in one sentence, fit to feed back to the model.
-        line: line of the code, from 1; None where there is none to point at.
-    """
+    """One broken rule: its short name, for tables; cause and cure in one sentence, fit to feed back to the model; and
+    the line of the code, from 1, where there is one to point at."""
 
     rule: str
     message: str
@@ -375,11 +370,9 @@ class _Module:
 class _Lineage:
     """A class and all that it inherits from: the file's own classes merged, and what lies outside of the file.
 
-    Attributes:
-        members: what the class bodies bind: the class before its bases, those from left to right, depth first (which
-            differs from Python's order only in diamonds).
-        roots: dotted names of the bases outside of the file; "?" for one that the text does not tell.
-        undefined: the first base whose name nothing defines; empty if there is none.
+    ``members``: what the class bodies bind: the class before its bases, those from left to right, depth first (which
+    differs from Python's order only in diamonds). ``roots``: dotted names of the bases outside of the file; "?" for one
+    that the text does not tell. ``undefined``: the first base whose name nothing defines; empty if there is none.
     """
 
     def __init__(self, module: _Module, net: _Binding):

@@ -53,13 +53,8 @@ class Source(StrEnum):
 
 @dataclass(frozen=True)
 class Extraction:
-    """The code of one answer.
-
-    Attributes:
-        code: as the model wrote it; empty if there is none.
-        source: the rule that found it.
-        wrapped: whether the answer held more than the code and its marks: prose, thoughts, other blocks.
-    """
+    """The code of one answer as the model wrote it (empty if there is none), the rule that found it, and whether the
+    answer held more than the code and its marks: prose, thoughts, other blocks."""
 
     code: str
     source: Source
@@ -249,10 +244,8 @@ def _outside(text: str) -> _Stretch:
 
 
 def _without_breaks(inner: str, ends: bool) -> str:
-    """Leave out the line break after an opening tag and, only if there was one, the one before the tag that ends it.
-
-    So tags on lines of their own and tags beside the code give back the same code.
-    """
+    """Leave out the line break after an opening tag and, only if there was one, the one before the tag that ends it:
+    tags on lines of their own and tags beside the code give back the same code."""
     if first := _BREAK.match(inner):
         inner = inner[first.end() :]
         if ends and (last := _LAST_BREAK.search(inner)):

@@ -75,11 +75,8 @@ REALS |= {"mean_seconds", "longest_seconds"}
 
 
 class Ledger:
-    """A ledger's file, created with its folder if there is none. Use as a context manager, from one thread.
-
-    Raises:
-        DataError: the file is damaged, not a ledger, or of a newer version. BusyError: another process keeps it locked.
-    """
+    """A ledger's file, created with its folder if there is none. Use as a context manager, from one thread. DataError:
+    the file is damaged, not a ledger, or of a newer version; BusyError: another process keeps it locked."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -119,17 +116,10 @@ class Ledger:
     def add_sample(
         self, run: str, position: int, candidate: Candidate, inspection_status: Status, message: str, source: str = ""
     ) -> bool:
-        """File a text that was drawn, whatever became of it.
-
-        Args:
-            run, position: its key: which series of draws, and its place in it from 0.
-            inspection_status: before any evaluation: ok, no_code, syntax, contract or duplicate.
-            message: why it was refused.
-            source: where in the text its code was found.
-
-        Returns:
-            False if it is there already. UsageError if that place holds another text or status.
-        """
+        """File a text that was drawn, whatever became of it; its key is the series of draws and its place in it, from
+        0. ``inspection_status``: before any evaluation: ok, no_code, syntax, contract or duplicate, ``message``: why it
+        was refused, ``source``: where in the text its code was found. False if it is there already; UsageError if that
+        place holds another text or status."""
         if inspection_status not in STATIC:
             raise UsageError(f"{inspection_status} is no status of an inspection", f"one of {', '.join(STATIC)}")
         sample = asdict(candidate) | {"run": run, "position": position, "source": source}

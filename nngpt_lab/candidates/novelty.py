@@ -98,15 +98,9 @@ EACH_FORM = {rule.form: rule for rule in (AUTHORS_LOOP, PAPER_B, replace(PAPER_B
 
 @dataclass(frozen=True)
 class Match:
-    """The nearest source that was found, and the verdict.
-
-    Attributes:
-        nearest: name of the most similar source; None if none was retrieved.
-        jaccard: similarity in [0, 1] that the verdict rests on: exact if ``exact``, else the MinHash estimate.
-        estimated: the MinHash estimate of the same pair.
-        exact: whether ``jaccard`` was counted on the sets (near the threshold, and for equal sets).
-        duplicate: ``jaccard`` reaches the threshold.
-    """
+    """The nearest source that was found (None if none was retrieved), and the verdict. ``jaccard``: the similarity that
+    the verdict rests on, counted on the sets if ``exact`` (near the threshold, and for equal sets), else the MinHash
+    estimate of the pair, ``estimated``; a ``duplicate`` reaches the threshold."""
 
     nearest: str | None
     jaccard: float
@@ -139,10 +133,8 @@ def _multipliers(length: int) -> tuple[np.uint64, ...]:
 
 
 def shingle_hashes(tokens: Sequence[str], length: int) -> np.ndarray:
-    """Sorted distinct 64-bit hashes of all runs of ``length`` tokens, as (n,) uint64.
-
-    Fewer tokens than that are one shingle, as in nn-dup and the authors' loop; no tokens are the empty set.
-    """
+    """Sorted distinct 64-bit hashes of all runs of ``length`` tokens, as (n,) uint64. Fewer tokens than that are one
+    shingle, as in nn-dup and the authors' loop; no tokens are the empty set."""
     return shingles_of(token_hashes(tokens), length)
 
 
@@ -202,9 +194,7 @@ def sketch_code(code: str, settings: NoveltySettings) -> Sketch:
 
 def jaccard(query: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
     """Exact Jaccard index of one set with each of m others (arrays of distinct values), as (m,); 1 for two empty ones.
-
-    One hash table for all: a quarter of the time that ``np.intersect1d`` takes for them in turn.
-    """
+    One hash table for all: a quarter of the time that ``np.intersect1d`` takes for them in turn."""
     ends = np.cumsum([0, *map(len, others)])
     hits = np.append(0, np.cumsum(pd.Series(np.concatenate(others)).isin(query)))
     common, sizes = np.diff(hits[ends]), np.diff(ends)
@@ -221,9 +211,7 @@ def bands(threshold: float, count: int) -> tuple[int, int]:
 
 class NoveltyIndex:
     """Sources seen so far. Equal sets of shingles share a row, named after the first that came.
-
-    ``datasketch.MinHashLSH`` finds the rows that share a band; it is built again on loading, so nothing is pickled.
-    """
+    ``datasketch.MinHashLSH`` finds the rows that share a band; it is built again on loading, so nothing is pickled."""
 
     def __init__(self, settings: NoveltySettings = PAPER_B):
         self.settings = settings
@@ -239,10 +227,8 @@ class NoveltyIndex:
         return len(self._rows)
 
     def add_many(self, names: Iterable[str], codes: Iterable[str]) -> None:
-        """Add sources without asking whether they are new; on all cores where there are many.
-
-        Adds nothing, and raises UsageError if a name is there already or comes twice, ValueError if lengths differ.
-        """
+        """Add sources without asking whether they are new; on all cores where there are many. Adds nothing, and raises
+        UsageError if a name is there already or comes twice, ValueError if lengths differ."""
         names, codes = list(names), list(codes)
         self._check_names(names)
         if len(codes) != len(names):
@@ -256,10 +242,8 @@ class NoveltyIndex:
         return self.match(sketch_code(code, self.settings))
 
     def check_and_add(self, name: str, code: str) -> Match:
-        """Query, and add if it is new: called in order, it compares a batch with the corpus, the run and itself.
-
-        A duplicate is not added, so it makes nothing else a duplicate. Raises UsageError if the name is taken.
-        """
+        """Query, and add if it is new: called in order, it compares a batch with the corpus, the run and itself. A
+        duplicate is not added, so it makes nothing else a duplicate. UsageError if the name is taken."""
         self._check_names([name])
         sketched = sketch_code(code, self.settings)
         match = self.match(sketched)
@@ -324,11 +308,9 @@ class NoveltyIndex:
 
     @classmethod
     def load(cls, path: Path, settings: NoveltySettings = PAPER_B) -> Self:
-        """Read what :meth:`save` wrote; never unpickles.
-
-        Raises DataError if the file is missing, damaged, or was made with other settings or by another version (of the
-        layout, of the canonical forms, or of Python, whose ``ast.unparse`` the forms rely on).
-        """
+        """Read what :meth:`save` wrote; never unpickles. DataError if the file is missing, damaged, or was made with
+        other settings or by another version (of the layout, of the canonical forms, or of Python, whose ``ast.unparse``
+        the forms rely on)."""
         try:
             content = path.read_bytes()
             content, digest = content[:-HASH_BYTES], content[-HASH_BYTES:]

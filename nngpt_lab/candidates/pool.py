@@ -54,10 +54,8 @@ class LocalHost(Crew):
 
 
 class LocalPool(Pool):
-    """Workers on this machine. On a GPU they share it: as many candidates as there are workers at a time.
-
-    ``ahead``: jobs that may wait for a worker.
-    """
+    """Workers on this machine. On a GPU they share it: as many candidates as there are workers at a time. ``ahead``:
+    jobs that may wait for a worker."""
 
     def __init__(self, proxy: Proxy, workers: int = 2, ahead: int = 0):
         super().__init__(workers, ahead)
@@ -78,14 +76,9 @@ def default_workers(device: str = "cpu") -> int:
 
 
 def open_pool(proxy: Proxy, workers: int | None = None, engine: str = "local") -> Pool:
-    """A pool of the engine's kind: ``local``, or ``ray`` (extra ``cluster``), where ``workers`` counts per node.
-
-    Without ``workers`` there are :func:`default_workers`. On a GPU each candidate may use an equal share of the memory,
-    and one more share is left to a language model.
-
-    Raises:
-        IsolationError: no candidate may run here (:mod:`nngpt_lab.ground.isolation`).
-    """
+    """A pool of the engine's kind: ``local``, or ``ray`` (extra ``cluster``), where ``workers`` counts per node; there
+    are :func:`default_workers` else. On a GPU each candidate may use an equal share of the memory, and one more share
+    is left to a language model. IsolationError: no candidate may run here (:mod:`nngpt_lab.ground.isolation`)."""
     if engine == "local":  # each node of a cluster finds out for itself
         layers = layers_here()
         isolation.require(layers)
@@ -112,21 +105,15 @@ def evaluate(
     pool: Pool | None = None,
     progress: bool = True,
 ) -> list[Outcome]:
-    """Evaluate every candidate with every seed, except what the ledger holds already.
+    """What the ledger holds of every candidate with every seed, candidate by candidate, and seed by seed within each;
+    what it lacks is evaluated, and written as it completes.
 
     Args:
         candidates: equal codes are evaluated once. An iterator is read as there is room, in this thread: on as many
             cores as there are workers, one core makes the next candidate while the others evaluate. On a GPU more is
             read than there are workers, so that neither waits for the other.
-        proxy: what to evaluate with.
-        ledger: where each outcome is written as it completes.
-        seeds: replicates of each candidate.
         workers: evaluations at a time on this machine.
         pool: one of this proxy's that is open already (:func:`open_pool`), to be used instead; it stays open.
-        progress: show candidates per second, valid share and time left on a terminal.
-
-    Returns:
-        The ledger's outcomes, candidate by candidate, and seed by seed within each.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C; repeat the call to continue. LabError: the lab failed, not a candidate.

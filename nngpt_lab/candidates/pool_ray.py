@@ -24,16 +24,12 @@ CLOSE_SECONDS = 20.0
 
 
 class RayPool(Pool):
-    """Workers on all nodes of a Ray cluster, or on this machine when Ray starts one here.
+    """Workers on all nodes of a Ray cluster, or on this machine when Ray starts one here; ``workers`` at a time on each
+    node, or on each GPU if the proxy needs one. Each node receives the proxy's arrays once.
 
-    Args:
-        proxy: how evaluators are made; each node receives its arrays once.
-        workers: evaluations at a time on each node, or on each GPU if the proxy needs one.
-        address: of a running cluster (``auto`` finds it); None takes the Ray that this process is connected to, or the
-            one that RAY_ADDRESS names, or starts one on this machine.
-
-    Raises:
-        LabError: Ray is not installed, there is no such cluster, or no node of it can be used.
+    ``address``: of a running cluster (``auto`` finds it); None takes the Ray that this process is connected to, or the
+    one that RAY_ADDRESS names, or starts one on this machine. LabError: Ray is not installed, there is no such cluster,
+    or no node of it can be used.
     """
 
     def __init__(self, proxy: Proxy, workers: int = 2, address: str | None = None):

@@ -206,10 +206,8 @@ TWINS = {"digits": "digits-augmentation", "digits-loop": "digits-augmentation-lo
 
 
 def protocol_for(name: str, kind: Kind) -> Protocol:
-    """The protocol of that name, or where it is for candidates of the other kind, its twin.
-
-    UsageError if there is none of the name, or it has no twin.
-    """
+    """The protocol of that name, or where it is for candidates of the other kind, its twin; UsageError if there is
+    none."""
     protocol, twins = get_protocol(name), TWINS | {twin: own for own, twin in TWINS.items()}
     if protocol.kind == kind:
         return protocol

@@ -87,16 +87,9 @@ class Proxy:
 
 
 def prepare(protocol: str | Protocol, *, device: str = "cpu", threads: int = 1) -> Proxy:
-    """Load a protocol's images and pinned network.
-
-    Args:
-        protocol: a protocol, or the name of one.
-        device: ``cpu`` or a CUDA device.
-        threads: torch's, in each child.
-
-    Raises:
-        UsageError: no such protocol or device. DataError: the images or the pinned network cannot be had.
-    """
+    """Load the images and pinned network of a protocol, or of the one of that name, for ``cpu`` or a CUDA device;
+    ``threads``: torch's, in each child. UsageError: no such protocol or device; DataError: the images or the pinned
+    network cannot be had."""
     from nngpt_lab.corpora import images
 
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
@@ -118,10 +111,8 @@ def prepare(protocol: str | Protocol, *, device: str = "cpu", threads: int = 1) 
 
 
 class Evaluator:
-    """Evaluates one candidate at a time, each in a confined process of its own; a context manager.
-
-    ``stop``, from another thread, ends the evaluation that runs now; what it returns then means nothing.
-    """
+    """Evaluates one candidate at a time, each in a confined process of its own; a context manager. ``stop``, from
+    another thread, ends the evaluation that runs now; what it returns then means nothing."""
 
     def __init__(self, proxy: Proxy, shared: int | dict[str, np.ndarray]):
         self.proxy = proxy
@@ -146,15 +137,8 @@ class Evaluator:
         self.close()
 
     def evaluate(self, candidate: Candidate, seed: int) -> Outcome:
-        """Check, train for one epoch, predict, score.
-
-        Args:
-            candidate: of the protocol's kind.
-            seed: of weights, batch order, dropout and augmentation.
-
-        Returns:
-            An outcome, whatever the candidate does. SandboxError says that the lab failed, not the candidate.
-        """
+        """Check, train for one epoch, predict, score: an outcome, whatever the candidate does. ``seed``: of weights,
+        batch order, dropout and augmentation. SandboxError says that the lab failed, not the candidate."""
         proxy, seed = self.proxy, int(seed)
         if seed < 0:
             raise UsageError(f"a seed is a whole number from 0 on, not {seed}", "choose another")

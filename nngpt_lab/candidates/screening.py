@@ -22,15 +22,9 @@ EXAMPLES = Path(__file__).with_name("examples")
 
 @dataclass(frozen=True)
 class Screened:
-    """One text after it was read, before any of it is run.
-
-    Attributes:
-        candidate: the text and its code.
-        status: ok (worth training), no_code, syntax, contract or duplicate.
-        message: why not; empty if ok.
-        source: which rule of ``extract`` found the code.
-        match: the nearest source seen before; None if novelty was not asked about.
-    """
+    """One text after it was read, before any of it is run: its code; ok (worth training), no_code, syntax, contract or
+    duplicate, and why; which rule of ``extract`` found the code; and the nearest source seen before, if novelty was
+    asked about."""
 
     candidate: Candidate
     status: Status
@@ -48,17 +42,9 @@ def screen(
     prompt_hash: str = "",
     sampling_seed: int | None = None,
 ) -> Screened:
-    """Take one text through extraction and contract, and through novelty if there is an index.
-
-    Args:
-        text: the model's own words.
-        index: what was seen before (corpus, run, batch); what is new is added, so the next text is compared with it.
-            None: novelty is not asked.
-        name: what the code is called in the index.
-
-    Returns:
-        The candidate and its static status; never raises on any text.
-    """
+    """Take one text, the model's own words, through extraction and contract, and through novelty if there is an index
+    of what was seen before (corpus, run, batch); what is new is added under ``name``, so that the next text is compared
+    with it. Never raises on any text."""
     extracted = extract(text, kind)
     candidate = Candidate(text, extracted.code, kind, prompt_hash, sampling_seed)
     inspection, match = contract.check(extracted.code, kind), None

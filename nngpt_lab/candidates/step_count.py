@@ -11,8 +11,8 @@ from typing import Any, Protocol, Self
 
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from nngpt_lab.sandbox.child import Failure
 from nngpt_lab.sandbox.status import Status
+from nngpt_lab.sandbox.task import Failure
 
 
 class Handed(Protocol):
@@ -22,11 +22,9 @@ class Handed(Protocol):
 
 
 class StepCount:
-    """Stops at a step by which a weight was updated more often than batches were handed out; a context manager.
-
-    Of steps within steps (one optimizer around another, a subclass that calls its parent) the innermost count, and of
-    several optimizers each has its own weights.
-    """
+    """Stops at a step by which a weight was updated more often than batches were handed out; a context manager. Of
+    steps within steps (one optimizer around another, a subclass that calls its parent) the innermost count, and of
+    several optimizers each has its own weights."""
 
     def __init__(self) -> None:
         self.batches: list[Handed] = []

@@ -35,8 +35,8 @@ from nngpt_lab.candidates.batched_transforms import batch_pipeline, pil_pipeline
 from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.candidates.protocols import Protocol
 from nngpt_lab.candidates.step_count import StepCount
-from nngpt_lab.sandbox.child import Failure, status_of
 from nngpt_lab.sandbox.status import Status
+from nngpt_lab.sandbox.task import Failure, status_of
 
 CANDIDATE, NETWORK = "candidate.py", "network.py"  # what tracebacks call the candidate and the pinned network
 SIZES_DO_NOT_FIT = re.compile(  # torch has some hundred sentences for that, which share these words
@@ -60,11 +60,8 @@ def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarra
         arrays: ``train_images``, ``predict_images`` (uint8, N, C, H, W) and ``train_labels`` (int64, N); or, from
             :func:`get_ready`, tensors of them on the device.
 
-    Returns:
-        parameters, steps, path (how images were prepared) and seconds by stage; ``logits`` float32 (N, classes).
-
-    Raises:
-        Failure: with the status that fits; anything else is judged by ``child.status_of``.
+    Returns parameters, steps, path (how images were prepared) and seconds by stage; ``logits`` float32 (N, classes). A
+    Failure has the status that fits; anything else is judged by ``task.status_of``.
     """
     protocol = Protocol.from_dict(payload["protocol"])
     device = torch.device(payload["device"])
@@ -102,11 +99,8 @@ def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarra
 
 
 def get_ready(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[None, dict[str, torch.Tensor]]:
-    """What needs no candidate: start the ``device`` of the payload, train there for a step, and put the arrays on it.
-
-    Raises:
-        Failure: CUDA does not start.
-    """
+    """What needs no candidate: start the ``device`` of the payload, train there for a step, and put the arrays on it;
+    Failure if CUDA does not start."""
     device = torch.device(payload["device"])
     try:
         prepare_torch(device)
@@ -277,10 +271,8 @@ def check_learn(net: Any) -> None:
 
 
 def weights(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[int, dict]:
-    """How many weights the network of ``code`` has under ``protocol``, for images of ``classes``; nothing is trained.
-
-    Where the constructor allows it no weight is made, whatever their number.
-    """
+    """How many weights the network of ``code`` has under ``protocol``, for images of ``classes``; nothing is trained,
+    and where the constructor allows it no weight is made, whatever their number."""
     protocol = Protocol.from_dict(payload["protocol"])
     in_shape, classes = (protocol.batch, 3, protocol.side, protocol.side), payload["classes"]
     with typed_failures():

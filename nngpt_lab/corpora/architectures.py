@@ -79,9 +79,9 @@ def family_of(name: str) -> tuple[str, str]:
 
 
 def record_id(*values: str | float | None) -> str:
-    """The primary key that the authors' data base gives a record: MD5 of its values' text without white space.
+    """The primary key that the authors' data base gives a record: MD5 of the text of its ``values`` (transform, uid,
+    task, dataset, metric, architecture, epoch, duration, accuracy) without white space.
 
-    ``values``: transform, uid, task, dataset, metric, architecture, epoch, duration, accuracy.
     Paper C orders the two datasets of a question by it (``d1.id < d2.id``), so the published order can be rebuilt.
     Source: nn-dataset 2.1.2, ``ab/nn/util/db/Write.py`` (``save_stat``) and ``ab/nn/util/Util.py`` (``uuid4``).
     """

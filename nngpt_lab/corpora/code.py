@@ -20,11 +20,8 @@ from typing import TypeGuard
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Without garbage collection, as a block or decorator.
-
-    A syntax tree is thousands of objects without a cycle. The collector would visit them again and again while they
-    are made, for a third of the time, and find nothing.
-    """
+    """Without garbage collection, as a block or decorator: a syntax tree is thousands of objects without a cycle, and
+    the collector would visit them again and again while they are made, for a third of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -60,13 +57,9 @@ def code_hash(text: str) -> str:
 
 @dataclass(frozen=True)
 class CodeFacts:
-    """Facts about one source file; the two tree hashes are None and ``layer_calls`` 0 where it does not parse.
-
-    Attributes:
-        parses: whether ``ast.parse`` accepts it (source nested too deeply for the parser counts as not parsing).
-        lines: lines that hold code (neither blank nor comment only).
-        layer_calls: calls of the form ``nn.<Layer>(...)`` in the text (loops are not unrolled).
-    """
+    """Facts about one source file; where ``ast.parse`` does not accept it, or it is nested too deeply for it, the two
+    tree hashes are None and ``layer_calls``, the calls ``nn.<Layer>(...)`` in the text, 0. ``lines`` are those that
+    hold code."""
 
     code_hash: str
     ast_hash: str | None
@@ -186,11 +179,9 @@ LOADERS = ("load_state_dict", "load_state_dict_from_url", "from_pretrained", "to
 
 
 def weight_loads(code: str) -> list[str]:
-    """Calls that would give a network weights which it has not learnt here, each as ``line N: call``.
-
-    Such are loaders (:data:`LOADERS`), ``pretrained=`` that is not False, 0 or None, and ``weights=`` with a text or a
-    member of a torchvision enumeration. Empty for what does not parse.
-    """
+    """Calls that would give a network weights which it has not learnt here, each as ``line N: call``: loaders
+    (:data:`LOADERS`), ``pretrained=`` that is not False, 0 or None, and ``weights=`` with a text or a member of a
+    torchvision enumeration. Empty for what does not parse."""
     try:
         calls = [node for node in ast.walk(parse(code)) if isinstance(node, ast.Call)]
     except UNREADABLE:

@@ -28,9 +28,7 @@ def load_or_compile(
     compile_tables: Callable[[Path], dict[str, pa.Table]],
 ) -> dict[str, pa.Table]:
     """The ``wanted`` tables, which ``compile_tables(wheel)`` makes, from the cache if all are there and sound.
-
-    ``version`` belongs to the compiler: raise it when the tables' meaning changes, and old caches are left alone.
-    """
+    ``version`` belongs to the compiler: raise it when the tables' meaning changes, and old caches are left alone."""
 
     def make(folder: Path, private: Path) -> dict[str, pa.Table]:
         tables, beside = artifacts.read(artifact, compile_tables), private / folder.name

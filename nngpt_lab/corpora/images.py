@@ -91,18 +91,14 @@ class ImageData:
 def load(name: str, *, seed: int = 0, holdout_fraction: float = 0.1) -> ImageData:
     """Load a data set and cut its holdout, stratified by class, from the training set.
 
-    ``holdout_fraction`` 0.1 leaves 45,000 of CIFAR-10's 50,000 training images, so one-epoch accuracies stay comparable
-    with the papers', and holds out 5,000: a standard error of 0.7 points at 50 % accuracy, well below the several
-    points between good and mean candidates. 0 gives an empty holdout and the papers' full training set.
+    ``name``: one of ``SPECS``, or of a user's own folder below ``NNGPT_LAB_DATA``. ``seed`` is of the holdout; it never
+    moves the test set. ``holdout_fraction`` 0.1 leaves 45,000 of CIFAR-10's 50,000 training images, so one-epoch
+    accuracies stay comparable with the papers', and holds out 5,000: a standard error of 0.7 points at 50 % accuracy,
+    well below the several points between good and mean candidates. 0 gives an empty holdout and the papers' full
+    training set.
 
-    Args:
-        name: one of ``SPECS``, or of a user's own folder below ``NNGPT_LAB_DATA``.
-        seed: of the holdout; it never moves the test set.
-        holdout_fraction: share of each class's training images to hold out, in [0, 1).
-
-    Raises:
-        UsageError: unknown name, fraction out of range.
-        DataError: the files are damaged or lack a column, or cannot be downloaded.
+    UsageError: unknown name, fraction out of [0, 1); DataError: the files are damaged or lack a column, or cannot be
+    downloaded.
     """
     if not 0 <= holdout_fraction < 1:
         raise UsageError(f"holdout_fraction is {holdout_fraction}", "use a share of the training set, in [0, 1)")
@@ -174,10 +170,8 @@ def _mean_std(raw: _Raw, train: torch.Tensor) -> tuple[tuple[float, ...], tuple[
 
 
 def _digits() -> _Raw:
-    """scikit-learn's 1,797 digits, 8x8, its grey levels 0..16 spread over 0..255.
-
-    They have no published test set; a fixed fifth (359), stratified by class, is set aside.
-    """
+    """scikit-learn's 1,797 digits, 8x8, its grey levels 0..16 spread over 0..255. They have no published test set; a
+    fixed fifth (359), stratified by class, is set aside."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -240,10 +234,8 @@ def _published(name: str) -> _Raw:
 
 
 def _read_compiled(compiled: Path, key: str) -> _Raw | None:
-    """The compiled copy, or None when there is none, its key does not start with ``key``, or it is damaged.
-
-    The zip's own CRC, checked as the arrays are read, finds damage.
-    """
+    """The compiled copy, or None when there is none, its key does not start with ``key``, or it is damaged, as the
+    zip's own CRC finds when the arrays are read."""
     if not compiled.exists():
         return None
     try:

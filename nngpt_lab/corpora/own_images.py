@@ -31,14 +31,9 @@ LAYOUT = "<class>/<image>, train/<class>/<image> and test/<class>/<image>, or tr
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set's images lie.
-
-    Attributes:
-        train, test: Parquet files, or image files in their class folders; ``test`` is empty where none was given.
-        parquet: whether they are Parquet files.
-        sha256: over names and bytes of all of them.
-        licence: what the folder's LICENSE or README says first, or ``not stated``.
-    """
+    """Where a data set's images lie: train and test as Parquet files, or as image files in their class folders;
+    ``test`` is empty where none was given. With a hash over names and bytes of all of them, and what the folder's
+    LICENSE or README says first, or ``not stated``."""
 
     name: str
     train: tuple[Path, ...]
@@ -49,10 +44,8 @@ class Source:
 
 
 def find(name: str) -> Source:
-    """The images of that name.
-
-    UsageError where ``NNGPT_LAB_DATA`` names no folder, or that has none of this name, or it holds no images.
-    """
+    """The images of that name. UsageError where ``NNGPT_LAB_DATA`` names no folder, or that has none of this name, or
+    it holds no images."""
     root = paths.data_folder()
     if root is None or not root.is_dir():
         known = f"NNGPT_LAB_DATA names {root}, which is no folder" if root else "NNGPT_LAB_DATA is not set"
@@ -84,13 +77,9 @@ def _licence(folder: Path) -> str:
 
 def read(source: Source) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Train and test: images uint8 (N, C, S, S) and labels int64 (N,), counted from 0 in the order of the class names.
-
     C is 1 where all images are grey, else 3. Each is cropped to its middle square; S is the median of their sides, but
-    at most :data:`LARGEST` px.
-
-    Raises:
-        DataError: an image cannot be read, there are fewer than two classes, or a test class is in no training image.
-    """
+    at most :data:`LARGEST` px. DataError: an image cannot be read, there are fewer than two classes, or a test class is
+    in no training image."""
     parts = [list(_cells(source, files)) for files in (source.train, source.test)]
     if not source.test:
         held = [int(hashlib.sha256(data).hexdigest()[:8], 16) % TEST_IN == 0 for data, _, _ in parts[0]]

@@ -11,10 +11,8 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of ``path`` once it is complete and on the disk.
-
-    Whatever ends the writing early leaves the old file. One writer at a time.
-    """
+    """A new file that takes the place of ``path`` once it is complete and on the disk. Whatever ends the writing early
+    leaves the old file. One writer at a time."""
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:

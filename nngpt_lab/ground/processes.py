@@ -24,11 +24,9 @@ FEW = 500  # items: fewer are done sooner than processes have started
 def in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], title: str, few: int = FEW
 ) -> Iterator[Result]:
-    """``function`` of each item, in order, with a bar on a terminal. The processes set to work at once, before a
-    result is asked for; up to ``few`` items are done in this process, as they are asked for.
-
-    For pure Python, which threads do not speed up. joblib's workers start from notebooks and scripts alike.
-    """
+    """``function`` of each item, in order, with a bar on a terminal; for pure Python, which threads do not speed up.
+    The processes set to work at once, before a result is asked for; up to ``few`` items are done in this process, as
+    they are asked for. joblib's workers start from notebooks and scripts alike."""
     parallel = Parallel(n_jobs=-1 if len(items) > few else 1, batch_size=64, return_as="generator")
     results = parallel(delayed(function)(item) for item in items)
     return iter(tqdm(results, title, len(items), disable=None, leave=False))
@@ -45,10 +43,8 @@ def side_by_side(
     function: Callable[..., Result], calls: Sequence[tuple], together: int
 ) -> Generator[Result, None, None]:
     """Results of long calls as they end, ``together`` at a time, each in a process of its own; 1: in this process.
-
     Ctrl-C is each call's KeyboardInterrupt, once; those that wait do not begin. An error ends all of them alike, and so
-    does the end of this process. Where a process cannot be interrupted so (Windows), one call follows the other.
-    """
+    does the end of this process. Where a process cannot be interrupted so (Windows), one call follows the other."""
     if together <= 1 or os.name != "posix":
         yield from (function(*call) for call in calls)
         return

@@ -19,10 +19,8 @@ SCHEME = 2
 
 
 def derive(*key: int | str) -> int:
-    """A seed in [0, 2**63), which SQLite and torch can hold, from a key of whole numbers and words.
-
-    TypeError if a part of the key is neither (bool is neither).
-    """
+    """A seed in [0, 2**63), which SQLite and torch can hold, from a key of whole numbers and words; TypeError if a part
+    of the key is neither (bool is neither)."""
     return int.from_bytes(_digest(key)[:8], "big") >> 1
 
 

@@ -6,11 +6,8 @@ from nngpt_lab.ground.errors import UsageError
 
 
 def choose(name: str, value: int | None, own: int, least: int = 1) -> int:
-    """``value``, or the profile's ``own`` where it is None. ``name`` is what an error calls it.
-
-    Raises:
-        UsageError: it is no whole number, or smaller than ``least``.
-    """
+    """``value``, or the profile's ``own`` where it is None. UsageError, which calls it ``name``, if it is no whole
+    number, or smaller than ``least``."""
     if value is None:
         return own
     if type(value) is not int or value < least:

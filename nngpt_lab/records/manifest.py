@@ -277,12 +277,10 @@ print(json.dumps([{"name": d.name, "memory_gib": round(d.total_memory / 2**30, 1
 
 @functools.cache
 def cuda_devices() -> list[dict[str, Any]]:
-    """Name and memory of each CUDA device that torch can use; empty when there is none or torch cannot say.
-
-    A child process asks: importing torch costs seconds and a CUDA context costs device memory, which the notebooks
-    need. (nvidia-smi knows neither CUDA_VISIBLE_DEVICES nor whether torch was built for CUDA.) Without the NVIDIA
-    driver torch cannot have a device, and the question is saved.
-    """
+    """Name and memory of each CUDA device that torch can use; empty when there is none or torch cannot say. A child
+    process asks: importing torch costs seconds and a CUDA context costs device memory, which the notebooks need.
+    (nvidia-smi knows neither CUDA_VISIBLE_DEVICES nor whether torch was built for CUDA.) Without the NVIDIA driver
+    torch cannot have a device, and the question is saved."""
     from ctypes.util import find_library
 
     if not (find_library("cuda") or find_library("nvcuda") or Path("/dev/nvidiactl").exists()):

@@ -117,10 +117,8 @@ class Profile:
     tour: Tour = Tour("nano", cycles=3, samples=8)
 
     def on(self, device: str | None) -> Profile:
-        """The same on another device, a CPU without any demand on a GPU's memory; itself for None.
-
-        UsageError if there is no such kind of device.
-        """
+        """The same on another device, a CPU without any demand on a GPU's memory; itself for None. UsageError if there
+        is no such kind of device."""
         if device is None:
             return self
         if device.partition(":")[0] == "mps":

@@ -29,11 +29,8 @@ SVG_SALT = "nngpt-lab"  # fixed, so that the same figure gives the same file
 
 
 class Results:
-    """Writes one notebook's tables and figures, and remembers their captions for the report.
-
-    Opening it sets a finished run's results aside: a manifest vouches for the tables beside it, and those are about to
-    be replaced.
-    """
+    """Writes one notebook's tables and figures, and remembers their captions for the report. Opening it sets a finished
+    run's results aside: a manifest vouches for the tables beside it, and those are about to be replaced."""
 
     def __init__(self, folder: str | Path, profile: str, device: str | None = None):
         self.profile: Profile = get_profile(profile).on(device)

@@ -134,12 +134,9 @@ def claim(notebook: Path, folder: Path) -> None:
 
 
 def adopt(folder: Path, run: str, own: Mapping[str, Any]) -> None:
-    """Make a run folder of what an earlier version of the lab left in the notebook's folder itself.
-
-    Args:
-        run: its name, if no manifest says whose run it was: most likely this one's, which then continues.
-        own: the notebook's own parameters, from which a run's name leaves out what is the same.
-    """
+    """Make a run folder of what an earlier version of the lab left in the notebook's folder itself. ``run``: its name,
+    if no manifest says whose run it was: most likely this one's, which then continues. ``own``: the notebook's own
+    parameters, from which a run's name leaves out what is the same."""
     if not any((folder / part).exists() for part in (*manifest.RESULTS, manifest.LEDGER)):
         return
     if record := manifest.read(folder):
@@ -166,10 +163,8 @@ def prunable(notebook: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder``; a BusyError at once, naming the holder, when one is already there.
-
-    The lock is the system's, so it dies with its process; the file beside it only says whose it is.
-    """
+    """Keep other processes out of ``folder``; a BusyError at once, naming the holder, when one is already there. The
+    lock is the system's, so it dies with its process; the file beside it only says whose it is."""
     from filelock import FileLock, Timeout
 
     holder = folder / HOLDER

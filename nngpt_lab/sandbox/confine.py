@@ -210,10 +210,8 @@ def own_network() -> None:
 
 def own_processes() -> bool:
     """A /proc of the caller's own PID namespace; False where it is refused, as in a container that masks parts of it.
-
     In the /proc of an outer namespace a thread is not found under its own number and cannot be named; CUDA's driver
-    (570 and later) does not start (error 304) when it cannot name its threads.
-    """
+    (570 and later) does not start (error 304) when it cannot name its threads."""
     flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC)
     return _libc.mount(b"proc", b"/proc", b"proc", flags, None) == 0
 

@@ -17,17 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from nngpt_lab.sandbox.child import Failure
 from nngpt_lab.sandbox.status import Status
+from nngpt_lab.sandbox.task import Failure
 
 READ = ("/proc/driver/nvidia", "/proc/driver/nvidia-uvm", "/proc/modules", "/proc/devices", "/sys/module/nvidia")
 
 
 def start(payload: Any, shared: Mapping[str, np.ndarray]) -> tuple[None, dict[str, np.ndarray]]:
     """A task of the sandbox, which ends as ``forbidden`` if anything was refused. What is not here is not tried.
-
-    ``payload``: the driver's ``folders``, as :func:`nngpt_lab.sandbox.child.driver_places` finds them.
-    """
+    ``payload``: the driver's ``folders``, as :func:`nngpt_lab.sandbox.child.driver_places` finds them."""
     refused: list[str] = []
 
     def tried(what: str, call: Callable[[], Any]) -> None:

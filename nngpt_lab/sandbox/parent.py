@@ -45,9 +45,10 @@ import numpy as np
 from nngpt_lab.ground import isolation, paths
 from nngpt_lab.ground.errors import LabError
 from nngpt_lab.sandbox import confine, readable
-from nngpt_lab.sandbox.child import code_sha256, written
+from nngpt_lab.sandbox.child import code_sha256
 from nngpt_lab.sandbox.parcels import ALIGNMENT, JSON_BYTES, Expected, Report, nbytes, parcel, printable, read_answer
 from nngpt_lab.sandbox.status import Status
+from nngpt_lab.sandbox.task import written
 
 log = logging.getLogger(__name__)
 
@@ -226,14 +227,11 @@ class Sandbox:
             self._shared = -1
 
     def run(self, task: str, payload: Any, expect: Expected | None = None, limits: Limits | None = None) -> Report:
-        """Run one trusted function in a process of its own.
+        """Run one trusted function, of the setup module or ``module:function``, in a process of its own.
 
-        Args:
-            task: its name in the setup module, or ``module:function`` with any of the setup modules.
-            payload: JSON values: the candidate's code, seeds, sizes. Never labels to score against.
-            expect: what must come back, as name -> (dtype, shape); any other array, type or shape is Status.SHAPE, a
-                value that is not finite Status.NON_FINITE.
-            limits: other than the sandbox's own.
+        ``payload``: JSON values: the candidate's code, seeds, sizes. Never labels to score against. ``expect``: what
+        must come back, as name -> (dtype, shape); any other array, type or shape is Status.SHAPE, a value that is not
+        finite Status.NON_FINITE.
 
         Raises:
             IsolationError: what confines a task here is less than the minimum; nothing was run.

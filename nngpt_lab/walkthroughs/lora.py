@@ -53,11 +53,8 @@ def linear_shapes(model: nn.Module, targets: Sequence[str]) -> dict[str, tuple[i
 
 
 def counts(shapes: Mapping[str, tuple[int, int]], rank: int) -> pd.DataFrame:
-    """Weights of each layer and of its adapter: layer, out, in, weights, adapter, share, and break_even.
-
-    ``share``: adapter over weights. ``break_even``: the rank from which on an adapter is larger than what it adapts,
-    out * in / (out + in).
-    """
+    """Weights of each layer and of its adapter: layer, out, in, weights, adapter, share (adapter over weights), and
+    break_even: the rank from which on an adapter is larger than what it adapts, out * in / (out + in)."""
     if rank < 1:
         raise UsageError(f"an adapter of rank {rank} has no weights", "use a rank from 1")
     table = pd.DataFrame([(name, *shape) for name, shape in shapes.items()], columns=["layer", "out", "in"])

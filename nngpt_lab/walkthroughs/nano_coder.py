@@ -58,15 +58,12 @@ CHECK = replace(get_protocol("digits"), name="check", source="lab", train_limit=
 
 
 def narrowed(sample: int | None = None, seed: int = 0) -> pd.DataFrame:
-    """LEMUR's sources that parse, narrowed, by name: one to three minutes for all of them on two cores.
+    """LEMUR's sources that parse, narrowed, by name: one to three minutes for all of them on two cores. ``sample``:
+    only so many, as equal a number as possible from each family; None or more than there are: all.
 
     Columns name, family, code, program (hash up to names), characters, layer_calls; the same of the source as it was
     (``code_before``, ``program_before``, ``layer_calls_before``); and ``recorded``, the best accuracy after one epoch
     on CIFAR-10 that the authors recorded for the network or a copy of it, null where there is none.
-
-    Args:
-        sample: only so many, as equal a number as possible from each family; None or more than there are: all.
-        seed: of the draw.
     """
     lemur = architectures.load()
     table = lemur.architectures.query("parses").sort_values("name").astype({"name": str, "family": str})
@@ -176,13 +173,8 @@ EVALUATION = lora.Recipe(batch=16)  # of losses; nothing is tuned by it
 
 @dataclass(frozen=True)
 class Recipe:
-    """One size of pretraining.
-
-    Attributes:
-        networks: how many of LEMUR's sources are narrowed; None: all.
-        functions: how many of paper A's functions are in the training text, at most.
-        answers: how many are sampled afterwards.
-    """
+    """One size of pretraining: of LEMUR's sources so many are narrowed (None: all), of paper A's functions so many are
+    in the training text, at most, and so many answers are sampled afterwards."""
 
     networks: int | None = None
     functions: int = FUNCTIONS
@@ -315,10 +307,8 @@ def training_facts(
     by_family: pd.DataFrame,
     written: pd.DataFrame,
 ) -> dict:
-    """The numbers of a card; a minute, for the losses.
-
-    ``by_family``: losses, a row per family. ``written``: of :func:`answers`.
-    """
+    """The numbers of a card; a minute, for the losses. ``by_family``: losses, a row per family; ``written``: of
+    :func:`answers`."""
     documents = {"networks": len(text.networks["train"]), "functions": len(text.functions)}
     return {
         "seed": seed,

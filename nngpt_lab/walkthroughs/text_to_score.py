@@ -75,11 +75,8 @@ def published_architectures(size: int, rng: np.random.Generator) -> pd.DataFrame
 
 
 def published_functions(size: int, rng: np.random.Generator) -> pd.DataFrame:
-    """``size`` of paper A's augmentation functions, as equal a number as possible from each group: those of 1, 2 and 3
-    operations, and the 43 LLM-written ones.
-
-    Columns: name, group, code, recorded (null where the authors recorded no score).
-    """
+    """``size`` of paper A's augmentation functions, as equal a number as possible from each group (those of 1, 2 and 3
+    operations, and the 43 LLM-written ones): name, group, code, recorded (null where the authors recorded no score)."""
     table = augmentations.load().functions.rename(columns={"score": "recorded"})
     count = table["n_operations"].map(lambda n: f"brute force, {n:.0f} operation{'s' * (n != 1)}")
     table = table.assign(group=count.where(table["source"] == "brute_force", "LLM-written"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nngpt_lab.sandbox.child import Failure
 from nngpt_lab.sandbox.status import VALID, Status
+from nngpt_lab.sandbox.task import Failure
 from tests.candidates import test_training
 from tests.candidates.test_proxy_augmentations import PLAIN, augmentation
 from tests.candidates.test_proxy_augmentations import run as augmented

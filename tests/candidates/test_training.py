@@ -20,8 +20,8 @@ from torchvision import transforms
 from nngpt_lab.candidates import training
 from nngpt_lab.candidates.protocols import CIFAR_10_NORM, get_protocol
 from nngpt_lab.candidates.training import CANDIDATE, Batches, fixed, hyperparameters
-from nngpt_lab.sandbox.child import Failure
 from nngpt_lab.sandbox.status import Status
+from nngpt_lab.sandbox.task import Failure
 from tests.helpers.single_thread import one_thread  # noqa: F401
 
 PROTOCOL = replace(get_protocol("digits"), max_parameters=None)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from nngpt_lab.candidates import training
-from nngpt_lab.sandbox.child import Failure, describe, status_of
 from nngpt_lab.sandbox.status import Status
+from nngpt_lab.sandbox.task import Failure, describe, status_of
 from tests.candidates import test_training
 
 network, one_thread, run = test_training.network, test_training.one_thread, test_training.run

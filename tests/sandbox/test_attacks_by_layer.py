@@ -36,7 +36,7 @@ OFF = {  # what the zygote does without; namespaces, watch and environment are t
     S: "confine.seccomp_works = lambda: False",
     P: "confine.drop_root = confine.drop_capabilities = lambda: None",
     R: "confine.limit = lambda *_: None",
-    W: "child.written = lambda folder: 0",
+    W: "task.written = lambda folder: 0",
 }
 
 
@@ -289,7 +289,7 @@ def boxes(tmp_path_factory):
         def get(off: frozenset[str]) -> Sandbox:
             if off not in opened:
                 name = "off_" + "_".join(sorted(off)).replace(" ", "_")
-                lines = ["from nngpt_lab.sandbox import child, confine", *(OFF[layer] for layer in off if layer in OFF)]
+                lines = ["from nngpt_lab.sandbox import confine, task", *(OFF[layer] for layer in off if layer in OFF)]
                 (folder / f"{name}.py").write_text("\n".join(lines))
                 with pytest.MonkeyPatch.context() as own:
                     if E in off:

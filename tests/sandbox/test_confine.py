@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nngpt_lab.ground import isolation
-from nngpt_lab.sandbox import child, confine
+from nngpt_lab.sandbox import confine, task
 from nngpt_lab.sandbox.parent import Sandbox
 from nngpt_lab.sandbox.status import Status
 from tests.sandbox import test_parent
@@ -179,12 +179,12 @@ def test_statuses_of_exceptions():
             nested(ValueError(), PermissionError()),
             RuntimeError("can't start new thread"),
         ],
-        Status.CRASH: [ValueError(), SystemExit(0), FileNotFoundError(2, "x"), child.Failure(Status.OK, "")],
+        Status.CRASH: [ValueError(), SystemExit(0), FileNotFoundError(2, "x"), task.Failure(Status.OK, "")],
         Status.SYNTAX: [SyntaxError()],
-        Status.SHAPE: [child.Failure(Status.SHAPE, "")],
+        Status.SHAPE: [task.Failure(Status.SHAPE, "")],
     }
     for status, errors in cases.items():
-        assert {child.status_of(error) for error in errors} == {status}
+        assert {task.status_of(error) for error in errors} == {status}
 
 
 # --- without namespaces -------------------------------------------------------------------------------------------

@@ -392,7 +392,7 @@ def test_monkey_patching_dies_with_the_task(box):
         torch.nn.Linear.forward = lambda self, x: x * 0
         builtins.len = lambda x: 7
         sys.modules["numpy"] = None
-        import nngpt_lab.sandbox.child as worker
+        import nngpt_lab.sandbox.task as worker
         worker.status_of = lambda *_: "ok"
         worker.os._exit = lambda code: None
     """
