@@ -11,24 +11,14 @@ from matplotlib.figure import Figure
 
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.papers.architecture_loop.lemur_overview import CYCLES
-from nngpt_lab.statistics.plots import (
-    legend_below,
-    line,
-    name_rows,
-    panels,
-    points,
-    reference_line,
-    rows_of,
-    side_by_side,
-    stack,
-)
+from nngpt_lab.statistics import plots
 from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER, new_figure
 
 
 def families_and_sizes(architectures: pd.DataFrame) -> Figure:
     """LEMUR's families: how many architectures, and how long their code is (lines that hold code)."""
     counts = architectures["family"].value_counts()
-    figure, (left, right) = panels(["Architectures", "Length of the code"], width=9, height=3.8)
+    figure, (left, right) = plots.panels(["Architectures", "Length of the code"], width=9, height=3.8)
     left.bar_label(left.barh(range(len(counts)), counts, color=OURS), fmt="{:,.0f}", padding=3, fontsize=8)
     left.set(xlabel="count", xlim=(0, counts.max() * 1.15))
     lengths = [architectures.loc[architectures["family"] == family, "lines"] for family in counts.index]
@@ -37,7 +27,7 @@ def families_and_sizes(architectures: pd.DataFrame) -> Figure:
     right.set(xlabel="lines that hold code (log scale)", xscale="log")
     right.set_xticks([30, 60, 100, 200, 400], ["30", "60", "100", "200", "400"])
     right.minorticks_off()
-    name_rows(left, counts.index)
+    plots.name_rows(left, counts.index)
     return figure
 
 
@@ -50,7 +40,7 @@ def weights(counts: pd.DataFrame, most: int) -> Figure:
     ax.axvline(most, color=PAPER, linestyle="--")
     ax.text(most, -0.6, f"paper B's limit, {most:,} ", color=PAPER, ha="right", va="bottom", fontsize=8)
     ax.set(xscale="log", xlabel="weights (log scale)")
-    name_rows(ax, families)
+    plots.name_rows(ax, families)
     return figure
 
 
@@ -72,7 +62,7 @@ def one_epoch_by_family(best: pd.DataFrame) -> Figure:
     sns.violinplot(percent, x="family", y="accuracy", order=counts.index, ax=ax, color=OURS, alpha=0.35, linewidth=0.8,
                    cut=0, inner="quart", density_norm="width")  # fmt: skip
     for cycle, mean in CYCLES[["cycle", "mean"]].itertuples(index=False):
-        reference_line(ax, mean, f"paper B, cycle {cycle}", place="right below" if cycle == 22 else "right")
+        plots.reference_line(ax, mean, f"paper B, cycle {cycle}", place="right below" if cycle == 22 else "right")
     ax.set_xticks(range(len(counts)), [f"{family}\nn = {n}" for family, n in counts.items()])
     ax.set(ylabel="best one-epoch accuracy, %", xlabel="", ylim=(0, 100), title="CIFAR-10 after one epoch, by family")
     return figure
@@ -83,11 +73,13 @@ def share_over_thresholds(table: pd.DataFrame) -> Figure:
     figure, ax = new_figure(width=9, height=4)
     positions = np.arange(len(table))
     for threshold, shift, colour in ((40, -0.18, COLOURS[0]), (35, 0, COLOURS[1]), (30, 0.18, COLOURS[2])):
-        points(ax, positions + shift, table, f"share_{threshold}", color=colour, label=f"at least {threshold} %")
+        plots.points(ax, positions + shift, table, f"share_{threshold}", color=colour, label=f"at least {threshold} %")
     for row in CYCLES.itertuples():
         counts = f"{row.over_40} of {row.trained}"
         text = f"paper B, cycle {row.cycle}:\n{counts} over 40 %" if row.cycle < 18 else f"cycle {row.cycle}: {counts}"
-        reference_line(ax, 100 * row.over_40 / row.trained, text, place="right below" if row.cycle == 22 else "right")
+        plots.reference_line(
+            ax, 100 * row.over_40 / row.trained, text, place="right below" if row.cycle == 22 else "right"
+        )
     ax.set_xticks(positions, [f"{row.family}\nn = {row.n}" for row in table.itertuples()])
     title = "Share above the thresholds after one epoch, CIFAR-10"
     ax.set(ylabel="share of architectures, %", ylim=(-2, 102), title=title)
@@ -98,12 +90,12 @@ def share_over_thresholds(table: pd.DataFrame) -> Figure:
 def paper_b_cycles(cycles: pd.DataFrame) -> Figure:
     """The recovered cycles of paper B with Wilson intervals at their inferred counts (columns of ``wilson_cycles``)."""
     titles = ["Rates", "First-epoch accuracy (no interval published)"]
-    figure, (left, right) = panels(titles, width=9, height=3.6)
-    points(left, cycles["cycle"], cycles, "valid", color=OURS, linestyle=":", label="valid")
-    points(left, cycles["cycle"], cycles, "over_40", color=PAPER, linestyle=":",
-           label="at least 40 % (of those trained)")  # fmt: skip
-    line(right, cycles, "cycle", "mean", color=OURS, marker="o", linestyle=":", label="mean")
-    line(right, cycles, "cycle", "best", color=PAPER, marker="o", linestyle=":", label="best")
+    figure, (left, right) = plots.panels(titles, width=9, height=3.6)
+    plots.points(left, cycles["cycle"], cycles, "valid", color=OURS, linestyle=":", label="valid")
+    plots.points(left, cycles["cycle"], cycles, "over_40", color=PAPER, linestyle=":",
+                 label="at least 40 % (of those trained)")  # fmt: skip
+    plots.line(right, cycles, "cycle", "mean", color=OURS, marker="o", linestyle=":", label="mean")
+    plots.line(right, cycles, "cycle", "best", color=PAPER, marker="o", linestyle=":", label="best")
     for ax in (left, right):
         ax.set(xlabel="cycle", ylabel="%", xlim=(0, 23), ylim=(0, 100))
         ax.legend(loc="lower right")
@@ -131,19 +123,19 @@ def _dataset_looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 def proxy_audit(audit: pd.DataFrame) -> Figure:
     """Spearman's correlation of epoch 1 with epochs 2 and 5, a row a data set, a panel a kind of unit; n at epoch 5."""
     names = sorted(audit["dataset"].unique())
-    figure, axes = panels(UNIT_TITLES.values(), width=11, height=4)
+    figure, axes = plots.panels(UNIT_TITLES.values(), width=11, height=4)
     for ax, unit in zip(axes, UNIT_TITLES, strict=True):
         for epoch, shift, marker, face in ((2, -0.17, "s", "white"), (5, 0.17, "o", OURS)):
             part = audit[(audit["unit"] == unit) & (audit["epoch"] == epoch)]
-            points(ax, rows_of(part["dataset"], names) + shift, part, "spearman", horizontal=True, color=OURS,
-                   label=f"epoch {epoch}", marker=marker, markerfacecolor=face)  # fmt: skip
-        for row, place in zip(part.itertuples(), rows_of(part["dataset"], names), strict=True):
+            plots.points(ax, plots.rows_of(part["dataset"], names) + shift, part, "spearman", horizontal=True,
+                         color=OURS, label=f"epoch {epoch}", marker=marker, markerfacecolor=face)  # fmt: skip
+        for row, place in zip(part.itertuples(), plots.rows_of(part["dataset"], names), strict=True):
             ax.text(1.06, place, f"{row.n:,} / {row.clusters:,}", va="center", fontsize=8)
         ax.axvline(0, color="black", linewidth=0.8)
         ax.set(xlim=(-0.1, 1.55), xticks=[0, 0.5, 1], xlabel="Spearman with epoch 1")
     axes[0].text(1.06, -0.75, "networks /\nclusters", va="center", fontsize=8)
-    name_rows(axes[0], names, above=1.2)
-    legend_below(figure, axes[0])
+    plots.name_rows(axes[0], names, above=1.2)
+    plots.legend_below(figure, axes[0])
     return figure
 
 
@@ -151,11 +143,11 @@ def when_to_stop(table: pd.DataFrame) -> Figure:
     """How well the order after few epochs is that after 50 (columns of ``proxy_audit.when_to_stop``)."""
     figure, ax = new_figure(width=8, height=4)
     looks, epochs = _dataset_looks(table), sorted(table["epoch"].unique())
-    for (name, part), shift in zip(table.groupby("dataset"), side_by_side(len(looks), 0.09), strict=True):
+    for (name, part), shift in zip(table.groupby("dataset"), plots.side_by_side(len(looks), 0.09), strict=True):
         look: dict[str, Any] = looks[name] | {
             "label": f"{name} ({part['runs'].iloc[0]:,} / {part['clusters'].iloc[0]})"
         }
-        points(ax, part["epoch"].map(epochs.index) + shift, part, "spearman", **look)
+        plots.points(ax, part["epoch"].map(epochs.index) + shift, part, "spearman", **look)
     ax.set_xticks(range(len(epochs)), [f"{epoch}\n{2 * epoch} %" for epoch in epochs])
     ax.set(xlabel="epoch, and its share of the cost of 50", ylabel="Spearman with epoch 50", ylim=(0.35, 1.01),
            title="When the order is settled")  # fmt: skip
@@ -171,10 +163,10 @@ def variance_shares(table: pd.DataFrame) -> Figure:
         "architecture": {"label": "architecture", "facecolor": "#4d4d4d"},
         "rest": {"label": "noise, and what needs both", "facecolor": "white", "edgecolor": "#8a8a8a", "hatch": "..."},
     }
-    stack(ax, table, looks)
-    name_rows(ax, [f"{row.dataset} ({row.runs:,} runs)" for row in table.itertuples()])
+    plots.stack(ax, table, looks)
+    plots.name_rows(ax, [f"{row.dataset} ({row.runs:,} runs)" for row in table.itertuples()])
     ax.set(xlabel="variance of accuracy at epoch 5, %", xlim=(0, 100))
-    legend_below(figure)
+    plots.legend_below(figure)
     return figure
 
 
@@ -182,33 +174,33 @@ def surrogate(table: pd.DataFrame) -> Figure:
     """How well code ranks networks within a family and of an unknown one (columns of ``what_decides.surrogate``)."""
     figure, ax = new_figure(width=7.5, height=3.6)
     rows = np.arange(len(table))
-    points(ax, rows - 0.15, table, "within", horizontal=True, color=OURS, label="learnt within the family")
-    points(ax, rows + 0.15, table, "across", horizontal=True, color=PAPER, marker="s", markerfacecolor="white",
-           label="learnt from all other families")  # fmt: skip
+    plots.points(ax, rows - 0.15, table, "within", horizontal=True, color=OURS, label="learnt within the family")
+    plots.points(ax, rows + 0.15, table, "across", horizontal=True, color=PAPER, marker="s", markerfacecolor="white",
+                 label="learnt from all other families")  # fmt: skip
     ax.axvline(0, color="black", linewidth=0.8)
-    name_rows(ax, [f"{row.family} ({row.n:,} / {row.clusters})" for row in table.itertuples()])
+    plots.name_rows(ax, [f"{row.family} ({row.n:,} / {row.clusters})" for row in table.itertuples()])
     ax.set(xlabel="Spearman of predicted and recorded accuracy (networks / clusters)", xlim=(-0.4, 1))
-    legend_below(figure)
+    plots.legend_below(figure)
     return figure
 
 
 def pair_order(order: pd.DataFrame) -> Figure:
     """How often the better of two at epoch 1 is still better at epoch 5, by their gap at epoch 1."""
     looks, units = _dataset_looks(order), ("best_of_trials", "fixed_protocol")
-    figure, axes = panels([UNIT_TITLES[unit] for unit in units], width=10, height=4.4)
+    figure, axes = plots.panels([UNIT_TITLES[unit] for unit in units], width=10, height=4.4)
     for ax, unit in zip(axes, units, strict=True):
         shown = order[(order["epoch"] == 5) & (order["unit"] == unit) & (order["pairs"] >= 100)]
         bins = {low: place for place, low in enumerate(sorted(order["gap_low"].unique()))}
         groups = list(shown.groupby("dataset"))
-        for (dataset, part), shift in zip(groups, side_by_side(len(groups), 0.09), strict=True):
-            points(ax, part["gap_low"].map(bins) + shift, part, "still_better", ends=("ci_low", "ci_high"), scale=100,
-                   **looks[dataset])  # fmt: skip
+        for (dataset, part), shift in zip(groups, plots.side_by_side(len(groups), 0.09), strict=True):
+            plots.points(ax, part["gap_low"].map(bins) + shift, part, "still_better", ends=("ci_low", "ci_high"),
+                         scale=100, **looks[dataset])  # fmt: skip
         ax.axhline(50, color=MUTED, linestyle="--", linewidth=1, zorder=1)
         ax.set(xlabel="gap at epoch 1, points", ylim=(0, 101))
         ax.set_xticks(range(len(bins)), ["<1", "1–2", "2–5", "5–10", "10–20", "20–40", ">40"])
-    reference_line(ax, 50, "a coin", MUTED, place="right below")
+    plots.reference_line(ax, 50, "a coin", MUTED, place="right below")
     axes[0].set_ylabel("still better at epoch 5, % of pairs")
-    legend_below(figure, axes[0], ncols=4)
+    plots.legend_below(figure, axes[0], ncols=4)
     return figure
 
 

@@ -19,20 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from nngpt_lab.papers.architecture_loop.lemur_overview import CYCLES, wilson_cycles
 from nngpt_lab.papers.architecture_loop.novelty_figures import FORM_LOOKS
 from nngpt_lab.papers.architecture_loop.tables import MEASURES, SHARES
-from nngpt_lab.statistics.plots import (
-    legend_below,
-    legend_right,
-    line,
-    lines,
-    name_rows,
-    no_data,
-    panels,
-    points,
-    reference_line,
-    rows_of,
-    stack,
-    whole_numbers,
-)
+from nngpt_lab.statistics import plots
 from nngpt_lab.statistics.style import COLOURS, MUTED, OURS, PAPER, new_figure
 from nngpt_lab.study.budget import Independent
 from nngpt_lab.study.looks import STYLES, UNKNOWN, arm_looks
@@ -73,13 +60,13 @@ def valid_rate(cycles: pd.DataFrame, alone: Independent | None = None) -> Figure
     cycles. ``alone``: a line to beat."""
     figure, ax = new_figure(width=9, height=4.2)
     looks = arm_looks(cycles)
-    lines(ax, cycles, "arm", "cycle", "valid", looks, bands=looks if len(looks) == 1 else [LOOP], scale=100)
+    plots.lines(ax, cycles, "arm", "cycle", "valid", looks, bands=looks if len(looks) == 1 else [LOOP], scale=100)
     paper = wilson_cycles()
-    points(ax, paper["cycle"], paper, "valid", label=PAPER_LABEL, **HOLLOW)
+    plots.points(ax, paper["cycle"], paper, "valid", label=PAPER_LABEL, **HOLLOW)
     _to_beat(ax, alone, "valid")
     cycle_axis(ax, max(cycles["cycle"].max(), 22))
     ax.set(ylabel="samples that run, %", ylim=(0, 102), title="Valid samples per cycle (band: Wilson interval)")
-    legend_below(figure)
+    plots.legend_below(figure)
     return figure
 
 
@@ -91,13 +78,13 @@ def accuracy(cycles: pd.DataFrame, same_data: bool = False, alone: Independent |
     """
     part = cycles[cycles["arm"] == LOOP]
     figure, ax, beside = _with_paper(cycles, same_data)
-    line(ax, part, "cycle", "best", scale=100, label="best", **LINES[1])
-    line(ax, part, "cycle", "mean", scale=100, band=True, label="mean", **LINES[0])
-    line(ax, part, "cycle", "median", scale=100, band=True, label="median", **LINES[2])
+    plots.line(ax, part, "cycle", "best", scale=100, label="best", **LINES[1])
+    plots.line(ax, part, "cycle", "mean", scale=100, band=True, label="mean", **LINES[0])
+    plots.line(ax, part, "cycle", "median", scale=100, band=True, label="median", **LINES[2])
     _to_beat(ax, alone, "mean", "best")
     for name, marker, away in (("best", "s", 8), ("mean", "o", -16)):
         style = {**HOLLOW, "marker": marker, "linestyle": ":", "linewidth": 1}
-        line(beside, CYCLES, "cycle", name, label=f"{name}, {PAPER_LABEL}", **style)
+        plots.line(beside, CYCLES, "cycle", name, label=f"{name}, {PAPER_LABEL}", **style)
         if beside is not ax:
             beside.annotate(name, (22, CYCLES[name].iloc[-1]), xytext=(0, away), textcoords="offset points",
                             ha="center", fontsize=9, color=PAPER)  # fmt: skip
@@ -110,8 +97,8 @@ def accuracy(cycles: pd.DataFrame, same_data: bool = False, alone: Independent |
     )
     ax.set(ylabel="accuracy after one epoch, %", ylim=(0, 102), title=f"Accuracy per cycle ({bands})")
     if not len(trained):
-        no_data(ax, "nothing was trained")
-    legend_below(figure)
+        plots.no_data(ax, "nothing was trained")
+    plots.legend_below(figure)
     return figure
 
 
@@ -124,16 +111,16 @@ def shares(
     part = cycles[cycles["arm"] == LOOP]
     figure, ax, beside = _with_paper(cycles, same_data)
     for name, label, style in zip(SHARES, labels, LINES, strict=True):
-        line(ax, part, "cycle", name, scale=100, band=True, label=f"at least {label}", **style)
+        plots.line(ax, part, "cycle", name, scale=100, band=True, label=f"at least {label}", **style)
     _to_beat(ax, alone, SHARES[0])
     paper = wilson_cycles()
-    points(beside, paper["cycle"], paper, "over_40", label=f"at least 40 %, {PAPER_LABEL}", **HOLLOW)
+    plots.points(beside, paper["cycle"], paper, "over_40", label=f"at least 40 %, {PAPER_LABEL}", **HOLLOW)
     if beside is not ax:
         beside.set_xlabel("cycle (share at or over 40 %)")
     if not part["trained"].any():
-        no_data(ax, "nothing was trained")
+        plots.no_data(ax, "nothing was trained")
     ax.set(ylabel="share of trained networks, %", ylim=(-2, 102), title="Over the thresholds (bands: Wilson interval)")
-    legend_below(figure)
+    plots.legend_below(figure)
     return figure
 
 
@@ -145,14 +132,14 @@ def controls_per_cycle(cycles: pd.DataFrame) -> Figure:
     figure, axes = new_figure(rows, columns, **size, sharex=True, sharey=True, squeeze=False)
     for ax, other in zip(axes.flat, others or [LOOP], strict=False):
         shown = {arm: looks[arm] for arm in dict.fromkeys((LOOP, other)) if arm in looks}
-        lines(ax, cycles, "arm", "cycle", "mean", shown, bands=shown, scale=100)
+        plots.lines(ax, cycles, "arm", "cycle", "mean", shown, bands=shown, scale=100)
         ax.set_title(other, fontsize=10)
         ax.tick_params(labelbottom=True)
         cycle_axis(ax, cycles["cycle"].max())
     for ax in axes.flat[len(others) :] if others else ():
         ax.set_visible(False)
     if cycles["mean"].isna().all():
-        no_data(axes[0, 0], "nothing was trained")
+        plots.no_data(axes[0, 0], "nothing was trained")
     by_seed = (cycles.loc[cycles["trained"] > 0, "unit"] == "seeds").all()
     unit = "t-interval over seeds" if by_seed else "bootstrap over these networks"
     figure.suptitle(f"Mean accuracy per cycle (solid: the loop; bands: {unit})", fontsize=11)
@@ -168,21 +155,21 @@ def differences(table: pd.DataFrame, title: str) -> Figure:
     key = "control" if "control" in table else "arm"
     names = list(dict.fromkeys(table[key]))
     titles = [measure.label.replace(", ", ",\n") for measure in MEASURES.values()]
-    figure, axes = panels(titles, width=11, height=1.9 + 0.36 * len(names))
+    figure, axes = plots.panels(titles, width=11, height=1.9 + 0.36 * len(names))
     for ax, measure in zip(axes, MEASURES, strict=True):
         part = table[table["measure"] == measure]
         bounded = part[["difference_low", "difference_high"]].notna().all(axis=1)
         looks = [{"marker": "o" if known else "x"} for known in bounded]
         ax.axvline(0, color="black", linewidth=0.8)
-        points(ax, rows_of(part[key], names), part, "difference", scale=100, horizontal=True, looks=looks, color=OURS,
-               markersize=6)  # fmt: skip
+        plots.points(ax, plots.rows_of(part[key], names), part, "difference", scale=100, horizontal=True, looks=looks,
+                     color=OURS, markersize=6)  # fmt: skip
         values = part[["difference", "difference_low", "difference_high"]].to_numpy(float)
         reach = 115 * np.max(np.abs(values), initial=0.01, where=np.isfinite(values))
         ax.set_xlim(-reach, reach)
         ax.xaxis.set_major_locator(MaxNLocator(3, symmetric=True))
-    name_rows(axes[0], names)
+    plots.name_rows(axes[0], names)
     if not names:
-        no_data(axes[len(axes) // 2], "nothing to compare")
+        plots.no_data(axes[len(axes) // 2], "nothing to compare")
     figure.supxlabel("points of accuracy or of share; paired over seeds, cross: no interval", fontsize=9)
     figure.suptitle(title, fontsize=12)
     return figure
@@ -195,8 +182,8 @@ def novel(cycles: pd.DataFrame) -> Figure:
     cycles = cycles.assign(rate=100 * cycles["novel"] / cycles["sampled"])
     mean = cycles.groupby(["arm", "cycle"], as_index=False)[["rate", "cumulative_novel"]].mean()
     looks = arm_looks(cycles)
-    lines(left, mean, "arm", "cycle", "rate", looks)
-    lines(right, mean, "arm", "cycle", "cumulative_novel", looks)
+    plots.lines(left, mean, "arm", "cycle", "rate", looks)
+    plots.lines(right, mean, "arm", "cycle", "cumulative_novel", looks)
     for (arm, _), run in cycles.groupby(["arm", "seed"]):
         if cycles.loc[cycles["arm"] == arm, "seed"].nunique() > 1:
             right.plot(run["cycle"], run["cumulative_novel"], color=looks[arm]["color"], linewidth=0.7, alpha=0.4)
@@ -205,7 +192,7 @@ def novel(cycles: pd.DataFrame) -> Figure:
     cycle_axis(right, cycles["cycle"].max())
     left.set(title="Novel per cycle", ylabel="novel networks per 100 samples", ylim=(0, None))
     right.set(title="Novel so far", ylabel="novel networks", ylim=(0, 1.05 * max(cycles["cumulative_novel"].max(), 1)))
-    legend_below(figure)
+    plots.legend_below(figure)
     return figure
 
 
@@ -235,7 +222,7 @@ def ridgelines(candidates: pd.DataFrame, threshold: float) -> Figure:
             ax.vlines(100 * values, place, place + 0.14, color="black", linewidth=0.6, zorder=100)
             ax.vlines(100 * np.median(values), place, place + 0.26, color="black", linewidth=2.6, zorder=100)
         ax.annotate(f"n = {len(values)}", (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")
-    reference_line(ax, 100 * threshold, "threshold", MUTED, vertical=True)
+    plots.reference_line(ax, 100 * threshold, "threshold", MUTED, vertical=True)
     ax.set_yticks(range(len(scores)), scores)
     ax.grid(False, axis="y")
     ax.set(xlim=(0, 100), ylim=(max(len(scores) - 1, 1) + 0.4, -2.1), ylabel="cycle")
@@ -267,9 +254,9 @@ def failures(table: pd.DataFrame) -> Figure:
             area.set(**STATUSES[status], edgecolor="white", linewidth=0.6)
         ax.set_xlim(wide.index.min(), wide.index.max())
     else:
-        stack(ax, wide, {status: STATUSES[status] for status in seen}, horizontal=False)
+        plots.stack(ax, wide, {status: STATUSES[status] for status in seen}, horizontal=False)
     ax.set(ylabel="samples, %", ylim=(0, 100), title="How the samples ended")
-    legend_right(figure, upwards=True)  # as they are stacked
+    plots.legend_right(figure, upwards=True)  # as they are stacked
     return figure
 
 
@@ -279,22 +266,22 @@ def neighbours(table: pd.DataFrame, threshold: tuple[str, float]) -> Figure:
     part = table[table["arm"] == LOOP]
     figure, (left, right) = new_figure(1, 2, width=9.5, height=4.2, width_ratios=(1.7, 1))
     looks = {form: FORM_LOOKS.get(form, UNKNOWN) for form in dict.fromkeys(part["form"])}
-    lines(left, part, "form", "cycle", "median", looks, bands=looks, ends=("lower_quartile", "upper_quartile"),
-          markersize=4.5)  # fmt: skip
-    reference_line(left, threshold[1], f"a duplicate in {threshold[0]}", MUTED, place="below")
+    plots.lines(left, part, "form", "cycle", "median", looks, bands=looks, ends=("lower_quartile", "upper_quartile"),
+                markersize=4.5)  # fmt: skip
+    plots.reference_line(left, threshold[1], f"a duplicate in {threshold[0]}", MUTED, place="below")
     copies = part.drop_duplicates("cycle")
-    points(right, copies["cycle"] - 0.1, copies, "verbatim", scale=100, color=OURS, label="verbatim")
-    points(right, copies["cycle"] + 0.1, copies, "renamed", scale=100, color=COLOURS[1], marker="s",
-           label="but for names")  # fmt: skip
+    plots.points(right, copies["cycle"] - 0.1, copies, "verbatim", scale=100, color=OURS, label="verbatim")
+    plots.points(right, copies["cycle"] + 0.1, copies, "renamed", scale=100, color=COLOURS[1], marker="s",
+                 label="but for names")  # fmt: skip
     for ax in (left, right):
         cycle_axis(ax, int(table["cycle"].max()) if len(table) else 1)
     left.set(title="Nearest network of the corpus (median, quartiles)", ylabel="Jaccard index", ylim=(0, 1.02))
     right.set(title="Copies of the corpus", ylabel="accepted networks, %", ylim=(-2, 102))
     if len(part):
         right.legend(loc="upper right")
-        legend_below(figure)
+        plots.legend_below(figure)
     else:
-        no_data(left, "no network was accepted")
+        plots.no_data(left, "no network was accepted")
     return figure
 
 
@@ -303,20 +290,20 @@ def stages(cycles: pd.DataFrame) -> Figure:
     (``cycle_table``)."""
     seconds, order = list(STAGE_LOOKS), arms(cycles)
     figure, (left, right) = new_figure(1, 2, width=9.5, height=4, width_ratios=(1.5, 1))
-    stack(left, cycles[cycles["arm"] == LOOP].groupby("cycle")[seconds].mean(), STAGE_LOOKS, horizontal=False)
+    plots.stack(left, cycles[cycles["arm"] == LOOP].groupby("cycle")[seconds].mean(), STAGE_LOOKS, horizontal=False)
     cycle_axis(left, int(cycles["cycle"].max()))
     left.set(title=f"Seconds per cycle, {LOOP}", ylabel="seconds")
     whole = cycles.groupby("arm")[seconds].sum().loc[order].reset_index(drop=True)
-    stack(right, 100 * whole.div(whole.sum(axis=1).replace(0, np.nan), axis=0).fillna(0), STAGE_LOOKS)
-    name_rows(right, order)
+    plots.stack(right, 100 * whole.div(whole.sum(axis=1).replace(0, np.nan), axis=0).fillna(0), STAGE_LOOKS)
+    plots.name_rows(right, order)
     right.set(title="Share of the wall time", xlabel="%", xlim=(0, 100))
-    legend_below(figure)
+    plots.legend_below(figure)
     return figure
 
 
 def cycle_axis(ax: Axes, last: int) -> None:
     ax.set(xlabel="cycle", xlim=(0.5, last + 0.5))
-    whole_numbers(ax.xaxis)
+    plots.whole_numbers(ax.xaxis)
 
 
 def _to_beat(ax: Axes, alone: Independent | None, *names: str) -> None:

@@ -15,17 +15,7 @@ from matplotlib.figure import Figure
 
 from nngpt_lab.papers.dataset_prediction.answers import CELL
 from nngpt_lab.papers.dataset_prediction.questions import DATASETS, PUBLISHED_RESULTS, QUESTION_SETS
-from nngpt_lab.statistics.plots import (
-    legend_below,
-    lines,
-    name_rows,
-    panels,
-    points,
-    reference_line,
-    rows_of,
-    side_by_side,
-    whole_numbers,
-)
+from nngpt_lab.statistics import plots
 from nngpt_lab.statistics.style import COLOURS, MUTED, OTHER, OURS, PAPER, new_figure
 
 SPLIT_TITLES = {
@@ -59,9 +49,9 @@ def pair_balance(balance: pd.DataFrame) -> Figure:
     figure, ax = new_figure(height=5.6)
     rows = np.arange(len(balance))
     ax.barh(rows, balance["share"], color=OURS, alpha=0.6)
-    points(ax, rows, balance, "share", horizontal=True, color="black", marker="")
-    reference_line(ax, 50, "the paper's chance level", vertical=True)
-    name_rows(ax, [f"{row.pair}  (n = {row.n:,})" for row in balance.itertuples()], above=1.3)
+    plots.points(ax, rows, balance, "share", horizontal=True, color="black", marker="")
+    plots.reference_line(ax, 50, "the paper's chance level", vertical=True)
+    plots.name_rows(ax, [f"{row.pair}  (n = {row.n:,})" for row in balance.itertuples()], above=1.3)
     ax.set(xlabel="questions won by the usual winner, %", xlim=(0, 102), title="The answer is mostly in the two names")
     return figure
 
@@ -70,9 +60,9 @@ def published_results(results: pd.DataFrame, names: tuple[float, float, float]) 
     """Paper C's peaks with Wilson intervals at their n, against what names alone reach (value, low, high; per cent)."""
     figure, ax = new_figure(width=9, height=3.6)
     ax.axhspan(names[1], names[2], color=MUTED, alpha=0.25, linewidth=0)
-    reference_line(ax, names[0], f"names alone:\n{names[0]:.1f} %", "black", place="right")
-    reference_line(ax, 50, "the paper's\nchance level", MUTED, place="right")
-    points(ax, range(len(results)), results, "accuracy", ends=("ci_low", "ci_high"), color=PAPER, markersize=6)
+    plots.reference_line(ax, names[0], f"names alone:\n{names[0]:.1f} %", "black", place="right")
+    plots.reference_line(ax, 50, "the paper's\nchance level", MUTED, place="right")
+    plots.points(ax, range(len(results)), results, "accuracy", ends=("ci_low", "ci_high"), color=PAPER, markersize=6)
     labels = [f"{row.prompt}, {row.model}\n{row.correct} of {row.n}" for row in results.itertuples()]
     ax.set_xticks(range(len(results)), labels)
     ax.set(ylabel="accuracy, %", ylim=(40, 103), xlim=(-0.5, len(results) - 0.5),
@@ -99,10 +89,14 @@ def baselines(table: pd.DataFrame, ceilings: Mapping[str, float]) -> Figure:
             forced = (part["accuracy"] == 50) if split == "dataset" else part["accuracy"].isna()
             looks = [{"color": OURS if name.startswith("code") else MUTED, "marker": "x" if forced[name] else "o"}
                      for name in order]  # fmt: skip
-            points(ax, range(len(order)), part, "accuracy", ends=("ci_low", "ci_high"), horizontal=True, looks=looks)
+            plots.points(
+                ax, range(len(order)), part, "accuracy", ends=("ci_low", "ci_high"), horizontal=True, looks=looks
+            )
             _chance(ax)
             if question_set != "all":
-                reference_line(ax, ceilings[question_set], f"ceiling {ceilings[question_set]:.0f} %", vertical=True)
+                plots.reference_line(
+                    ax, ceilings[question_set], f"ceiling {ceilings[question_set]:.0f} %", vertical=True
+                )
         row[0].set(xlim=(40, 92 if question_set == "all" else 75))
         row[splits.index("architectures")].set_visible(True)
         first = next(ax for ax in row if ax.get_visible())
@@ -110,7 +104,7 @@ def baselines(table: pd.DataFrame, ceilings: Mapping[str, float]) -> Figure:
         first.tick_params(labelleft=True)
     for ax, split in zip(axes[0], splits, strict=True):
         ax.set_title(SPLIT_TITLES[split], fontsize=10)
-    name_rows(axes[0, 0], [name.replace("_", " ") for name in order])
+    plots.name_rows(axes[0, 0], [name.replace("_", " ") for name in order])
     figure.supxlabel("accuracy, %  (blue: reads the code)", fontsize=10)
     return figure
 
@@ -120,10 +114,10 @@ def label_reliability(table: pd.DataFrame) -> Figure:
     pairs = table[table["pair"] != "all"].sort_values("agreement", ascending=False)
     whole = table.loc[table["pair"] == "all", "agreement"].iloc[0]
     figure, ax = new_figure(height=5.6)
-    points(ax, range(len(pairs)), pairs, "agreement", horizontal=True, color=OURS)
-    reference_line(ax, whole, f"all questions: {whole:.1f} %", PAPER, vertical=True)
-    reference_line(ax, 50, "a coin", MUTED, vertical=True)
-    name_rows(ax, pairs["pair"], above=1.3)
+    plots.points(ax, range(len(pairs)), pairs, "agreement", horizontal=True, color=OURS)
+    plots.reference_line(ax, whole, f"all questions: {whole:.1f} %", PAPER, vertical=True)
+    plots.reference_line(ax, 50, "a coin", MUTED, vertical=True)
+    plots.name_rows(ax, pairs["pair"], above=1.3)
     ax.set(xlabel="questions whose two labels agree, %", xlim=(40, 101), title="How reproducible the right answer is")
     return figure
 
@@ -153,9 +147,9 @@ def accuracy_per_epoch(epochs: pd.DataFrame, ceilings: Mapping[str, float]) -> F
         for place, name in enumerate(dict.fromkeys(shown["line"]))
     }
     prompts = [name for name in PROMPT_TITLES if name in set(shown["prompt"])]
-    figure, axes = panels([PROMPT_TITLES[name] for name in prompts], width=max(6, 3 * len(prompts)), height=4)
+    figure, axes = plots.panels([PROMPT_TITLES[name] for name in prompts], width=max(6, 3 * len(prompts)), height=4)
     for ax, name in zip(axes, prompts, strict=False):
-        lines(ax, mean[mean["prompt"] == name], "line", "epoch", "accuracy", looks, bands=looks, ends=BOUNDS)
+        plots.lines(ax, mean[mean["prompt"] == name], "line", "epoch", "accuracy", looks, bands=looks, ends=BOUNDS)
         peaks = PUBLISHED_RESULTS[PUBLISHED_RESULTS["prompt"] == PUBLISHED_NAMES.get(name)]
         said = ["outer epoch (0: untuned)"]
         for peak, (dash, word) in zip(peaks.itertuples(), (("--", "dashed"), (":", "dotted")), strict=False):
@@ -165,9 +159,9 @@ def accuracy_per_epoch(epochs: pd.DataFrame, ceilings: Mapping[str, float]) -> F
         ax.axhline(50, color="black", linewidth=0.8)
         _ceilings(ax, shown.loc[shown["prompt"] == name, "question_set"] if name != "scores" else (), ceilings)
         ax.set(ylim=(-2, 103))
-        whole_numbers(ax.xaxis)
+        plots.whole_numbers(ax.xaxis)
     axes[0].set_ylabel("test accuracy, %")
-    legend_below(figure, ncols=2)
+    plots.legend_below(figure, ncols=2)
     return figure
 
 
@@ -192,12 +186,14 @@ def models_and_baselines(table: pd.DataFrame, ceiling: float, question_set: str 
     for split, ax in split_axes.items():
         for state, (shift, look) in looks.items():
             part = shown[(shown["split"] == split) & (shown["state"] == state)]
-            points(ax, rows_of(part["name"], order) + shift, part, "accuracy", ends=BOUNDS, horizontal=True, **look)
+            plots.points(
+                ax, plots.rows_of(part["name"], order) + shift, part, "accuracy", ends=BOUNDS, horizontal=True, **look
+            )
         _chance(ax)
-        reference_line(ax, ceiling, f"ceiling {ceiling:.0f} %", vertical=True)
+        plots.reference_line(ax, ceiling, f"ceiling {ceiling:.0f} %", vertical=True)
         ax.set_xlabel("test accuracy, %")
-    name_rows(figure.axes[0], order)
-    legend_below(figure, ncols=2)
+    plots.name_rows(figure.axes[0], order)
+    plots.legend_below(figure, ncols=2)
     return figure
 
 
@@ -213,11 +209,11 @@ def order_consistency(table: pd.DataFrame) -> Figure:
     looks = [{"color": OURS if state == "tuned" else MUTED} for state in shown["state"]]
     figure, axes = new_figure(1, 3, width=11, height=1.3 + 0.42 * len(shown), sharey=True)
     for ax, (name, label) in zip(axes, measures.items(), strict=True):
-        points(ax, range(len(shown)), shown, name, horizontal=True, looks=looks)
+        plots.points(ax, range(len(shown)), shown, name, horizontal=True, looks=looks)
         _chance(ax)
         ax.set(xlabel=label, xlim=(-2, 102))
     labels = _names(shown, ["model", "prompt"]) + "\n" + _names(shown, ["state", "readout", "split", "question_set"])
-    name_rows(axes[0], labels, fontsize=8)
+    plots.name_rows(axes[0], labels, fontsize=8)
     return figure
 
 
@@ -228,15 +224,15 @@ def ablations(table: pd.DataFrame, ceilings: Mapping[str, float]) -> Figure:
     titles = _names(table, CELL[:2]) + "\n" + _names(table, CELL[2:])
     cells = list(table.groupby(titles, sort=False))
     width = max(6, 2 + 3.2 * len(cells))
-    figure, axes = panels([title for title, _ in cells], width=width, height=1.2 + 0.3 * len(conditions))
+    figure, axes = plots.panels([title for title, _ in cells], width=width, height=1.2 + 0.3 * len(conditions))
     for ax, (_, part) in zip(axes, cells, strict=False):
         _ceilings(ax, part["question_set"], ceilings, vertical=True)
         part = part.set_index("condition").reindex(conditions)
-        points(ax, range(len(conditions)), part, "accuracy", horizontal=True, looks=looks)
+        plots.points(ax, range(len(conditions)), part, "accuracy", horizontal=True, looks=looks)
         ax.axvline(part.loc["as asked", "accuracy"], color=OTHER, linestyle="--", linewidth=1)
         _chance(ax)
         ax.set_xlabel("test accuracy, %")
-    name_rows(axes[0], conditions)
+    plots.name_rows(axes[0], conditions)
     return figure
 
 
@@ -247,10 +243,10 @@ def per_dataset(table: pd.DataFrame, split: str, question_set: str, ceilings: Ma
     groups = list(shown.groupby(_names(shown, ["model", "prompt"]), sort=False))
     names, width = sorted(DATASETS), 0.8 / max(1, len(groups))
     figure, ax = new_figure(width=9, height=4)
-    for place, ((label, part), shift) in enumerate(zip(groups, side_by_side(len(groups), width), strict=True)):
+    for place, ((label, part), shift) in enumerate(zip(groups, plots.side_by_side(len(groups), width), strict=True)):
         part, x = part.set_index("dataset").reindex(names), np.arange(len(names)) + shift
         ax.bar(x, part["accuracy"], width, color=COLOURS[place % len(COLOURS)], alpha=0.6, label=label)
-        points(ax, x, part, "accuracy", ends=BOUNDS, marker="", color="black", linewidth=0.8)
+        plots.points(ax, x, part, "accuracy", ends=BOUNDS, marker="", color="black", linewidth=0.8)
     paper = names.index("celeba-gender")
     ax.hlines(90.9, paper - 0.42, paper + 0.42, color=PAPER, linestyle="--", label="paper: 90.9 % (metadata)")
     ax.axhline(50, color="black", linewidth=0.8)
@@ -258,7 +254,7 @@ def per_dataset(table: pd.DataFrame, split: str, question_set: str, ceilings: Ma
     ax.set_xticks(range(len(names)), names)
     title = f"Questions that name a data set ({_flat(split)}, {question_set})"
     ax.set(ylabel="test accuracy, %", ylim=(0, 103), title=title)
-    legend_below(figure, ncols=3)
+    plots.legend_below(figure, ncols=3)
     return figure
 
 
@@ -266,10 +262,10 @@ def calibration(table: pd.DataFrame) -> Figure:
     """How often answers given with so much confidence are right; on the diagonal a probability means what it says."""
     figure, ax = new_figure(width=6.5, height=4.6)
     for (label, part), colour in zip(table.groupby(_names(table, CELL), sort=False), cycle(COLOURS), strict=False):
-        points(ax, part["confidence"], part, "accuracy", ends=BOUNDS, linestyle="-", color=colour, label=label)
+        plots.points(ax, part["confidence"], part, "accuracy", ends=BOUNDS, linestyle="-", color=colour, label=label)
     ax.plot([50, 100], [50, 100], color="black", linewidth=0.8)
     ax.set(xlabel="confidence: share of the likelier name, %", ylabel="right, %", title="Confidence against accuracy")
-    legend_below(figure, ncols=1)
+    plots.legend_below(figure, ncols=1)
     return figure
 
 
@@ -285,11 +281,11 @@ def scale_ladder(signal: pd.DataFrame, ceilings: Mapping[str, float], question_s
         for row in shown[shown["split"] == split].itertuples():
             colour = OURS if row.control_low > 50 else MUTED
             said = pd.DataFrame([row._asdict()])
-            points(ax, [row.weights], said, "control", color=colour, markerfacecolor="white", alpha=0.8)
-            points(ax, [row.weights], said, "accuracy", ends=BOUNDS, color=colour)
+            plots.points(ax, [row.weights], said, "control", color=colour, markerfacecolor="white", alpha=0.8)
+            plots.points(ax, [row.weights], said, "accuracy", ends=BOUNDS, color=colour)
             ax.annotate(row.model, (row.weights, row.high), (0, 4), textcoords="offset points", ha="center", fontsize=7)
-        reference_line(ax, 50, "a coin")
-        reference_line(ax, ceilings[question_set], "ceiling: labels are noisy", MUTED)
+        plots.reference_line(ax, 50, "a coin")
+        plots.reference_line(ax, ceilings[question_set], "ceiling: labels are noisy", MUTED)
         ax.set(xscale="log", xlabel="weights (log scale)", xlim=(1e6, 2e10), ylim=(30, 104))
     figure.axes[0].set_ylabel("test accuracy, %")
     return figure
@@ -301,7 +297,7 @@ def _split_panels(
     """A panel for each split of a table, ``width`` inches each."""
     splits = list(dict.fromkeys(table["split"]))
     titles = [SPLIT_TITLES.get(split, split) for split in splits]
-    figure, axes = panels(titles, width=max(least, left + width * len(splits)), height=height)
+    figure, axes = plots.panels(titles, width=max(least, left + width * len(splits)), height=height)
     return figure, dict(zip(splits, axes, strict=False))
 
 
@@ -309,7 +305,7 @@ def _ceilings(ax: Axes, question_sets: Iterable[str], ceilings: Mapping[str, flo
     """Lines at what noisy labels leave a perfect reader of code on each of the sets that are balanced."""
     sets = [name for name in dict.fromkeys(question_sets) if QUESTION_SETS.get(name)]
     for name, place in zip(sets, ("above", "below"), strict=False):
-        reference_line(ax, ceilings[name], f"ceiling, {name} {ceilings[name]:.0f} %", MUTED, vertical, place)
+        plots.reference_line(ax, ceilings[name], f"ceiling, {name} {ceilings[name]:.0f} %", MUTED, vertical, place)
 
 
 def _chance(ax: Axes) -> None:

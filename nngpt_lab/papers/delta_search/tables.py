@@ -16,16 +16,8 @@ import pandas as pd
 
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.intervals import Estimate
-from nngpt_lab.study.comparison import (
-    PAIRED,
-    RESULT,
-    TOO_FEW_SAMPLES,
-    Mean,
-    Measure,
-    PairedProportion,
-    PairedRatio,
-    compare,
-)
+from nngpt_lab.study import comparison
+from nngpt_lab.study.comparison import RESULT, Mean, Measure, PairedProportion, PairedRatio, compare
 from nngpt_lab.study.history import by_step, history
 from nngpt_lab.study.samples import FEWEST, SEEDS
 
@@ -84,10 +76,10 @@ def gained(good: pd.DataFrame) -> tuple[Estimate, str]:
     """Mean of child minus parent: over seeds from three on, else over parents, of which each counts once."""
     runs = good.groupby("seed")["difference"].mean()
     if len(runs) >= SEEDS:
-        return intervals.t_interval(runs.to_numpy(float)), PAIRED
+        return intervals.t_interval(runs.to_numpy(float)), comparison.PAIRED
     own = good.groupby(["seed", "parent"])["difference"].mean().to_numpy(float)
     if len(own) < FEWEST or np.ptp(own) == 0:
-        return Estimate(float(own.mean()) if len(own) else np.nan, np.nan, np.nan, len(own)), TOO_FEW_SAMPLES
+        return Estimate(float(own.mean()) if len(own) else np.nan, np.nan, np.nan, len(own)), comparison.TOO_FEW_SAMPLES
     return intervals.t_interval(own), OVER_PARENTS
 
 
