@@ -24,6 +24,7 @@ import io
 import logging
 import shutil
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,30 +203,30 @@ def _own(name: str) -> _Raw:
     """A user's own, from the copy that was compiled of these very files, or else compiled now."""
     check(name)
     source = own_images.find(name)
-    key = f"v{COMPILED_VERSION};{source.sha256}"
-
-    def make(copy: Path, _: Path) -> _Raw:
-        raw = _raw(*own_images.read(source))
-        with replacing(copy) as file:
-            np.savez(file, key=key, **vars(raw))
-        return raw
-
-    return read_or_make(f"images/own-{name}.npz", lambda copy: _read_compiled(copy, key), make)
+    return _compiled(f"own-{name}", source.sha256, lambda copy: _raw(*own_images.read(source)))
 
 
 def _published(name: str) -> _Raw:
     """From the compiled copy if it is up to date, else compiled now."""
     files = _parquet_files(name)
     stats = [file.stat() for file in files]
+
+    def decoded(copy: Path) -> _Raw:
+        if not files:
+            return _from_torchvision(name, copy.parent / "downloads" / name)
+        log.info("decoding the images of %s; done once", name)
+        return _raw(*(_decode(file, SPECS[name]) for file in files))
+
     # Without files of the user's the key is only a version, with which the key of a copy from any source begins
-    key = f"v{COMPILED_VERSION};" + ";".join(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)
+    return _compiled(name, ";".join(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats), decoded)
+
+
+def _compiled(name: str, key: str, made: Callable[[Path], _Raw]) -> _Raw:
+    """The cache's copy of this ``key``, or what ``made`` gives, which then is the copy."""
+    key = f"v{COMPILED_VERSION};{key}"
 
     def make(copy: Path, _: Path) -> _Raw:
-        if files:
-            log.info("decoding the images of %s; done once", name)
-            raw = _raw(*(_decode(file, SPECS[name]) for file in files))
-        else:
-            raw = _from_torchvision(name, copy.parent / "downloads" / name)
+        raw = made(copy)
         with replacing(copy) as file:
             np.savez(file, key=key, **vars(raw))
         return raw

@@ -82,6 +82,10 @@ class Prompt:
         parts = {"system": self.system, "user": self.user}
         return [{"role": role, "content": _fill(text, values)} for role, text in parts.items() if text is not None]
 
+    def filled(self, values: Mapping[str, str | float]) -> list[dict[str, str]]:
+        """The :meth:`messages` from those of ``values`` for which the prompt has a field."""
+        return self.messages(**{field: values[field] for field in self.fields & values.keys()})
+
     def draw(self, rng: np.random.Generator) -> dict[str, str]:
         """Values of the fields that the file lets vary: without replacement, sorted, joined with commas. The papers'
         prompts differ from candidate to candidate only in these and in the limit on parameters."""

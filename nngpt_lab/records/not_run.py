@@ -49,17 +49,15 @@ class NotRun:
         if result is None or self.caught is None or result.error_in_exec is not self.caught or self.reason is None:
             return
         code = self.shell.transform_cell(result.info.raw_cell)
-        names = {
-            name.get_name() for name in symtable.symtable(code, "cell", "exec").get_symbols() if name.is_assigned()
-        }
+        symbols = symtable.symtable(code, "cell", "exec").get_symbols()
+        names = {symbol.get_name() for symbol in symbols if symbol.is_assigned()}
         for name in names:
             self.shell.user_ns.pop(name, None)
         self.lacking |= names
         result.error_in_exec, self.caught = None, None
         line = next(line.strip() for line in code.splitlines() if line.strip())
-        self.note(
-            result.execution_count or 0, {"line": line[:100], "cause": self.reason.cause, "cure": self.reason.cure}
-        )
+        why = {"line": line[:100], "cause": self.reason.cause, "cure": self.reason.cure}
+        self.note(result.execution_count or 0, why)
 
 
 def go_on(note: Note) -> None:

@@ -173,9 +173,9 @@ def legend_below(figure: Figure, ax: Axes | None = None, ncols: int | None = Non
     return figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False, **style)
 
 
-def legend_right(figure: Figure, ax: Axes | None = None, upwards: bool = False) -> None:
-    """The legend of ``ax`` (of the first axes) to the right of all axes; ``upwards``: the first entry at the bottom."""
-    handles, labels = (ax or figure.axes[0]).get_legend_handles_labels()
+def legend_right(figure: Figure, upwards: bool = False) -> None:
+    """The legend of the first axes to the right of all axes; ``upwards``: the first entry at the bottom."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, reverse=upwards)
 
 

@@ -192,14 +192,14 @@ def lineage(table: pd.DataFrame, code_hash: str) -> pd.DataFrame:
     return rows.loc[chain[::-1]].reset_index(drop=True)
 
 
-def by_step(table: pd.DataFrame, step: str = "step") -> pd.DataFrame:
+def by_step(table: pd.DataFrame) -> pd.DataFrame:
     """What the edits of each step do: step, networks, edits, the share of edits of each of KINDS, of re-introduced
-    lines among those added, and the mean novelties; per cent. ``step``: another column to count by."""
+    lines among those added, and the mean novelties; per cent."""
     rows = []
-    for value, part in table.groupby(step, sort=False):
+    for step, part in table.groupby("step", sort=False):
         edits = part[part["parent_hash"].notna()]
         kinds = Counter(kind for text in edits["kinds"] for kind in text.split(", "))
-        row = {step: value, "networks": len(part), "edits": len(edits)}
+        row = {"step": step, "networks": len(part), "edits": len(edits)}
         row |= {kind: 100 * kinds[kind] / len(edits) if len(edits) else np.nan for kind in KINDS}
         added = edits["added"].sum()
         row["reintroduced"] = 100 * (edits["reintroduced"] * edits["added"]).sum() / added if added else np.nan

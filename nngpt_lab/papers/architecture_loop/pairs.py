@@ -28,7 +28,7 @@ def messages(design: Design, *place: int | str) -> tuple[dict[str, str], ...]:
     """The prompt of one sample; what it leaves to chance is drawn for this place (seed, cycle and position)."""
     asked = prompt(design.prompt)
     values = filled(design) | asked.draw(generator(KEY, "prompt", *place))
-    return tuple(asked.messages(**{name: values[name] for name in asked.fields}))
+    return tuple(asked.filled(values))
 
 
 def pair_of(lab: Lab, seed: int, cycle: int, row, screened: Sequence[Screened]) -> Pair:
@@ -39,7 +39,7 @@ def pair_of(lab: Lab, seed: int, cycle: int, row, screened: Sequence[Screened]) 
     asked = prompt(design.pair_prompt)
     fields = dict(design.fields) | asked.draw(generator(KEY, "prompt", seed, cycle, row.position))
     fields |= {"accuracy_percent": round(100 * row.score), "max_parameters": int(1.5 * row.parameters)}
-    return Pair(tuple(asked.messages(**{name: fields[name] for name in asked.fields})), code)
+    return Pair(tuple(asked.filled(fields)), code)
 
 
 def corpus_pairs(lab: Lab, seed: int) -> list[Pair]:

@@ -91,7 +91,7 @@ def questions(design: Design, archive: pd.DataFrame, rng: np.random.Generator) -
         shown, added = (archive.iloc[row] for row in (first, second))
         fields = {"transform_code": shown["code"], "accuracy": f"{shown['score']:.2f}"}
         fields |= {"addon_transform_code": added["code"], "addon_accuracy": f"{added['score']:.2f}"}
-        asked.append(form.messages(**{name: value for name, value in fields.items() if name in form.fields}))
+        asked.append(form.filled(fields))
     return asked
 
 

@@ -64,8 +64,7 @@ def ask(
         context = "".join(codes) if reads_code else ""
         for turned in swapped:
             names = shown.names[::-1] if turned and len(codes) > 1 else shown.names  # letters keep their places
-            values = _values(question, codes, shown.names, turned)
-            messages = form.messages(**{field: values[field] for field in form.fields})
+            messages = form.filled(_values(question, codes, shown.names, turned))
             pairs = [encode_pair(tokenizer, messages, name) for name in names]
             texts = tuple(tuple(ids) for ids, _ in pairs)
             asked.append(Asked(question.Index, turned, context, texts, pairs[0][1], names, bool(question.first_wins)))

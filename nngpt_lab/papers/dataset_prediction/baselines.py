@@ -136,7 +136,6 @@ def answer_all(
     seed: int,
     folder: Path,
     rounds: int = 40,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Every baseline's answers under every split, on all questions and on the balanced ones.
 
@@ -166,8 +165,7 @@ def answer_all(
     features = CodeFeatures(texts)
     calls = (delayed(kept)(file, partial(_answer, *job, features, seed, rounds)) for file, job in missing.items())
     done = noted(Parallel(n_jobs=-1, return_as="generator_unordered")(calls), "baselines", len(missing))
-    hidden = None if progress else True  # None: shown on a terminal, hidden in a log
-    for _ in tqdm(done, "baselines", total=len(missing), unit=" folds", disable=hidden, leave=False):
+    for _ in tqdm(done, "baselines", total=len(missing), unit=" folds", disable=None, leave=False):
         pass
     return pd.concat(map(pd.read_parquet, jobs), ignore_index=True)
 

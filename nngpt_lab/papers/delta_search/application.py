@@ -322,19 +322,19 @@ def _shifted(new: Sequence[str], shift: int | None) -> list[str] | None:
 # ---- the last rung ---------------------------------------------------------------------------------------------------
 
 
-def _near(hunk: Hunk, lines: Sequence[str], near: Near = NEAR) -> Place:
+def _near(hunk: Hunk, lines: Sequence[str]) -> Place:
     """The only place that fits nearly, by aligning the hunk's old lines with the file; Refused if there is none."""
     keys, there = [(mark, _stripped(text)) for mark, text in hunk.old], [_stripped(line) for line in lines]
     if len(keys) * len(there) > MAX_CELLS:
         raise Refused(Outcome.CONTEXT_ABSENT, "the hunk stands nowhere, and is too long to look for nearly")
-    gains = _gains(keys, there, near)
+    gains = _gains(keys, there)
     whole = sum(map(_weight, (text for _, text in keys)))
-    table = Alignment(_removed(hunk), gains, np.array(list(map(_weight, there))) * near.lost)
+    table = Alignment(_removed(hunk), gains, np.array(list(map(_weight, there))) * NEAR.lost)
     best = table.ends.max()
-    if not best >= max(near.share * whole, min(near.least, whole)):
+    if not best >= max(NEAR.share * whole, min(NEAR.least, whole)):
         raise Refused(Outcome.CONTEXT_ABSENT, "the lines around the change are not in the file")
     found = {}
-    for end in np.flatnonzero(table.ends >= best - near.ahead * min(whole, LONG))[::-1]:
+    for end in np.flatnonzero(table.ends >= best - NEAR.ahead * min(whole, LONG))[::-1]:
         for late in (False, True):
             place = _place(hunk, table.traced(int(end), late), lines, Rung.NEAR)
             if place is not None:
@@ -362,7 +362,7 @@ def _removed(hunk: Hunk) -> list[tuple[bool, bool]]:
     return removed
 
 
-def _gains(keys: Sequence[tuple[str, str]], there: Sequence[str], near: Near) -> np.ndarray:
+def _gains(keys: Sequence[tuple[str, str]], there: Sequence[str]) -> np.ndarray:
     """What it is worth to take old line i for the file's line j, shape (i, j); minus infinity where it cannot be.
     Refused if a line to be removed is nowhere, or if the hunk is of another file."""
     at: dict[str, list[int]] = {}
@@ -378,7 +378,7 @@ def _gains(keys: Sequence[tuple[str, str]], there: Sequence[str], near: Near) ->
         if text in at:
             row[at[text]] = _weight(text)
         elif mark == " " and len(text) <= SHORT:
-            for other in difflib.get_close_matches(text, short, n=3, cutoff=near.alike):
+            for other in difflib.get_close_matches(text, short, n=3, cutoff=NEAR.alike):
                 row[at[other]] = _weight(text) * difflib.SequenceMatcher(None, text, other).ratio()
     return gains
 

@@ -168,7 +168,7 @@ def _messages(design: Design, code: str, accuracy: float, dataset: str) -> tuple
     fields = {"accuracy": f"{100 * accuracy:.1f} %", "dataset": dataset, "nn_code": code, "form": SHORT[design.form]}
     if "layers" in form.fields:
         fields["layers"] = "\n".join(f"{number} {text}" for number, text in layer_numbers(code))
-    return tuple(form.messages(**{name: fields[name] for name in form.fields}))
+    return tuple(form.filled(fields))
 
 
 def training(lab: Lab, arm: Arm, seed: int, cycle: int, grown: list[tuple[Parent, str]]) -> list[Example]:

@@ -109,7 +109,7 @@ def test_metadata_judges_a_data_set_it_never_saw():
 
 
 def answers_of(questions, code, folder, seed=0) -> pd.DataFrame:
-    return db.answer_all(questions, code, 1, seed, folder, rounds=8, progress=False)
+    return db.answer_all(questions, code, 1, seed, folder, rounds=8)
 
 
 @pytest.fixture(scope="module")
