@@ -69,7 +69,7 @@ def load_and_judge_cues() -> tuple[pd.DataFrame, str]:
     published = augmentations.load()
     table = scores.cues(published.brute_force, scores.comparable(published.brute_force, published.llm))
     table = table.set_index("against")
-    return table, verdict(load_claims()["A-semantic-cues"], scores.cue(table.loc[scores.TARGETS]))
+    return table, verdict(load_claims()["A-semantic-cues"], Estimate.of(table.loc[scores.TARGETS], "difference"))
 
 
 def test_the_llms_choice_of_operations_is_compared_with_copying():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,17 @@ Z = stats.norm.ppf((1 + LEVEL) / 2)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval and the number of independent units behind it."""
+    """A number with its interval (nan: none) and the number of independent units behind it."""
 
-    value: float
-    low: float
-    high: float
-    n: int
+    value: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    n: int = 0
+
+    @classmethod
+    def of(cls, row: Mapping | pd.Series, name: str, units: str = "n") -> Estimate:
+        """What :meth:`columns` made, from a row of a table; ``units``: the column that counts them."""
+        return cls(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]), int(row[units]))
 
     def scaled(self, factor: float) -> Estimate:
         """The same estimate in another unit, e.g. ``scaled(100)`` for per cent; a negative factor turns it round."""
@@ -85,7 +90,7 @@ def bootstrap(values: np.ndarray, statistic: Callable, rng: np.random.Generator,
     values = np.asarray(values)
     n = len(values)
     if not n:
-        return Estimate(np.nan, np.nan, np.nan, 0)
+        return Estimate()
     draws = [statistic(values[rng.integers(0, n, n)]) for _ in range(resamples)]
     return Estimate(float(statistic(values)), *percentile_interval(np.asarray(draws)), n)
 
@@ -119,7 +124,7 @@ def cluster_mean(
     _, code = np.unique(clusters, return_inverse=True)
     total, count = np.bincount(code, weights=values * weights), np.bincount(code, weights=weights)
     if not len(count):
-        return Estimate(np.nan, np.nan, np.nan, 0)
+        return Estimate()
     sums = resample_counts(rng, len(count), resamples) @ np.column_stack([total, count])
     with np.errstate(invalid="ignore"):
         draws = sums[:, 0] / sums[:, 1]
@@ -139,7 +144,7 @@ def t_interval(values: np.ndarray) -> Estimate:
     values = np.asarray(values, float)
     mean = float(values.mean()) if len(values) else np.nan
     if len(values) < FEWEST or np.ptp(values) <= 1e-12:  # no spread: a width of zero would claim certainty
-        return Estimate(mean, np.nan, np.nan, len(values))
+        return Estimate(mean, n=len(values))
     interval = stats.ttest_1samp(values, 0).confidence_interval(LEVEL)
     return Estimate(mean, float(interval.low), float(interval.high), len(values))
 
@@ -153,7 +158,7 @@ def ratio_of_means(above: np.ndarray, below: np.ndarray) -> Estimate:
     above, below = np.asarray(above, float), np.asarray(below, float)
     n, ratio = len(above), float(above.mean() / below.mean())
     if n < FEWEST_OF_RATIO:
-        return Estimate(ratio, np.nan, np.nan, n)
+        return Estimate(ratio, n=n)
     moved = t_interval(above / above.mean() - below / below.mean())
     return Estimate(ratio, float(ratio * np.exp(moved.low)), float(ratio * np.exp(moved.high)), n)
 

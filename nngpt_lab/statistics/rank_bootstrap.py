@@ -31,7 +31,7 @@ def rank_bootstrap(
     O(resamples * n), but for Kendall's, which takes O(resamples * n**2) in one product of matrices.
     """
     if not len(pairs):
-        return dict.fromkeys(names, Estimate(np.nan, np.nan, np.nan, 0))
+        return dict.fromkeys(names, Estimate())
     _, code = np.unique(np.arange(len(pairs)) if clusters is None else np.asarray(clusters), return_inverse=True)
     k, draws = code.max() + 1, []
     for start in range(0, resamples, AT_ONCE):

@@ -106,7 +106,7 @@ class Mean:
         values = [self.values(table).dropna().to_numpy(float) for table in (first, second)]
         means = self.value(first), self.value(second)
         if min(map(len, values)) < FEWEST or max(map(np.ptp, values)) == 0:
-            return Comparison(*means, _without_interval(means[0] - means[1], sum(map(len, values))), TOO_FEW_SAMPLES)
+            return Comparison(*means, Estimate(means[0] - means[1], n=sum(map(len, values))), TOO_FEW_SAMPLES)
         return Comparison(*means, intervals.difference_of_means(*values), WELCH)
 
 
@@ -129,7 +129,7 @@ class PairedRatio:
     def within(self, first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
         """A t-interval over the pairs' linearised differences; n counts pairs."""
         values = self.value(first), self.value(second)
-        difference = _without_interval(values[0] - values[1], len(first))
+        difference = Estimate(values[0] - values[1], n=len(first))
         if min(table[self.below].sum() for table in (first, second)) < FEWEST:
             return Comparison(*values, difference, TOO_FEW_SAMPLES)
         residuals = [self._residuals(table) for table in (first, second)]
@@ -168,13 +168,9 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, measure: Measure, *, inde
 def _of_few_runs(first: pd.DataFrame, second: pd.DataFrame, measure: Measure) -> Comparison:
     """No interval; n counts the seeds that both have."""
     values, n = (measure.value(first), measure.value(second)), len(set(first["seed"]) & set(second["seed"]))
-    return Comparison(*values, _without_interval(values[0] - values[1], n), TOO_FEW_SEEDS[min(n, SEEDS - 1)])
+    return Comparison(*values, Estimate(values[0] - values[1], n=n), TOO_FEW_SEEDS[min(n, SEEDS - 1)])
 
 
 def share(successes: float, trials: float) -> float:
     """Successes by trials; nan without any."""
     return float(successes / trials) if trials else np.nan
-
-
-def _without_interval(value: float, n: int) -> Estimate:
-    return Estimate(value, np.nan, np.nan, n)

@@ -117,9 +117,9 @@ def over_runs(runs: Sequence[np.ndarray], statistic: Callable, rng: np.random.Ge
     values = np.concatenate(runs) if runs else np.zeros(0)
     whole = float(statistic(values, axis=0)) if len(values) else np.nan
     if len(values) < FEWEST:
-        return Estimate(whole, np.nan, np.nan, len(values))
+        return Estimate(whole, n=len(values))
     if len(runs) < SEEDS:
         draws = statistic(values[rng.integers(0, len(values), (resamples, len(values)))], axis=1)
         return Estimate(whole, *intervals.percentile_interval(draws), len(values))
     of_runs = np.array([statistic(run, axis=0) for run in runs], float)
-    return intervals.t_interval(of_runs) if np.isfinite(of_runs).all() else Estimate(whole, np.nan, np.nan, len(runs))
+    return intervals.t_interval(of_runs) if np.isfinite(of_runs).all() else Estimate(whole, n=len(runs))

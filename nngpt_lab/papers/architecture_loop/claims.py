@@ -27,11 +27,11 @@ def recorded(audit: pd.DataFrame, within: Estimate) -> dict[str, Measured]:
     five = _cifar_10(audit, "fixed_protocol", 5)
     return {
         "B-first-epoch-guide": Measured(
-            _correlation(_cifar_10(audit, "one_run", 5)),
+            Estimate.of(_cifar_10(audit, "one_run", 5), "spearman", "clusters"),
             f"On the seven data sets {_span(audit, 'one_run')}; with hyperparameters held {_span(audit, ADJUSTED)}.",
         ),
         "B-first-epoch-architecture": Measured(
-            _correlation(five),
+            Estimate.of(five, "spearman", "clusters"),
             f"{five['n']} networks of {five['clusters']} configurations. {100 * five['top_decile_kept']:.0f} % of the "
             f"best tenth at epoch 1 are among the best tenth at epoch 5. Within a configuration: {within.value:.2f}.",
         ),
@@ -46,10 +46,6 @@ def _span(audit: pd.DataFrame, unit: str) -> str:
 def _cifar_10(audit: pd.DataFrame, unit: str, epoch: int) -> pd.Series:
     rows = audit[(audit["unit"] == unit) & (audit["dataset"] == "cifar-10") & (audit["epoch"] == epoch)]
     return rows.iloc[0]
-
-
-def _correlation(row: pd.Series) -> Estimate:
-    return Estimate(row["spearman"], row["spearman_low"], row["spearman_high"], int(row["clusters"]))
 
 
 def measure(
@@ -80,9 +76,9 @@ def measure(
     for key, (control, measure_) in CONTROLS.items():
         rows = controls[(controls["control"] == control) & (controls["measure"] == measure_)]
         if len(rows):
-            measured[key] = _in_points(rows.iloc[0])
+            measured[key] = Estimate.of(rows.iloc[0], "difference").scaled(100)
     if len(transfer):
-        measured["B-transfer"] = _in_points(transfer.iloc[-1])
+        measured["B-transfer"] = Estimate.of(transfer.iloc[-1], "difference").scaled(100)
     if published:
         return {key: Measured(value) for key, value in measured.items()}
     return {key: Measured(None, f"Our scaled loop: {_text(value)}.") for key, value in measured.items()}
@@ -92,10 +88,6 @@ def not_run(reason: str) -> dict[str, Measured]:
     """What :func:`measure` would say to each claim, had the loop been run: the ``reason`` why it was not."""
     own = ("B-cycle-", "B-mean-", "B-peak-", "B-novel-", "B-rise", "B-filter", "B-transfer")
     return {key: Measured(None, reason) for key in load_claims() if key.startswith(own)}
-
-
-def _in_points(row: pd.Series) -> Estimate:
-    return Estimate(*row[["difference", "difference_low", "difference_high", "n"]]).scaled(100)
 
 
 def _in_per_cent(row: pd.Series, column: str) -> Estimate:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from nngpt_lab.papers.augmentation_search import scores
 from nngpt_lab.statistics.claims import Measured
+from nngpt_lab.statistics.intervals import Estimate
 
 
 def facts(corpus: pd.DataFrame) -> dict[str, float]:
@@ -25,14 +26,14 @@ def recorded(cues: pd.DataFrame, needed: pd.DataFrame, replayed: str) -> dict[st
     """What the published data say, by the claim's id; ``replayed``: what the replayed search found, as
     ``replay_tables.sentence`` says it."""
     draws = needed.set_index("target")["expected"]
-    over = {row.against: row for row in cues.itertuples()}
-    targets, corpus = over[scores.TARGETS], over["corpus"]
+    over = cues.set_index("against")
+    targets, corpus = over.loc[scores.TARGETS], over.loc["corpus"]
     return {
         "A-semantic-cues": Measured(
-            scores.cue(targets),
+            Estimate.of(targets, "difference"),
             "Tests the choice of operations, not measured accuracy: predicted from the corpus, by operations alone. "
-            f"Over accepted corpus functions {corpus.difference:+.1f} points, of which copying tuning targets gives "
-            f"{corpus.difference - targets.difference:+.1f}.",
+            f"Over accepted corpus functions {corpus['difference']:+.1f} points, of which copying tuning targets gives "
+            f"{corpus['difference'] - targets['difference']:+.1f}.",
         ),
         "A-600x": Measured(
             None,

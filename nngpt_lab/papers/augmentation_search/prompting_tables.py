@@ -245,7 +245,7 @@ def _verdict(result: pd.Series, claim: Claim, sign: int, reasoned: float) -> tup
         return "not tested", "both zero"
     if not np.isfinite(result["difference_low"]):
         return "not tested", result["method"]
-    difference = Estimate(*result[["difference", "difference_low", "difference_high", "n"]]).scaled(100 * sign)
+    difference = Estimate.of(result, "difference").scaled(100 * sign)
     word = verdict(claim, difference)
     return (OPEN if word == REPRODUCED and result["p_value"] >= 1 - intervals.LEVEL else word), ""
 

@@ -261,7 +261,7 @@ def _over_sets(alike, first, second, sets, rng: np.random.Generator, resamples: 
     """Mean over pairs, with an interval that resamples whole sets: a pair weighs as often as both its sets are drawn,
     one within a set as often as that is."""
     if not len(alike):
-        return Estimate(np.nan, np.nan, np.nan, 0)
+        return Estimate()
     _, code = np.unique(np.asarray(sets, dtype=str), return_inverse=True)
     k = int(code.max()) + 1
     cell = code[first] * k + code[second]

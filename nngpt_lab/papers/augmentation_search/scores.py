@@ -320,11 +320,6 @@ def cues(brute_force: pd.DataFrame, groups: dict[str, pd.DataFrame]) -> pd.DataF
     return pd.DataFrame([{"against": name, "n": one.n} | one.columns("difference") for name, one in found.items()])
 
 
-def cue(row) -> Estimate:
-    """A row of :func:`cues` as an estimate."""
-    return Estimate(row.difference, row.difference_low, row.difference_high, row.n)
-
-
 ASKED = 10  # functions that the authors' loop asks for in an LLM epoch (TuneTransformGen.py, TEST_NN)
 
 

@@ -191,7 +191,7 @@ def parameter_shift(candidates: pd.DataFrame) -> pd.DataFrame:
             row: dict[str, Any] = {"arm": arm, "operation": operation, "parameter": parameter}
             for name, values in (("first", first), ("last", last)):
                 row |= {f"n_{name}": len(values), f"mean_{name}": values.mean(), f"sd_{name}": values.std()}
-            difference = Estimate(last.mean() - first.mean(), np.nan, np.nan, 0)
+            difference = Estimate(last.mean() - first.mean())
             if min(first.nunique(), last.nunique()) > 1:
                 difference = intervals.difference_of_means(last, first)
             rows.append(row | difference.columns("difference"))

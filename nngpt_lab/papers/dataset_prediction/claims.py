@@ -202,7 +202,7 @@ def metadata_degrades(code_over_metadata: pd.DataFrame, published: bool) -> Meas
     if not len(rows):
         return Measured(None)
     row = rows.iloc[0]
-    difference = Estimate(row["difference"], row["difference_low"], row["difference_high"], int(row["programs"]))
+    difference = Estimate.of(row, "difference", "programs")
     if published:
         return Measured(difference)
     said = bracketed(difference.value, difference.low, difference.high, " points")

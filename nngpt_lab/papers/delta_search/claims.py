@@ -78,7 +78,7 @@ def measure(
     found: dict[str, Estimate | None] = {
         "D-more-valid": _difference(compared, ARM, FORM, WHOLE, "valid, first attempt", 100),
         "D-better": _difference(compared, ARM, FORM, WHOLE, "child minus parent", 100),
-        "D-improves": _estimate(row, "difference", "n"),
+        "D-improves": Estimate.of(row, "difference"),
         "D-tokens": _ratio(edits),
         "D-theory-growing": _difference(compared, FORM, "growing corpus", ARM, "child minus parent", 100),
         "D-theory-monotone": _rise(edits),
@@ -87,7 +87,7 @@ def measure(
         found |= dict.fromkeys(("D-better", "D-improves", "D-tokens", "D-theory-growing", "D-theory-monotone"))
     if published:
         scores = edits[(edits["form"] == FORM) & (edits["arm"] == ARM)].dropna(subset="score")
-        found[f"D-valid-{published}"] = _estimate(row, "valid", "sampled")
+        found[f"D-valid-{published}"] = Estimate.of(row, "valid", "sampled")
         found[f"D-mean-{published}"] = intervals.t_interval(100 * scores["score"].to_numpy())
         found[f"D-best-{published}"] = intervals.t_interval(100 * scores.groupby("seed")["score"].max().to_numpy())
         return {key: Measured(value) for key, value in found.items() if value is not None}
@@ -103,13 +103,7 @@ def not_run(reason: str) -> dict[str, Measured]:
 def _difference(table: pd.DataFrame, within: str, first: str, second: str, measure: str, scale: float):
     rows = table[(table["within"] == within) & (table["first"] == first) & (table["second"] == second)]
     rows = rows[rows["measure"] == measure]
-    if rows.empty:
-        return None
-    return _estimate(rows.iloc[0], "difference", "n").scaled(scale)
-
-
-def _estimate(row: pd.Series, name: str, n: str) -> Estimate:
-    return Estimate(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]), int(row[n]))
+    return None if rows.empty else Estimate.of(rows.iloc[0], "difference").scaled(scale)
 
 
 def _ratio(edits: pd.DataFrame) -> Estimate | None:
@@ -117,7 +111,7 @@ def _ratio(edits: pd.DataFrame) -> Estimate | None:
     tokens = edits[edits["arm"] == ARM].groupby("form")["first_tokens"].sum()
     if not {FORM, WHOLE} <= set(tokens.index):
         return None
-    return Estimate(float(tokens[WHOLE] / tokens[FORM]), np.nan, np.nan, edits["seed"].nunique())
+    return Estimate(float(tokens[WHOLE] / tokens[FORM]), n=edits["seed"].nunique())
 
 
 def _rise(edits: pd.DataFrame) -> Estimate | None:

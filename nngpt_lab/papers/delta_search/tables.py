@@ -79,7 +79,7 @@ def gained(good: pd.DataFrame) -> tuple[Estimate, str]:
         return intervals.t_interval(runs.to_numpy(float)), comparison.PAIRED
     own = good.groupby(["seed", "parent"])["difference"].mean().to_numpy(float)
     if len(own) < FEWEST or np.ptp(own) == 0:
-        return Estimate(float(own.mean()) if len(own) else np.nan, np.nan, np.nan, len(own)), comparison.TOO_FEW_SAMPLES
+        return Estimate(float(own.mean()) if len(own) else np.nan, n=len(own)), comparison.TOO_FEW_SAMPLES
     return intervals.t_interval(own), OVER_PARENTS
 
 
