@@ -92,7 +92,7 @@ def accepted_table(candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def memorisation_table(neighbours: pd.DataFrame) -> pd.DataFrame:
-    """Likeness of a cycle's accepted networks to the corpus, from ``candidates.memorisation.nearest_neighbours``.
+    """Likeness of a cycle's accepted networks to the corpus, from ``memorisation.nearest_neighbours``.
 
     Columns arm, cycle, form; networks; median, lower_quartile, upper_quartile (of the Jaccard index with the nearest);
     verbatim, renamed (shares of the networks), each with ``_low`` and ``_high`` (Wilson). A cycle that accepted nothing
@@ -106,7 +106,7 @@ def memorisation_table(neighbours: pd.DataFrame) -> pd.DataFrame:
         for name in ("verbatim", "renamed"):
             row |= intervals.wilson(part[name].sum(), len(part)).columns(name)
         rows.append(row)
-    return pd.DataFrame(rows, columns=None if rows else MEMORISATION)
+    return pd.DataFrame(rows, columns=MEMORISATION)
 
 
 def controls_table(candidates: pd.DataFrame, thresholds: tuple[float, float, float], last: int = 5) -> pd.DataFrame:
