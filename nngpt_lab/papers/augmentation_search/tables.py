@@ -111,10 +111,8 @@ def policy_table(policies: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (epochs, policy), part in policies.groupby(["epochs", "policy"], sort=False):
         scores = part.set_index(["epochs", "seed"])["score"]
-        mean, gain = (
-            intervals.t_interval(scores.dropna()),
-            intervals.t_interval((scores - bare.reindex(scores.index)).dropna()),
-        )
+        gains = scores - bare.reindex(scores.index)
+        mean, gain = (intervals.t_interval(values.dropna()) for values in (scores, gains))
         row = {"policy": policy, "epochs": epochs, "n": mean.n, "failed": int(scores.isna().sum())}
         rows.append(row | mean.columns("mean") | gain.columns("gain"))
     return pd.DataFrame(rows, columns=None if rows else ["policy", "epochs", "mean"])
