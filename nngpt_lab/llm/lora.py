@@ -22,16 +22,13 @@ What is decided here, and why:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
-import json
 import logging
 import math
 import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +39,9 @@ from peft import PeftModel, helpers
 from torch.nn import functional
 from tqdm import tqdm
 
-from nngpt_lab.ground.errors import DataError, LabError, UsageError
-from nngpt_lab.ground.files import replacing
-from nngpt_lab.ground.seeds import SCHEME, generator
-from nngpt_lab.llm import passes
+from nngpt_lab.ground.errors import LabError, UsageError
+from nngpt_lab.ground.seeds import generator
+from nngpt_lab.llm import checkpoint, passes
 from nngpt_lab.llm.adapters import quiet, seeded
 from nngpt_lab.llm.catalogue import GIB
 from nngpt_lab.llm.models import Coder
@@ -56,12 +52,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ("step", "epoch", "lr", "loss", "tokens", "response_tokens", "seconds", "grad_norm")
 RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # configs whose logits are not head(hidden)
-CHECKPOINT = "checkpoint.pt"
-PACKED = " packed "  # between a checkpoint's key and the most tokens of a pass
 CACHE_TOKENS = 1024  # on a CPU a pass over about so many is fastest: little is padded, activations stay in the cache
-
-
-# ------------------------------------------------------------------------------------------------------------ tuning
 
 
 def tune(
@@ -108,10 +99,10 @@ def tune(
     optimizer = _optimizer(coder, parameters, recipe)
     examples = fit(examples, recipe)
     steps = [step for epoch in range(recipe.epochs) for step in plan(examples, recipe, seed, epoch)]
-    checkpoint = Path(checkpoints) / CHECKPOINT if checkpoints else None
-    room = _room(coder, recipe, packed, checkpoint)
-    key = _key(coder, examples, recipe, seed) + (f"{PACKED}{room}" if room else "")
-    rows = read_checkpoint(checkpoint, key, parameters, optimizer)
+    file = Path(checkpoints) / checkpoint.FILENAME if checkpoints else None
+    room = _room(coder, recipe, packed, file)
+    key = checkpoint.key(coder, examples, recipe, seed, room)
+    rows = checkpoint.read(file, key, parameters, optimizer)
     per_epoch = len(steps) // recipe.epochs
 
     with (
@@ -130,8 +121,8 @@ def tune(
             response_tokens = sum(example.response_tokens for example in examples_seen)
             seconds = time.perf_counter() - began
             rows.append((number + 1, number // per_epoch, lr, loss, tokens, response_tokens, seconds, norm))
-            if checkpoint and (len(rows) == len(steps) or len(rows) % checkpoint_every == 0):
-                write_checkpoint(checkpoint, key, parameters, optimizer, rows)
+            if file and (len(rows) == len(steps) or len(rows) % checkpoint_every == 0):
+                checkpoint.write(file, key, parameters, optimizer, rows)
             bar.set_postfix(loss=f"{loss:.3f}")
             bar.update()
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -265,9 +256,9 @@ def loss_sum(
     return functional.cross_entropy(logits.float(), labels, reduction="sum")
 
 
-def _room(coder: Coder, recipe: Recipe, packed: bool | None, checkpoint: Path | None) -> int:
+def _room(coder: Coder, recipe: Recipe, packed: bool | None, file: Path | None) -> int:
     """Most tokens of a packed pass; 0 for padded rows. A checkpoint's own cut goes before the device's."""
-    begun = _cut_of(checkpoint)
+    begun = checkpoint.room_of(file)
     if packed is None and begun is not None:
         return begun
     decoder, _ = decoder_and_head(coder)
@@ -449,51 +440,3 @@ def _in_bfloat16(device: torch.device, recipe: Recipe) -> bool:
 
 def _autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=_in_bfloat16(device, recipe))
-
-
-# ------------------------------------------------------------------------------------------------------- checkpoints
-
-
-def _key(coder: Coder, examples: Sequence[Example], recipe: Recipe, seed: int) -> str:
-    """What a checkpoint belongs to."""
-    digest = hashlib.sha256(json.dumps([coder.name, asdict(recipe), seed, SCHEME]).encode())
-    for example in examples:
-        digest.update(np.array([example.prompt_length, *example.ids, -1], dtype=np.int64).tobytes())
-    return digest.hexdigest()
-
-
-def _cut_of(checkpoint: Path | None) -> int | None:
-    """Most tokens of a packed pass in the run that wrote a checkpoint, 0 for padded rows; None without a checkpoint."""
-    if checkpoint is None or not checkpoint.is_file():
-        return None
-    key = torch.load(checkpoint, map_location="cpu", weights_only=True)["key"]
-    return int(key.partition(PACKED)[2] or 0)
-
-
-def write_checkpoint(
-    path: Path, key: str, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, rows: list
-) -> None:
-    """Write what :func:`read_checkpoint` reads: at any instant there is the old checkpoint or the new one."""
-    weights = {name: value.detach() for name, value in parameters.items()}
-    state = {"key": key, "weights": weights, "optimizer": optimizer.state_dict(), "rows": rows}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        torch.save(state, file)
-
-
-def read_checkpoint(
-    path: Path | None, key: str, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
-) -> list:
-    """Restore parameters and optimizer, and return the rows; none where there is no checkpoint. DataError if it belongs
-    to another run."""
-    if path is None or not path.is_file():
-        return []
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["key"] != key or state["weights"].keys() != parameters.keys():
-        raise DataError(f"{path} is of other examples, another recipe, seed or model", "name another folder")
-    with torch.no_grad():
-        for name, value in parameters.items():
-            value.copy_(state["weights"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    log.info("tuning goes on after step %d", len(state["rows"]))
-    return state["rows"]

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from nngpt_lab.llm import lora
+from nngpt_lab.llm import checkpoint, lora
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.recipe import Recipe
 
@@ -148,8 +148,8 @@ def pretrain(
         for decays, decay in ((True, schedule.weight_decay), (False, 0.0))
     ]
     optimizer = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.95), fused=True)
-    checkpoint, key = folder / lora.CHECKPOINT, folder.name
-    rows = lora.read_checkpoint(checkpoint, key, parameters, optimizer)
+    file, key = folder / checkpoint.FILENAME, folder.name
+    rows = checkpoint.read(file, key, parameters, optimizer)
     began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
     model.train()
     with tqdm(total=len(steps), initial=len(rows), desc="pretraining", unit=" steps", disable=None) as bar:
@@ -163,7 +163,7 @@ def pretrain(
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
             if batch is epochs[epoch][-1]:
-                lora.write_checkpoint(checkpoint, key, parameters, optimizer, rows)
+                checkpoint.write(file, key, parameters, optimizer, rows)
                 if minutes is not None and seconds > 60 * minutes:
                     break
     model.eval()

@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
-from nngpt_lab.llm import adapters, lora
+from nngpt_lab.llm import adapters, checkpoint, lora
 from nngpt_lab.llm.adapters import quiet
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.recipe import Recipe
@@ -66,7 +66,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(tmp_path, monkeyp
     curve = lora.tune(resumed, EXAMPLES, recipe, 0, **options)
     assert same(weights(resumed), weights(whole))
     assert curve.drop(columns="seconds").equals(expected.drop(columns="seconds"))
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [lora.CHECKPOINT]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [checkpoint.FILENAME]
 
 
 def test_a_finished_run_is_restored_without_work(tmp_path, monkeypatch):
@@ -83,12 +83,12 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     lora.tune(adapted(), EXAMPLES, RECIPE, 0, checkpoints=tmp_path, progress=False)
-    before = (tmp_path / lora.CHECKPOINT).read_bytes()
-    state = torch.load(tmp_path / lora.CHECKPOINT, weights_only=True)
+    before = (tmp_path / checkpoint.FILENAME).read_bytes()
+    state = torch.load(tmp_path / checkpoint.FILENAME, weights_only=True)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr(lora.torch, "save", torn)
-        lora.write_checkpoint(tmp_path / lora.CHECKPOINT, state["key"], {}, torch.optim.SGD([torch.zeros(1)], 1.0), [])
-    assert (tmp_path / lora.CHECKPOINT).read_bytes() == before
+        patch.setattr(torch, "save", torn)
+        checkpoint.write(tmp_path / checkpoint.FILENAME, state["key"], {}, torch.optim.SGD([torch.zeros(1)], 1.0), [])
+    assert (tmp_path / checkpoint.FILENAME).read_bytes() == before
 
 
 @pytest.mark.parametrize("change", ["examples", "recipe", "seed"])

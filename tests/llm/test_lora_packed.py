@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
-from nngpt_lab.llm import adapters, lora, passes
+from nngpt_lab.llm import adapters, checkpoint, lora, passes
 from nngpt_lab.llm.catalogue import GIB, MODELS
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.recipe import Recipe
@@ -422,7 +422,7 @@ def test_on_a_gpu_tuning_is_packed_learns_and_repeats_to_the_last_bit(tmp_path):
     for folder in ("a", "b"):
         coder = adapted(recipe=recipe, dtype=torch.bfloat16, device=CUDA)
         curve = lora.tune(coder, EXAMPLES, recipe, 0, checkpoints=tmp_path / folder, progress=False)
-        assert lora._cut_of(tmp_path / folder / lora.CHECKPOINT) > 0
+        assert checkpoint.room_of(tmp_path / folder / checkpoint.FILENAME) > 0
         runs.append((curve.drop(columns="seconds"), weights(coder)))
     assert runs[0][0].equals(runs[1][0])
     assert same(runs[0][1], runs[1][1])
