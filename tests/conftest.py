@@ -60,3 +60,13 @@ def lemur() -> architectures.Lemur:
 def augmentation_corpus() -> augmentations.Augmentations:
     """The published augmentation functions."""
     return load_or_skip(augmentations.load)
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """Fails the test if anything is executed."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a kernel was about to start")
+
+    monkeypatch.setattr("papermill.execute_notebook", refuse)

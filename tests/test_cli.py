@@ -14,8 +14,8 @@ from nngpt_lab.corpora import architectures, artifacts, augmentations
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError
 from nngpt_lab.records import manifest
+from tests.helpers.tiny_notebooks import counting, times, write_notebook
 from tests.records.test_run_folders import leave
-from tests.test_runner import counting, times, write_notebook
 
 
 def lab(*arguments: object) -> Result:
