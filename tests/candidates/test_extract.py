@@ -395,7 +395,7 @@ def lost(codes: dict[str, str], wrapper: str, kind: Kind) -> set[str]:
 
 def test_lemur_comes_back_from_every_wrapper(lemur):
     nets = lemur.architectures.set_index("name")["code"].to_dict()
-    some = {name: nets[name] for name in sorted({*list(nets)[::8], *FENCED, *UNLIKE_CODE})}  # all 10,482 take 4 s each
+    some = {name: nets[name] for name in sorted({*list(nets)[::24], *FENCED, *UNLIKE_CODE})}  # all take a minute
     for wrapper in ("{}", "```python\n{}\n```", "<think>hm</think>Sure:\n<nn>\n{}\n</nn>", "~~~\n{}\n~~~"):
         assert lost(some, wrapper, Kind.ARCHITECTURE) == set()
 

@@ -24,7 +24,7 @@ if not confine.LINUX:
 
 COUNT = 24
 CLEAN_SECONDS = 60.0  # after which what belonged to a killed driver counts as left behind; as a rule it takes a tenth
-KILLS = [[9, 3, 17, 5], [30, 4, 3]]  # of each run: how many of its 48 evaluations a driver has begun when it is killed
+KILLS = [[9, 3, 17], [30, 4]]  # of each run: how many of its 48 evaluations a driver has begun when it is killed
 TIMINGS = ["added", "finished", "seconds", "total_seconds"]
 DRIVER = """
 import signal, sys

@@ -176,7 +176,7 @@ TINY = dataclasses.replace(
     thresholds=(0.0, 0.0, 0.0),  # what is no worse than the base model's worst is tuned on
     novelty=EVERYTHING_IS_NEW,
     decoding=dataclasses.replace(SMOKE.decoding, temperature=0.7, max_new_tokens=192),  # most are sound
-    batch=3,
+    batch=4,  # the base model's samples take two
 )
 COLUMNS = ["position", "code_hash", "tokens", "status", "score", "parameters", "nearest", "passed", "novel", "accepted"]
 

@@ -221,7 +221,7 @@ def test_arms_are_read_from_text_and_differ_in_one_thing():
 
 # ------------------------------------------------------------------------------------------------------- the whole loop
 
-TINY = dataclasses.replace(SMOKE, epochs=2, start=4, samples=4, batch=3)
+TINY = dataclasses.replace(SMOKE, epochs=2, start=4, samples=4)
 COLUMNS = ["position", "code_hash", "tokens", "status", "score", "valid", "accepted", "copy", "operations"]
 
 
