@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -201,6 +202,7 @@ def ordering(
     stems = [f"{name}-seed-{seed:03d}" for name in ("plain", "masked") for seed in range(settings.ordering_seeds)]
     methods = [settings.of_seed(seed, settings.slow_ordering_seeds) for seed in range(settings.ordering_seeds)]
     ranked = _rank_all([*plain, *masks], stems, methods * 2, settings, kept, workers, "ordering")
+    draws = Counter(method for own in methods for method in own)  # the interval of several is over these
     rows = []
     for seed, task in enumerate(plain):
         n0, tests = len(task.start), (len(task.functions) - len(task.start)) // 2
@@ -213,7 +215,8 @@ def ordering(
         for test, (of, begin, same) in parts.items():
             for method in methods[seed]:
                 guess = guesses(method, ranked[of])[begin : begin + tests]
-                values = replay_tables.ordering(scores, guess, sets, within_sd, rng, resamples, same)
+                within = resamples if draws[method] == 1 else 0
+                values = replay_tables.ordering(scores, guess, sets, within_sd, rng, within, same)
                 rows.append({"test": test, "method": method, "seed": seed} | values)
     return pd.DataFrame(rows)
 

@@ -259,9 +259,11 @@ def ceilings(gap: np.ndarray, within_sd: float) -> dict[str, float]:
 
 def _over_sets(alike, first, second, sets, rng: np.random.Generator, resamples: int) -> Estimate:
     """Mean over pairs, with an interval that resamples whole sets: a pair weighs as often as both its sets are drawn,
-    one within a set as often as that is."""
+    one within a set as often as that is. No resamples, no interval."""
     if not len(alike):
         return Estimate()
+    if not resamples:
+        return Estimate(float(alike.mean()), np.nan, np.nan, len(alike))
     _, code = np.unique(np.asarray(sets, dtype=str), return_inverse=True)
     k = int(code.max()) + 1
     cell = code[first] * k + code[second]
