@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, starmap
 from pathlib import Path
 
 import numpy as np
@@ -264,7 +264,7 @@ def _rank_all(
         for ranker, path in files.items()
         if not path.exists()
     ]
-    quick = (_rank(*job) for job in missing if job[1] in QUICK)
+    quick = starmap(_rank, (job for job in missing if job[1] in QUICK))
     jobs = (delayed(_rank)(*job) for job in missing if job[1] not in QUICK)
     done = chain(quick, Parallel(n_jobs=workers, batch_size=1, return_as="generator_unordered")(jobs))
     for _ in tqdm(done, title, len(missing), unit=" rankings", disable=None, leave=False):
