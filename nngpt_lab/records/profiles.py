@@ -151,7 +151,7 @@ SMOKE = Profile(
     dataset_prediction=DatasetPrediction(seeds=1, design="nano-c-smoke", llm_seeds=1, architectures=250, rounds=5),
     delta_search=DeltaSearch("nano-delta-smoke", TUNED_ARMS, seeds=1, pairs=180, edits=45, formats=TWO_FORMATS),
     walkthroughs=Walkthroughs(
-        "tiny", networks=8, protocol="digits", functions=4, augmentation_protocol="digits-augmentation"
+        "tiny", networks=5, protocol="digits", functions=3, augmentation_protocol="digits-augmentation"
     ),
     tour=Tour("nano-smoke", cycles=2, samples=4),
 )
