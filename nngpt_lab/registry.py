@@ -61,7 +61,7 @@ def newest() -> Path | None:
     best = max(began, key=lambda folder: began[folder], default=None)
     if best is not None and began[best]:
         return best
-    return next((folder for folder in [root / "reference" / "demo"] if _latest(folder)), None)
+    return next((folder for folder in [paths.reference_folder() / "demo"] if _latest(folder)), None)
 
 
 def _latest(folder: Path) -> dict[Path, str]:

@@ -31,6 +31,11 @@ def results_root() -> Path:
     return (checkout() or Path.cwd()) / "results"
 
 
+def reference_folder() -> Path:
+    """The committed reference runs: the checkout's, or the few tables of them that an installed wheel carries."""
+    return results_root() / "reference" if checkout() else PACKAGE / "reference"
+
+
 def results_folder(profile: str, output: str | Path | None = None) -> Path:
     """Folder that holds one sub-folder per notebook: ``output`` if given, else ``results/<profile>``."""
     return Path(output).expanduser().resolve() if output else results_root() / profile

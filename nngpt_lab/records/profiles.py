@@ -114,7 +114,7 @@ class Profile:
     dataset_prediction: DatasetPrediction
     delta_search: DeltaSearch
     walkthroughs: Walkthroughs
-    tour: Tour = Tour("nano", cycles=3, samples=8)
+    tour: Tour = Tour("nano-tour", cycles=5, samples=24)
 
     def on(self, device: str | None) -> Profile:
         """The same on another device, a CPU without any demand on a GPU's memory; itself for None. UsageError if there

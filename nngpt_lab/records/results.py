@@ -57,7 +57,7 @@ class Results:
         run of this notebook found in its table ``name``: columns reference(_low, _high, _n); blank where there is none.
         """
         found = dict(zip(("difference", "difference_low", "difference_high", "n"), REFERENCE, strict=True))
-        file = paths.results_root() / "reference" / "demo" / self.folder.parent.name / "tables" / f"{name}.csv"
+        file = paths.reference_folder() / "demo" / self.folder.parent.name / "tables" / f"{name}.csv"
         known = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=[*keys, *found])
         known = known[[*keys, *found]].rename(columns=found)
         beside = frame[keys].astype(object).merge(known, on=keys, how="left")[[*REFERENCE]].set_index(frame.index)

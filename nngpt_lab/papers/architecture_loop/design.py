@@ -153,6 +153,17 @@ SMOKE = replace(
     pairs_per_cycle=4,
 )
 
+TOUR = replace(
+    DEMO,
+    name="nano-tour",
+    source="lab: for teaching: a lower threshold and stronger tuning in each cycle, so that the arms part within five "
+    "cycles, with each of the seeds 0 to 4; the rest as nano",
+    cycles=5,
+    samples=24,
+    thresholds=(0.5, 0.4, 0.3),
+    recipe=replace(DEMO.recipe, lr=3e-3, epochs=4),
+)
+
 GPU = replace(
     PAPER,
     name="small-gpu",
@@ -165,4 +176,4 @@ GPU = replace(
     batch=64,
 )
 
-DESIGNS = Named("design", PAPER, AUTHORS, DEMO, SMOKE, GPU)
+DESIGNS = Named("design", PAPER, AUTHORS, DEMO, SMOKE, TOUR, GPU)
