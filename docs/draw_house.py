@@ -16,7 +16,19 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "nngpt_lab"
 FLOORS = (  # from the roof down
-    ("cli", "compare", "doctor", "new_notebook", "parameters", "registry", "report", "runner", "scoring", "__main__"),
+    (
+        "cli",
+        "compare",
+        "doctor",
+        "exports",
+        "new_notebook",
+        "parameters",
+        "registry",
+        "report",
+        "runner",
+        "scoring",
+        "__main__",
+    ),
     (
         "papers.architecture_loop",
         "papers.augmentation_search",

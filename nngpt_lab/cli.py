@@ -336,6 +336,25 @@ def claims(folder: str | None, form: str) -> None:
     click.echo(registry.latex(table) if form == "latex" else as_text[form]())
 
 
+@cli.command("export", short_help="A run, the corpora or the lab in the forms that other tools read.")
+@click.argument("form", type=click.Choice(["ro-crate", "every-eval-ever", "croissant", "codemeta"]))
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--output", metavar="DIR", type=click.Path(path_type=Path), help="Where it goes.  [default: RUN]")
+def export_as(form: str, run: Path | None, output: Path | None) -> None:
+    """Describe in a form that other tools read; all of it from manifests, tables and the package's own metadata.
+
+    \b
+    ro-crate         RUN as RO-Crate 1.3, profile Process Run Crate: ro-crate-metadata.json in its folder
+    every-eval-ever  what RUN says of published language models, with verdicts, a file a model
+    croissant        the compiled corpora as Parquet with their Croissant description, in ./corpora
+    codemeta         the lab itself: codemeta.json
+    """
+    from nngpt_lab import exports
+
+    for file in exports.export(form, run, output):
+        click.echo(f"export  {file}")
+
+
 @cli.command(short_help="A notebook of your own that runs, with its claims beside it.")
 @click.argument("name")
 @click.option("--folder", default=".", show_default=True, metavar="DIR", help="Where it is written.")

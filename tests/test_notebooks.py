@@ -1,5 +1,6 @@
 """The notebooks' form, and one of them through the command line; nbval runs the others in their smoke defaults."""
 
+import ast
 import json
 
 import nbformat
@@ -64,6 +65,17 @@ def test_parameters_cell_has_smoke_defaults(notebook):
     path, content = notebook
     values = parameters.read_parameters(content, path.name)
     assert [values[name].default for name in ("profile", "seed", "output")] == ["smoke", 0, ""]
+
+
+def test_every_parameter_is_read(notebook):
+    """One that no cell reads would be taken with -p and change nothing."""
+    path, content = notebook
+    code = [
+        cell for cell in content.cells if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", ())
+    ]
+    source = "\n".join(line for cell in code for line in cell.source.splitlines() if not line.startswith("%"))
+    read = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+    assert not set(parameters.read_parameters(content, path.name)) - read
 
 
 def test_sources_are_stripped_valid_and_short(notebook):

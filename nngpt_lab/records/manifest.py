@@ -26,8 +26,9 @@ from nngpt_lab.ground.files import replacing
 from nngpt_lab.ground.hashing import sha256_file, sha256_json
 
 FILENAME, EXECUTED = "manifest.json", "executed.ipynb"
+CRATE = "ro-crate-metadata.json"  # of exports.py
 LEDGER = "ledger.sqlite"  # what a run continues by
-RESULTS = (FILENAME, EXECUTED, "executed.html", "contents.json", "tables", "figures")  # what a new run replaces
+RESULTS = (FILENAME, EXECUTED, CRATE, "executed.html", "contents.json", "tables", "figures")  # what a new run replaces
 SOURCES = ("*.py", "*.toml", "*.txt", "*.md", "*.sql")  # what a result depends on: code, claims, prompts
 FOLDERS = re.compile(r"(?<![\w.>~:/])/(?:[^\s/'\"]+/)+")  # of an absolute path inside a text; not of a URL or of 1/2
 ALSO_RECORDED = ("nngpt-lab", "ipykernel", "ipython", "matplotlib", "nbclient")  # decide outputs, but come indirectly
