@@ -214,7 +214,7 @@ def _result(
     return {
         "evaluation_name": f"{words(table)}: {condition}",
         "source_data": {"dataset_name": "LEMUR (nn-dataset)", "source_type": "url",
-                        "url": [_on_the_index("nn-dataset")]},
+                        "url": [_package("nn-dataset")]},
         "metric_config": {"metric_name": words(numbers[0]), "metric_unit": "percent" if most == 100 else "proportion",
                           "score_type": "continuous", "lower_is_better": False, "min_score": 0, "max_score": most},
         "score_details": {"score": score, "uncertainty": interval | counted,
@@ -269,7 +269,7 @@ def croissant(folder: Path) -> Path:
         "name": "nngpt-corpora", "version": metadata.version("nngpt-lab"),
         "datePublished": datetime.now(UTC).date().isoformat(),
         "description": f"{architectures.__doc__}\n\n{augmentations.__doc__}",
-        "license": [f"https://spdx.org/licenses/{artifacts.LEMUR.licence}"], "url": _on_the_index(artifacts.LEMUR.name),
+        "license": [f"https://spdx.org/licenses/{artifacts.LEMUR.licence}"], "url": _package(artifacts.LEMUR.name),
         "distribution": files, "recordSet": sets, "citeAs": f"{authors}: {title}. arXiv {number}",
     }  # fmt: skip
     return write(described, folder / "croissant.json")
@@ -288,8 +288,8 @@ def _record_set(name: str, table: Path) -> dict[str, Any]:
     return {"@type": "cr:RecordSet", "@id": key, "name": key, "field": fields}
 
 
-def _on_the_index(project: str) -> str:
-    return f"https://pypi.org/project/{project}/"
+def _package(project: str) -> str:
+    return f"pkg:pypi/{project}"  # a package URL: whichever index someone installs from
 
 
 def codemeta() -> dict[str, Any]:
