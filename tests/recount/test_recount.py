@@ -204,7 +204,7 @@ def test_paper_bs_loop():
 def test_paper_as_loop():
     ours = loops.live(table("02_brute_force_to_semantic_insight", "live_epochs"))
     assert_same("the functions that the loop writes score [#] over the same model", ours["no tuning", "mean"])
-    assert_same("without tuning, [#] over tuning on shuffled pairs", ours["shuffled pairs", "mean"])
+    assert_same("be told: [#] over tuning on shuffled pairs", ours["shuffled pairs", "mean"])
     assert_same("and [#] over the authors' generator", ours["random generator", "mean"])
     assert_same("([#] over shuffled pairs), because", ours["shuffled pairs", "best"])
 
