@@ -215,7 +215,7 @@ def test_chain_of_thought():
     assert_same("# % of the direct answers are valid, # % of those with a rationale first", *shares)
     assert_same("rationale first, [#], 3 seeds", ours["valid"])
     assert_same("new ones are # and # %", *(ours[f"new {style}"].value for style in ("direct", "cot")))
-    assert_same("and more accurate ([#])", ours["mean"])
+    assert_same("more accurate cannot be told ([#])", ours["mean"])
 
 
 def test_cycles_are_counted_from_the_texts():
