@@ -67,7 +67,8 @@ def test_every_model_prompt_cell_and_seed_is_there(runs, tables):
     cells = [("code", "near-duplicates", "all")] + [(p, "architectures", "balanced") for p in SMALL.prompts]
     assert found == {(*cell, seed) for cell in cells for seed in (0, 1)}
     assert set(tables) == {"llm_epochs", "peaks", "models_and_baselines", "against_baselines", "order_swap"} | {
-        "per_dataset", "pair_confusion", "calibration", "input_ablations", "network_comparison"}  # fmt: skip
+        "per_dataset", "pair_confusion", "calibration", "code_over_metadata", "input_ablations",
+        "network_comparison"}  # fmt: skip
     assert all(len(table) for table in tables.values())
     assert set(runs[1].altered["prompt"]) == {"code"}
     assert set(tables["network_comparison"]["answerer"]) > {"family", "code words"}
