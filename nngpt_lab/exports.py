@@ -330,12 +330,14 @@ def export(form: str, run: Path | None, output: Path | None) -> list[Path]:
     return FORMS[form](run, output)
 
 
+def _evaluations(run: Path, output: Path | None) -> list[Path]:
+    folder = (output or finished(run)[0]) / "every_eval_ever"
+    return [write(record, folder / f"{name}.json") for name, record in every_eval_ever(run).items()]
+
+
 FORMS: dict[str, Callable[[Any, Path | None], list[Path]]] = {
     "ro-crate": lambda run, output: [write(ro_crate(run), (output or finished(run)[0]) / CRATE)],
-    "every-eval-ever": lambda run, output: [
-        write(record, (output or finished(run)[0]) / "every_eval_ever" / f"{name}.json")
-        for name, record in every_eval_ever(run).items()
-    ],
+    "every-eval-ever": _evaluations,
     "croissant": lambda run, output: [croissant(output or Path("corpora"))],
     "codemeta": lambda run, output: [write(codemeta(), (output or Path()) / "codemeta.json")],
 }

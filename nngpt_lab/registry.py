@@ -61,7 +61,8 @@ def newest() -> Path | None:
     best = max(began, key=lambda folder: began[folder], default=None)
     if best is not None and began[best]:
         return best
-    return next((folder for folder in [paths.reference_folder() / "demo"] if _latest(folder)), None)
+    reference = paths.reference_folder() / "demo"
+    return reference if _latest(reference) else None
 
 
 def _latest(folder: Path) -> dict[Path, str]:

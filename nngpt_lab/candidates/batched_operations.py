@@ -56,9 +56,11 @@ def grayscale(images: Images) -> Images:
 
 
 def blend(degenerate: torch.Tensor, images: Images, factor: torch.Tensor | float) -> Images:
-    """``degenerate + factor * (images - degenerate)``, cut off to whole levels, as ``ImageEnhance`` does it: what a
-    factor (N,) of 0 gives is float32 with whole values, broadcastable to (N, 3, H, W); factors are used in single
-    precision."""
+    """``degenerate + factor * (images - degenerate)``, cut off to whole levels, as ``ImageEnhance`` does it.
+
+    ``degenerate``: what a factor of 0 gives; float32 with whole values, broadcastable to (N, 3, H, W). ``factor``: (N,)
+    or one number; used in single precision.
+    """
     if isinstance(factor, float | int):
         factor = torch.tensor([factor], dtype=torch.float32)
     change = (images.float() - degenerate).mul_(sent(factor.float(), images.device).view(-1, 1, 1, 1))

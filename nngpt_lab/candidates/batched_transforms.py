@@ -64,9 +64,9 @@ def pil_pipeline(transform: Callable[[Image.Image], torch.Tensor], images: Image
     """Image by image through PIL, as torchvision's CIFAR-10 hands them out (mode RGB), with draws from the global
     states of torch and ``random``, which the caller seeds.
 
-    What ``transform`` gives of uint8 (N, 3, H, W), stacked, on the images' device: float32 (N, C, h, w) if it ends in
-    ToTensor. UsageError: ``images`` is something else; or whatever ``transform`` raises, and torch's RuntimeError or
-    TypeError where its results cannot be stacked.
+    ``images``: uint8 (N, 3, H, W), on any device. Returns what ``transform`` gives, stacked, on that device: float32
+    (N, C, h, w) if it ends in ToTensor. Raises UsageError if ``images`` is something else, torch's RuntimeError or
+    TypeError where results cannot be stacked, and whatever ``transform`` raises.
     """
     _check_images(images)
     pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -116,10 +116,12 @@ class Ledger:
     def add_sample(
         self, run: str, position: int, candidate: Candidate, inspection_status: Status, message: str, source: str = ""
     ) -> bool:
-        """File a text that was drawn, whatever became of it; its key is the series of draws and its place in it, from
-        0. ``inspection_status``: before any evaluation: ok, no_code, syntax, contract or duplicate, ``message``: why it
-        was refused, ``source``: where in the text its code was found. False if it is there already; UsageError if that
-        place holds another text or status."""
+        """File a text that was drawn, whatever became of it; False if it is there already.
+
+        Its key is ``run``, the series of draws, and ``position``, its place in it from 0. ``inspection_status`` is that
+        before any evaluation: ok, no_code, syntax, contract or duplicate. ``message`` says why it was refused,
+        ``source`` where in the text its code was found. UsageError: that place holds another text or status.
+        """
         if inspection_status not in STATIC:
             raise UsageError(f"{inspection_status} is no status of an inspection", f"one of {', '.join(STATIC)}")
         sample = asdict(candidate) | {"run": run, "position": position, "source": source}

@@ -272,7 +272,7 @@ def _rank_all(
     return [{ranker: np.load(path)["scores"] for ranker, path in files.items()} for files in paths]
 
 
-def _rank(task: Task, ranker: str, llm: LanguageModel, path: Path) -> Path:
+def _rank(task: Task, ranker: str, llm: LanguageModel, path: Path) -> None:
     began = time.process_time()
     with one_thread():  # so that a number does not depend on the machine's cores
         scores = RANKERS[ranker](task, llm)
@@ -280,4 +280,3 @@ def _rank(task: Task, ranker: str, llm: LanguageModel, path: Path) -> Path:
     with replacing(path) as file:
         np.savez_compressed(file, scores=scores, seconds=seconds)
     log.info("%s: %.1f s", path.stem, seconds)
-    return path

@@ -263,7 +263,7 @@ def _over_sets(alike, first, second, sets, rng: np.random.Generator, resamples: 
     if not len(alike):
         return Estimate()
     if not resamples:
-        return Estimate(float(alike.mean()), np.nan, np.nan, len(alike))
+        return Estimate(float(alike.mean()), n=len(alike))
     _, code = np.unique(np.asarray(sets, dtype=str), return_inverse=True)
     k = int(code.max()) + 1
     cell = code[first] * k + code[second]

@@ -289,8 +289,7 @@ def code_over_metadata(
 
     Columns: model, split, question_set, named, and those of :func:`paired`. No rows where either prompt was not asked.
     """
-    tuned = at_picked(decided, picked)
-    tuned = tuned[tuned["readout"] == "both orders"]
+    tuned = _over_both_orders(decided, picked)
     keys = [name for name in (*RUN, "question") if name != "prompt"]
     code, metadata = (tuned[tuned["prompt"] == prompt] for prompt in ("code", "metadata"))
     both = code.merge(metadata[[*keys, "correct"]], on=keys, suffixes=("", "_metadata"))
@@ -338,8 +337,12 @@ def calibration(decided: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
 
 def _by_cell(decided: pd.DataFrame, picked: pd.DataFrame):
     """The tuned models' decisions over both orders, cell by cell."""
+    return _over_both_orders(decided, picked).groupby(CELL, sort=True)
+
+
+def _over_both_orders(decided: pd.DataFrame, picked: pd.DataFrame) -> pd.DataFrame:
     tuned = at_picked(decided, picked)
-    return tuned[tuned["readout"] == "both orders"].groupby(CELL, sort=True)
+    return tuned[tuned["readout"] == "both orders"]
 
 
 def _share(hits: pd.Series) -> Estimate:

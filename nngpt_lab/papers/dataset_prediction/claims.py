@@ -179,8 +179,7 @@ def celeba(per_dataset: pd.DataFrame, by_dataset: pd.DataFrame, published: bool)
 
 def _celeba(per_dataset: pd.DataFrame, published: bool) -> Measured:
     rows = per_dataset[(per_dataset["prompt"] == "metadata") & (per_dataset["dataset"] == "celeba-gender")]
-    if published:
-        rows = rows[(rows["model"] == PEAKS["C-metadata-7b"][0]) & (rows["split"] == "published")]
+    rows = _of_the_7b_as_published(rows) if published else rows
     if not len(rows):
         return Measured(None)
     row = rows.iloc[0]
@@ -197,8 +196,7 @@ def metadata_degrades(code_over_metadata: pd.DataFrame, published: bool) -> Meas
     ``code_over_metadata``: as ``answers.code_over_metadata`` returns it.
     """
     rows = code_over_metadata[code_over_metadata["named"] != "others"]
-    if published:
-        rows = rows[(rows["model"] == PEAKS["C-code-7b"][0]) & (rows["split"] == "published")]
+    rows = _of_the_7b_as_published(rows) if published else rows
     if not len(rows):
         return Measured(None)
     row = rows.iloc[0]
@@ -208,6 +206,10 @@ def metadata_degrades(code_over_metadata: pd.DataFrame, published: bool) -> Meas
     said = bracketed(difference.value, difference.low, difference.high, " points")
     where = f"{row['split']}, {row['question_set']} questions, n = {row['n']}"
     return Measured(None, f"Our scaled run ({where}): {row['model']} {said}.")
+
+
+def _of_the_7b_as_published(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[(rows["model"] == PEAKS["C-code-7b"][0]) & (rows["split"] == "published")]
 
 
 def _text(estimate: Estimate, n: bool = True) -> str:
