@@ -327,16 +327,21 @@ def table(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="0.5B", show_default=True)
 @click.option("--minutes", default=8.0, show_default=True, help="About so long in all.")
 @click.option("--rows", default=",".join(ROWS), show_default=True, help="Which parts, separated by commas.")
+@click.option("--candidates", type=click.IntRange(1), help="Of the evaluator and the loop.  [default: 48]")
 @click.option("--dry-run", is_flag=True, help="A tiny model on a CPU: whether every row works.")
 @click.option("--row", hidden=True)
-def main(model: str | None, shape: str, minutes: float, rows: str, dry_run: bool, row: str | None) -> None:
+def main(
+    model: str | None, shape: str, minutes: float, rows: str, candidates: int | None, dry_run: bool, row: str | None
+) -> None:
     """Answers, sampling, tuning, evaluation and the loop on this machine's GPU, the plain way and the fast way."""
     size, device = (DRY, "cpu") if dry_run else (FULL, "cuda")
+    size = replace(size, networks=candidates or size.networks)
     if row:
         coder = None if row == "evaluator" else load(model, "tiny" if dry_run else shape, device)
         print(json.dumps(vars(ROWS[row](coder, size, device))))
         return
-    options = ["--shape", shape, *(["--model", model] if model else []), *(["--dry-run"] if dry_run else [])]
+    options = ["--shape", shape, "--candidates", str(size.networks), *(["--dry-run"] if dry_run else [])]
+    options += ["--model", model] if model else []
     prepare(get_protocol(size.protocol))  # images are compiled once, so that no row has to wait for it
     lines = run_rows([name.strip() for name in rows.split(",")], options, minutes)
     notes = (

@@ -207,6 +207,7 @@ def _run(job: Job, force: bool, deadline: float, place: int) -> RunOutcome:
         return RunOutcome(job, "stopped", left="not begun")
     run_folders.set_aside(job.folder)
     manifest.clear(job.folder)
+    calls = manifest.note_call(job.folder)
     started, clock = datetime.now(UTC), time.perf_counter()
     ended = _execute(job, deadline, place)
     seconds = round(time.perf_counter() - clock, 2)
@@ -236,6 +237,7 @@ def _run(job: Job, force: bool, deadline: float, place: int) -> RunOutcome:
         "fingerprint": mark,
         "notebook_sha256": manifest.notebook_sha256(job.content),
         **manifest.provenance(data),
+        "calls": calls,
         "outputs": manifest.outputs(job.folder),
     }
     try:

@@ -135,6 +135,9 @@ def test_time_up_stops_what_runs_and_the_same_call_goes_on(tmp_path, monkeypatch
     again = runner.run_notebooks(call, output=tmp_path / "moved")
     assert [outcome.status for outcome in again] == ["up to date", "ok", "ok"]
     assert times(counter) == 1
+    calls = [manifest.read(tmp_path / "moved" / name / "seed-0")["calls"] for name in ("first", "second", "third")]
+    assert [len(each) for each in calls] == [1, 2, 1]  # what was stopped tells where each part of it was made
+    assert calls[1][0].keys() == {"started", "commit", "dirty", "code_sha256", "device", "cores"}
 
 
 def test_a_run_with_a_changed_prompt_file_is_made_anew(tmp_path):

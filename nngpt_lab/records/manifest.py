@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from nngpt_lab.ground.hashing import sha256_file, sha256_json
 FILENAME, EXECUTED = "manifest.json", "executed.ipynb"
 CRATE = "ro-crate-metadata.json"  # of exports.py
 LEDGER = "ledger.sqlite"  # what a run continues by
+CALLS = ".calls.jsonl"  # every call that worked in a run's folder
 RESULTS = (FILENAME, EXECUTED, CRATE, "executed.html", "contents.json", "tables", "figures")  # what a new run replaces
 SOURCES = ("*.py", "*.toml", "*.txt", "*.md", "*.sql")  # what a result depends on: code, claims, prompts
 FOLDERS = re.compile(r"(?<![\w.>~:/])/(?:[^\s/'\"]+/)+")  # of an absolute path inside a text; not of a URL or of 1/2
@@ -196,6 +198,22 @@ def hide_places(folder: Path) -> None:
     notebook.metadata.pop("papermill", None)  # the paths of input and output
     with contextlib.suppress(OSError), replacing(folder / EXECUTED) as file:
         file.write(nbformat.writes(notebook).encode())
+
+
+def note_call(folder: Path) -> list[dict[str, Any]]:
+    """Note that a call begins in a run's ``folder``; all calls until now, this one last: started, commit, dirty,
+    code_sha256, device, cores. What was stopped and continued, or run again on what was there, may come from several
+    commits and machines."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    machine = {key: value for key, value in hardware().items() if key in ("device", "cores")}
+    call = {"started": started, **_git_state(), "code_sha256": code_sha256(), **machine}
+    with (folder / CALLS).open("a", encoding="utf-8") as file:
+        file.write(f"{json.dumps(call)}\n")
+    calls = []
+    for line in (folder / CALLS).read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # killed while writing
+            calls.append(json.loads(line))
+    return calls
 
 
 def provenance(data: Mapping[str, str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.names import Named, all_named
 from nngpt_lab.llm.decoding import Decoding
 from nngpt_lab.llm.recipe import Recipe
@@ -16,6 +17,7 @@ from nngpt_lab.study import design as study
 KEY = "paper C"  # what the keys of all seeds begin with
 PROMPTS = ("scores", "metadata", "code", "code_metadata")
 """Both normalised accuracies, metadata, code alone, code and metadata; the last one is the paper's future work."""
+NETWORKS = "networks"  # the prompt of ``Design.networks``
 
 CUTS = (500, 1000, 2000, 4000, None)
 
@@ -155,18 +157,24 @@ SMOKE = replace(
 
 def narrowed(design: Design, coders: str | None, prompts: str | None, splits: str | None) -> Design:
     """The design with other models, and only those of its prompts and splits; names separated by commas, None: all.
+    ``networks`` among the prompts asks which of two networks is better.
 
     UsageError if there is no such prompt or split.
     """
-    chosen, cells = design.prompts, design.cells
+    chosen, cells, networks = design.prompts, design.cells, design.networks
     if prompts is not None:
-        chosen = tuple(all_named("prompt", prompts, {name: name for name in design.prompts}))
+        known = (*design.prompts, *([NETWORKS] if design.networks else []))
+        named = all_named("prompt", prompts, {name: name for name in known})
+        chosen, networks = tuple(name for name in named if name != NETWORKS), NETWORKS in named
+        if not chosen:
+            raise UsageError("networks alone are no comparison of data sets", f"add one of {', '.join(design.prompts)}")
         cells = tuple(replace(cell, prompts=tuple(p for p in cell.prompts or chosen if p in chosen)) for cell in cells)
     if splits is not None:
         wanted = all_named("split", splits, {cell.split: cell.split for cell in cells})
         cells = tuple(cell for cell in cells if cell.split in wanted)
     models = tuple(name.strip() for name in coders.split(",")) if coders else design.coders
-    return replace(design, coders=models, prompts=chosen, cells=tuple(cell for cell in cells if cell.prompts != ()))
+    cells = tuple(cell for cell in cells if cell.prompts != ())
+    return replace(design, coders=models, prompts=chosen, cells=cells, networks=networks)
 
 
 DESIGNS = Named("design", PAPER, GPU, DEMO, SMOKE)

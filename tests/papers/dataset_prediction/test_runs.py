@@ -14,7 +14,7 @@ from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.dataset_prediction import figures, loop
 from nngpt_lab.papers.dataset_prediction import runs as paper_runs
 from nngpt_lab.papers.dataset_prediction.claims import code_signal
-from nngpt_lab.papers.dataset_prediction.design import Cell
+from nngpt_lab.papers.dataset_prediction.design import GPU, Cell, narrowed
 from nngpt_lab.records.results import Results
 from nngpt_lab.study.design import resized
 from tests.papers.dataset_prediction.test_loop import DESIGN, new_coder
@@ -129,3 +129,16 @@ def test_how_much_of_the_code_is_shown_is_counted():
     table = paper_runs.code_views(SMALL, questions, code).set_index("view")
     assert table.loc["all of it", "distinct"] == 60 and table["architectures"].eq(60).all()
     assert "near_duplicates" in questions and questions["near_duplicates"].nunique() == 30
+
+
+def test_two_networks_are_compared_only_where_they_are_asked_for():
+    """The prompt ``networks`` is one of a design's like the others, and none that could stand alone."""
+    assert narrowed(GPU, None, None, None).networks
+    asked = narrowed(GPU, None, "code, networks", "architectures")
+    assert (asked.prompts, asked.networks) == (("code",), True)
+    assert not narrowed(GPU, None, "scores, code", None).networks
+    assert asked.hash() == replace(asked, networks=False).hash()  # its other runs are the same
+    with pytest.raises(UsageError, match="add one of scores"):
+        narrowed(GPU, None, "networks", None)
+    with pytest.raises(UsageError, match="no prompt 'networks'"):
+        narrowed(replace(GPU, networks=False), None, "networks", None)
