@@ -68,7 +68,7 @@ def difference_of_paired_proportions(only_first: int, only_second: int, n: int) 
     """Difference of two proportions of the same ``n`` units, of which so many succeed in the one or the other alone,
     with the adjusted Wald interval of Bonett and Price (2012), which adds one to both counts."""
     first, second = ((count + 1) / (n + 2) for count in (only_first, only_second))
-    reach = Z * np.sqrt(max(first + second - (first - second) ** 2, 0) / (n + 2))
+    reach = Z * np.sqrt((first + second - (first - second) ** 2) / (n + 2))
     low, high = max(first - second - reach, -1), min(first - second + reach, 1)
     return Estimate((only_first - only_second) / n, float(low), float(high), n)
 
@@ -155,7 +155,7 @@ def ratio_of_means(above: np.ndarray, below: np.ndarray) -> Estimate:
     Costs of a search are so skewed that no interval for their mean covers with few units: none is given below
     :data:`FEWEST_OF_RATIO`, from which on this one holds the ratio in 93 to 97 of 100 cases.
     """
-    above, below = np.asarray(above, float), np.asarray(below, float)
+    above, below = np.asarray(above), np.asarray(below)
     n, ratio = len(above), float(above.mean() / below.mean())
     if n < FEWEST_OF_RATIO:
         return Estimate(ratio, n=n)
@@ -226,9 +226,9 @@ def pair_agreement(
     left = total - counts
     left_out = np.divide(total_agreed - agreed, left, out=np.broadcast_to(share, left.shape).copy(), where=left > 0)
     error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean(0)) ** 2).sum(0))
-    low, high = np.clip(share - Z * error, 0, 1), np.clip(share + Z * error, 0, 1)
-    bins_table = {"gap_low": edges[:-1], "gap_high": edges[1:], "pairs": total.round().astype(int)}
-    return pd.DataFrame(bins_table | {"still_better": share, "ci_low": low, "ci_high": high})
+    bins_table = {"gap_low": edges[:-1], "gap_high": edges[1:], "pairs": total.astype(int), "still_better": share}
+    ends = {"ci_low": np.maximum(share - Z * error, 0), "ci_high": np.minimum(share + Z * error, 1)}
+    return pd.DataFrame(bins_table | ends)
 
 
 def best_of_n_weights(size: int, n: int) -> np.ndarray:
@@ -236,13 +236,11 @@ def best_of_n_weights(size: int, n: int) -> np.ndarray:
 
     Shape (size,), k = 1..size: C(k-1, n-1) / C(size, n). Exact, in logarithms.
     """
-    k = np.arange(1, size + 1, dtype=float)
-    with np.errstate(invalid="ignore"):
-        log = _log_choose(k - 1, n - 1) - _log_choose(float(size), n)
-    return np.where(k >= n, np.exp(log), 0.0)
+    return np.exp(_log_choose(np.arange(size), n - 1) - _log_choose(size, n))
 
 
 def _log_choose(a, b):
+    """Logarithm of C(a, b); minus infinity where b > a."""
     return gammaln(a + 1) - gammaln(b + 1) - gammaln(a - b + 1)
 
 
@@ -255,10 +253,9 @@ def draws_for(probability: float, size: int, hits: int) -> int:
     """Fewest draws without replacement that meet one of ``hits`` among ``size`` with at least this probability."""
     if hits == 0:
         raise ValueError("no item meets the target, so no number of draws does")
-    n = np.arange(1, size - hits + 2, dtype=float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        miss = np.where(n <= size - hits, np.exp(_log_choose(float(size - hits), n) - _log_choose(float(size), n)), 0.0)
-    return int(n[np.argmax(1 - miss >= probability - 1e-12)])
+    n = np.arange(size - hits + 2)
+    miss = np.exp(_log_choose(size - hits, n) - _log_choose(size, n))
+    return int(np.argmax(1 - miss >= probability - 1e-12))
 
 
 def sample_size_for_difference(p_a: float, p_b: float, power: float = 0.8) -> int:

@@ -44,13 +44,9 @@ def test_typical_ratio_of_skewed_costs(n):
     assert 0.93 <= held <= 0.97
 
 
-def test_ratio_of_means_of_skewed_costs_holds_with_many_and_is_bare_with_few():
+def test_ratio_of_means_of_skewed_costs_holds_with_many():
     held = share_that_hold(200, search_costs, lambda costs: intervals.ratio_of_means(costs[1], costs[0]), 2.0, seed=1)
     assert 0.93 <= held <= 0.97
-    few = intervals.ratio_of_means(*search_costs(np.random.default_rng(0), intervals.FEWEST_OF_RATIO - 1))
-    assert np.isfinite(few.value) and np.isnan([few.low, few.high]).all()
-    least = intervals.ratio_of_means(*search_costs(np.random.default_rng(0), intervals.FEWEST_OF_RATIO))
-    assert np.isfinite([least.low, least.high]).all()
 
 
 # A bootstrap over some 30 clusters is a little too narrow: 92 to 95 of 100 hold the truth. docs/verdicts.md says so.

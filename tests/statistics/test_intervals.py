@@ -16,6 +16,8 @@ from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from nngpt_lab.statistics import intervals as s
 
+pytestmark = pytest.mark.filterwarnings("error")  # a mean of nothing or 0/0 on the way to a nan would warn
+
 
 @given(st.integers(1, 500), st.data())
 def test_wilson_against_statsmodels(n, data):
@@ -55,6 +57,15 @@ def test_difference_of_proportions_against_statsmodels(n_a, n_b, data):
 def coverage(interval, truth: float, repeats: int, seed: int) -> float:
     inside = [(e := interval(rng)).low <= truth <= e.high for rng in np.random.default_rng(seed).spawn(repeats)]
     return float(np.mean(inside))
+
+
+def test_bootstrap_is_the_percentiles_of_the_statistic_over_rows_drawn_again():
+    rows = np.array([[1.0, 2], [3, 5], [4, 1]])
+    found = s.bootstrap(rows, lambda drawn: drawn[:, 0].sum() / drawn[:, 1].sum(), np.random.default_rng(3), 40)
+    rng = np.random.default_rng(3)
+    drawn = [rows[[*rng.integers(0, 3, 3)]].sum(axis=0) for _ in range(40)]
+    assert (found.low, found.high) == pytest.approx(np.quantile([a / b for a, b in drawn], [0.025, 0.975]))
+    assert (found.value, found.n) == (1, 3)
 
 
 def test_bootstrap_covers():
@@ -109,7 +120,12 @@ def test_cluster_mean_of_unequal_clusters():
     assert (found.low, found.high) == (0, 1)
     evenly = s.cluster_mean(values, clusters, np.random.default_rng(0), 500, np.array([1, 1, 1, 1, 4.0]))
     assert evenly.value == 0.5 and (evenly.low, evenly.high) == (0, 1)
-    assert s.cluster_mean(np.array([]), np.array([]), np.random.default_rng(0), 10).n == 0
+
+
+def test_resamples_of_a_cluster_mean_in_which_nothing_counts_are_left_out():
+    values, clusters = np.array([1.0, 2.0]), np.array(["unasked", "asked"])
+    found = s.cluster_mean(values, clusters, np.random.default_rng(0), 50, np.array([0.0, 1.0]))
+    assert found == s.Estimate(2, 2, 2, 2)
 
 
 def test_resample_counts_are_draws_with_replacement():
@@ -155,6 +171,17 @@ def test_top_share_kept():
     half = x.copy()
     half[[38, 39]] = -1  # two of the best four fall behind
     assert s.top_share_kept(np.column_stack([x, half])) == 0.5
+    last = np.where(x < 4, x + 100, x)  # the last four become the best
+    assert s.top_share_kept(np.column_stack([x, last])) == 0 == s.top_share_kept(np.column_stack([last, x]))
+    assert s.top_share_kept(np.column_stack([x, last]), share=0.2) == 0.5
+
+
+def test_top_share_of_few_is_the_best_one_and_among_equals_the_first():
+    assert s.top_share_kept(np.array([[3, 1], [2, 3], [1, 2.0]])) == 0 == s.top_share_kept(np.array([[1, 2], [2, 1.0]]))
+    ties = np.tile([1.0, 2, 2], 20)  # six of the forty twos are taken
+    first = np.where(np.arange(60) < 9, 1.0, 0)
+    assert s.top_share_kept(np.column_stack([ties, ties + first])) == 1
+    assert s.top_share_kept(np.column_stack([ties, ties - first])) == 0
 
 
 def test_fisher_interval():
@@ -162,6 +189,7 @@ def test_fisher_interval():
     found = s.fisher_interval(0.5, 28)
     reach = 1.959964 * np.sqrt(1.125 / 25)
     assert (found.low, found.high) == pytest.approx(np.tanh([np.arctanh(0.5) - reach, np.arctanh(0.5) + reach]))
+    assert (found.value, found.n) == (0.5, 28)
     truth = 6 / np.pi * np.arcsin(0.6 / 2)  # Spearman's rho of a normal pair with r = 0.6
 
     def interval(rng):
@@ -177,6 +205,10 @@ EDGES = np.array([0, 1, 3, 5.0])
 def test_pair_agreement_against_a_double_loop(rows):
     first, second = np.array(rows, dtype=float).T
     found = s.pair_agreement(first, second, EDGES)
+    assert list(found) == ["gap_low", "gap_high", "pairs", "still_better", "ci_low", "ci_high"]
+    assert [*zip(found["gap_low"], found["gap_high"], strict=True)] == [*pairwise(EDGES)]
+    assert (found["pairs"].dtype, found[["ci_low", "ci_high"]].isna().all(axis=1).tolist()) == (
+        int, (found["pairs"] == 0).tolist())  # fmt: skip
     for b, (low, high) in enumerate(pairwise(EDGES)):
         alike = [
             float((second[i] > second[j]) == (first[i] > first[j])) if second[i] != second[j] else 0.5
@@ -217,6 +249,18 @@ def test_pair_agreement_by_clusters():
     assert (plain["pairs"] == found["pairs"]).all()
 
 
+def test_pair_agreement_without_a_cluster_that_all_pairs_need():
+    """By hand: unit 0 is in all four pairs, of which three agree; without it nothing is left to say otherwise."""
+    first, second = np.array([0, 2, 2, 2, 2.0]), np.array([0, 1, 1, 1, -1.0])
+    found = s.pair_agreement(first, second, np.array([1, 3.0])).loc[0]
+    left_out = np.array([3 / 4, 2 / 3, 2 / 3, 2 / 3, 1])
+    reach = 1.959964 * np.sqrt(4 / 5 * ((left_out - left_out.mean()) ** 2).sum())
+    assert (found["still_better"], found["pairs"]) == (0.75, 4)
+    assert (found["ci_low"], found["ci_high"]) == (pytest.approx(0.75 - reach), 1)
+    turned = s.pair_agreement(first, -second, np.array([1, 3.0])).loc[0]
+    assert (turned["ci_low"], turned["ci_high"]) == (0, pytest.approx(0.25 + reach))
+
+
 @pytest.mark.parametrize(("size", "n"), [(1, 1), (6, 1), (6, 3), (6, 6), (9, 4)])
 def test_best_of_n_weights_by_enumeration(size, n):
     best = [max(subset) for subset in combinations(range(size), n)]
@@ -241,7 +285,7 @@ def test_draws_until_a_hit_by_enumeration(size, hits):
 
 def test_draws_without_any_hit():
     assert s.expected_draws(10, 0) == np.inf
-    with pytest.raises(ValueError, match="no item"):
+    with pytest.raises(ValueError, match=r"^no item meets the target, so no number of draws does$"):
         s.draws_for(0.5, 10, 0)
 
 
@@ -258,16 +302,20 @@ def test_estimates():
         -0.5, -0.625, -0.4, 8
     )
     assert s.exact(3, 9) == s.Estimate(3, 3, 3, 9)
+    row = estimate.columns("x") | {"n": 8, "runs": 3}
+    assert s.Estimate.of(row, "x") == estimate and s.Estimate.of(pd.Series(row), "x", "runs").n == 3
+    assert estimate.columns("x", "a", "b") == {"x": 0.5, "a": 0.4, "b": 0.625}
 
 
 def test_t_interval_is_scipys_and_claims_nothing_without_spread():
     found = s.t_interval(np.array([0.1, 0.4, 0.3]))
     low, high = stats.t.interval(0.95, 2, loc=np.mean([0.1, 0.4, 0.3]), scale=stats.sem([0.1, 0.4, 0.3]))
     assert (found.low, found.high) == pytest.approx((low, high)) and found.n == 3
-    assert list(found.columns("x")) == ["x", "x_low", "x_high"]
+    assert s.t_interval(pd.Series([1, 4, 3], dtype="Int64")) == s.t_interval(np.array([1.0, 4, 3]))
     for values in ([], [0.5], [0.5, 0.6], [0.5, 0.5, 0.5]):
         found = s.t_interval(np.array(values))
         assert np.isnan([found.low, found.high]).all() and found.n == len(values)
+        assert found.value == pytest.approx(np.mean(values) if values else np.nan, nan_ok=True)
 
 
 def test_difference_of_paired_proportions_by_hand():
@@ -323,3 +371,20 @@ def test_ratio_of_means_is_the_delta_methods():
     moved = above / above.mean() - below / below.mean()
     reach = stats.t.ppf(0.975, 299) * moved.std(ddof=1) / np.sqrt(300)
     assert (found.value, found.low, found.high) == pytest.approx((ratio, ratio * np.exp(-reach), ratio * np.exp(reach)))
+
+
+def test_typical_ratio_is_the_geometric_mean_and_pairs_by_position():
+    above, below = pd.Series([2, 6, 32], dtype="Int64"), pd.Series([1, 3, 1], dtype="Int64", index=[2, 1, 0])
+    found, logs = s.typical_ratio(above, below), np.log([2, 2, 32])
+    reach = stats.t.ppf(0.975, 2) * stats.sem(logs)
+    expected = np.exp([logs.mean(), logs.mean() - reach, logs.mean() + reach])
+    assert (found.value, found.low, found.high) == pytest.approx(tuple(expected)) and found.n == 3
+
+
+def test_a_ratio_of_means_of_few_units_is_bare():
+    costs = pd.Series(np.random.default_rng(0).exponential(1, s.FEWEST_OF_RATIO) + 1)
+    turned = costs[::-1]  # pairs go by position, not by the index of a table
+    least, few = s.ratio_of_means(costs, turned), s.ratio_of_means(costs[1:], turned[1:])
+    assert np.isfinite([least.low, least.high]).all() and least.n == 100
+    assert few.value == pytest.approx(costs[1:].mean() / costs[:-1].mean()) and few.n == 99
+    assert np.isnan([few.low, few.high]).all()
