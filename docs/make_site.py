@@ -32,7 +32,7 @@ from draw_house import FLOOR, FLOORS, modules, room_of
 from nbformat.v4 import new_markdown_cell
 
 from nngpt_lab.ground.formatting import bracketed, format_column, show, show_estimate, words
-from nngpt_lab.report import Section, opening, read_csv
+from nngpt_lab.report import Section, graded, opening, read_csv
 from nngpt_lab.statistics.claims import BOUNDS, VERDICTS, adjusted, load_claims, load_facts
 from nngpt_lab.statistics.intervals import Estimate
 
@@ -58,7 +58,7 @@ class Run:
         return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
 
     @cached_property
-    def contents(self) -> dict[str, dict[str, dict[str, str]]]:
+    def contents(self) -> dict[str, dict[str, dict[str, Any]]]:
         return json.loads((self.folder / "contents.json").read_text(encoding="utf-8"))
 
     @cached_property
@@ -123,7 +123,13 @@ def claim_row(claim: Any, verdict: str, row: dict[str, str] | None = None) -> di
     """What the page and the notes show of a claim."""
     unit = claim.unit
     claimed = BOUNDS.get(claim.test, "") + show(str(claim.value), unit)
-    shown = vars(claim) | {"claimed": claimed, "verdict": verdict, "ours": "", "run": None}
+    shown = vars(claim) | {
+        "grade": graded(vars(claim)),
+        "claimed": claimed,
+        "verdict": verdict,
+        "ours": "",
+        "run": None,
+    }
     if row is None:
         return shown | {"note": " ".join([claim.reason, claim.note]).strip()}
     value, interval = show_estimate(row["our_value"], row["ci_low"], row["ci_high"], unit)
@@ -177,7 +183,8 @@ def anchor(name: str) -> str:
 def table_html(run: Run, name: str) -> str:
     """The first rows of a table, numbers rounded column by column, and a link to all of it."""
     frame = run.table(name)
-    columns = [format_column(list(frame[column].head(ROWS_SHOWN))) for column in frame]
+    digits = run.contents["tables"][name].get("digits")
+    columns = [format_column(list(frame[column].head(ROWS_SHOWN)), digits) for column in frame]
     heads = "".join(f"<th>{html.escape(words(str(column)).lower())}</th>" for column in frame)
     rows = zip(*(cells for _, cells in columns), strict=True)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)

@@ -232,9 +232,11 @@ def write_page(found: Comparison, file: Path) -> Path:
     pairs: dict[str, list] = {}
     for which, run in (("a", found.a), ("b", found.b)):
         section = Section(which, which, manifest.display(run), which)
-        for kind, name, caption in read_contents(run, section):
+        for kind, name, said in read_contents(run, section):
             if kind == "figures" and (run / "figures" / f"{name}.png").is_file():
-                pairs.setdefault(name, [None, None])["ab".index(which)] = read_figure(run, section, name, caption)
+                pairs.setdefault(name, [None, None])["ab".index(which)] = read_figure(
+                    run, section, name, said["caption"]
+                )
     tables = {
         "parameters": ("What was given differently", found.parameters.fillna("").astype(str)),
         "verdicts": ("Verdicts; difference: b minus a", _readable(found.verdicts)),

@@ -1,4 +1,5 @@
-"""``results/<profile>/`` as one HTML page: what the papers claim first, then each notebook's figures and tables.
+"""``results/<profile>/`` as one HTML page: what was found and what the papers claim first, then each notebook without
+its code: text, tables and figures in its own order.
 
 The page carries its figures, style and script in itself and asks no network: its content security policy allows no
 request, and no script but its own, whatever a notebook's output holds. The same results give the same bytes.
@@ -15,6 +16,7 @@ import re
 import struct
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,29 +32,32 @@ from nngpt_lab.records import manifest, run_folders
 from nngpt_lab.records.profiles import PROFILES
 from nngpt_lab.records.results import PNG_DPI
 from nngpt_lab.registry import PAPERS
-from nngpt_lab.statistics.claims import BOUNDS, DECIDED, UNTESTED, VERDICTS, WAITING
+from nngpt_lab.statistics.claims import BOUNDS, DECIDED, UNTESTED, VERDICTS, WAITING, load_claims
 
 SIGNS = dict(zip(VERDICTS, "✓✗≠0?…–", strict=True))  # in the page's order
 UNJUDGED = (WAITING, UNTESTED)
-HEADLINES = ("controls_per_cycle", "replay_search", "published_results")  # figures that stand for their notebooks
+FINDINGS = 2  # on each paper, at most
 SIGNS_OF_TESTS = BOUNDS | {"at_most": "≤ "}  # the last in old tables
 FILES_SHOWN = 5  # of those that are not as the manifest says; a reference run lacks hundreds
 ROWS_SHOWN = 12  # of each table; the whole of it is one link away
 LARGEST_SVG = 400_000  # bytes; a figure of many thousand points is smaller, and faster to show, as PNG
 # What is shown of a manifest, whichever version wrote it
 SHOWN = {"commit", "device", "dirty", "profile", "python", "seconds", "seed", "started", "status"}
+BANNER = "papermill-error-cell-tag"  # of a cell that papermill adds
 FOLDER_MARKS = ("contents.json", "manifest.json", "executed.ipynb", "tables", "figures")  # any of them: a notebook's
 
 
 @dataclass
 class Item:
-    """A figure (``src``) or a table (``columns``, ``rows``) with its caption and files; ``label`` numbers it."""
+    """Text of a notebook (``html``), or a figure (``src``) or table (``columns``, ``rows``) with its caption and files;
+    ``label`` numbers these."""
 
-    anchor: str
-    words: str
-    caption: str
-    links: list[tuple[str, str]]
+    anchor: str = ""
+    words: str = ""
+    caption: str = ""
+    links: list[tuple[str, str]] = field(default_factory=list)
     label: str = ""
+    html: str = ""
     src: str = ""
     width: int = 0
     height: int = 0
@@ -63,19 +68,22 @@ class Item:
 
 @dataclass
 class Section:
-    """One notebook's run: what it says about itself, its figures and tables, and what is wrong with it. ``address``:
-    of its folder, as seen from the report."""
+    """One notebook's run: what it says about itself, its text, figures and tables, and what is wrong with it.
+    ``address``: of its folder, as seen from the report; ``headings``: anchor and words."""
 
     name: str
     anchor: str
     address: str
     title: str
-    lead: str = ""
     record: dict[str, Any] | None = None
     problems: list[str] = field(default_factory=list)
-    figures: list[Item] = field(default_factory=list)
-    tables: list[Item] = field(default_factory=list)
+    parts: list[Item] = field(default_factory=list)
+    headings: list[tuple[str, str]] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def figures(self) -> list[Item]:
+        return [part for part in self.parts if part.src]
 
     @property
     def short(self) -> str:
@@ -148,14 +156,14 @@ def build_report(folder: Path) -> Path:
         cure = "run `nngpt-lab demo` first, or name a results folder"
         raise UsageError(f"there are no results in {manifest.display(folder)}", cure)
     sections = [read_section(run, notebook) for run, notebook in places.items()]
-    for kind in ("figures", "tables"):
-        for count, item in enumerate((item for section in sections for item in getattr(section, kind)), 1):
-            item.label = f"{kind[:-1].capitalize()} {count}"
+    count: Counter[str] = Counter()
+    for item in (part for section in sections for part in section.parts if not part.html):
+        count[kind := "Figure" if item.src else "Table"] += 1
+        item.label = f"{kind} {count[kind]}"
     claims = [claim for place, section in zip(places, sections, strict=True) for claim in read_claims(place, section)]
-    counts = Counter(claim["verdict"] for claim in claims)
+    papers, counts = sorted({claim["paper"] for claim in claims} - {""}), Counter(claim["verdict"] for claim in claims)
     profiles = sorted({str(section.record["profile"]) for section in sections if section.record})
     profile = ", ".join(profiles) or folder.resolve().name
-    titles = {section.anchor: section.short for section in sections}
     text = page(
         "report.html.j2",
         sections=sections,
@@ -164,8 +172,8 @@ def build_report(folder: Path) -> Path:
         counts=counts,
         unjudged=UNJUDGED,
         verdicts=[*SIGNS, *sorted(set(counts) - set(SIGNS))],
-        papers={paper: titles.get(home, "") for paper, home in sorted(homes_of(claims).items()) if paper},
-        findings=findings(claims, {section.anchor: section for section in sections}),
+        papers={paper: PAPERS[paper][1].partition(":")[0] if paper in PAPERS else "" for paper in papers},
+        findings=[finding(paper, claims, sections) for paper in papers],
         published=PAPERS,
         profile=profile,
         purpose=PROFILES[profile].purpose if profile in PROFILES else "",
@@ -173,29 +181,26 @@ def build_report(folder: Path) -> Path:
     return write(folder / "index.html", text)
 
 
-def homes_of(claims: list[dict[str, Any]]) -> dict[str, str]:
-    """The section that tells each paper's story (the one most of whose claims are that paper's), or an empty text."""
-    main: dict[str, str] = {}
-    for (section, paper), _ in Counter((claim["section"], claim["paper"]) for claim in claims).most_common():
-        main.setdefault(section, paper)
-    told = {paper: section for section, paper in main.items()}
-    return {claim["paper"]: told.get(claim["paper"], "") for claim in claims}
+def finding(paper: str, claims: list[dict[str, Any]], sections: list[Section]) -> dict[str, Any]:
+    """Of a paper the claims that are decided most firmly (the smallest p after Holm), each with a figure of its own;
+    where none is decided, the first that was judged. The figure is the one that ``claims.toml`` names; the notebook's
+    first for a claim that none is named for."""
+    known, here = load_claims(), {section.anchor: section.figures for section in sections}
+    of_paper = [each for each in claims if each["paper"] == paper]
+    judged = [each for each in of_paper if each["tested"] and each["ours"][1]]
+    decided = [each for each in judged if each["verdict"] in DECIDED]
+    chosen: list[tuple[dict[str, Any], Item | None]] = []
+    for claim in sorted(decided, key=p_value) or judged[:1]:
+        name = words(known[claim["claim_id"]].figure) if claim["claim_id"] in known else ""
+        figure = next((each for each in here[claim["section"]] if each.words == name or not name), None)
+        if len(chosen) < FINDINGS and figure not in [other for _, other in chosen]:
+            chosen.append((claim, figure))
+    return {"paper": paper, "claims": of_paper, "chosen": chosen}
 
 
-def findings(claims: list[dict[str, Any]], sections: dict[str, Section]) -> list[dict[str, Any]]:
-    """Of each paper the claim that is decided most firmly (the smallest p after Holm, the first of equals), with the
-    figure that stands for its notebook."""
-    chosen = []
-    for paper, home in sorted(homes_of(claims).items()):
-        decided = [each for each in claims if each["paper"] == paper and each["verdict"] in DECIDED and each["ours"][1]]
-        section = sections.get(home)
-        if decided and section:
-            claim = min(decided, key=lambda each: value if (value := number(each["p_holm"])) is not None else 1.0)
-            figures = {each.anchor.rpartition("-figure-")[2]: each for each in section.figures}
-            first = next((figures[slug(name)] for name in HEADLINES if slug(name) in figures), None)
-            figure = first or next(iter(section.figures), None)
-            chosen.append({"paper": paper, "claim": claim, "figure": figure, "home": home})
-    return chosen
+def p_value(claim: dict[str, Any]) -> float:
+    """After Holm; 1 where none was computed."""
+    return value if (value := number(claim["p_holm"])) is not None else 1.0
 
 
 # --- one notebook's folder ---------------------------------------------------------------------------------------
@@ -221,15 +226,16 @@ def read_section(folder: Path, notebook: Path) -> Section:
         if later.get("status") == "failed" and str(later.get("started", "")) > began:
             section.problems.append(f"A later run failed: {run.name}.")
     section.problems += isolation_problems(folder, section.record or {})
-    read_notebook(folder, section)
-    for kind, name, caption in read_contents(folder, section):
+    cells, items = read_notebook(folder, section), {}
+    for kind, name, said in read_contents(folder, section):
         try:
             if kind == "figures":
-                section.figures.append(read_figure(folder, section, name, caption))
+                items[kind, name] = read_figure(folder, section, name, said["caption"])
             elif name != "claims":  # they are the page's first table
-                section.tables.append(read_table(folder, section, name, caption))
+                items[kind, name] = read_table(folder, section, name, said)
         except (OSError, ValueError, struct.error) as error:
             section.problems.append(f"{kind}/{name} cannot be shown ({type(error).__name__}).")
+    section.parts = in_order(section, cells, items)
     section.links += existing(folder, section, {"claims.csv": "tables/claims.csv", "manifest.json": manifest.FILENAME})
     return section
 
@@ -243,26 +249,59 @@ def isolation_problems(folder: Path, record: dict[str, Any]) -> list[str]:
     return problems
 
 
-def read_notebook(folder: Path, section: Section) -> None:
-    """Title and lead from the executed notebook's opening; the notebook itself as a page of its own."""
+def read_notebook(folder: Path, section: Section) -> list[Any]:
+    """The executed notebook's cells, none where it cannot be read; it is also written as a page of its own, and gives
+    the section its title."""
     import nbformat
 
     path = folder / "executed.ipynb"
     if not path.is_file():
         section.problems.append("There is no executed notebook here.")
-        return
+        return []
     try:
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat raises whatever its JSON and its schema raise
         section.problems.append(f"executed.ipynb cannot be read ({type(error).__name__}).")
-        return
-    title, lead = opening(notebook)
-    section.title = title or section.title
-    section.lead = markdown(lead)
+        return []
+    section.title = opening(notebook)[0] or section.title
     body = notebook_body(notebook)
     back = "../" * (section.address.count("/") + 1) + f"index.html#{section.anchor}"
     write(folder / "executed.html", page("executed.html.j2", title=section.title, back=back, body=body))
     section.links += existing(folder, section, {"executed notebook": "executed.html", "as .ipynb": "executed.ipynb"})
+    return notebook.cells
+
+
+def in_order(section: Section, cells: list[Any], items: dict[tuple[str, str], Item]) -> list[Item]:
+    """Text, tables and figures as the notebook has them; at the end what no cell names. An item's cell calls
+    ``results.table`` or ``results.figure`` and holds its name in quotes."""
+    waiting, parts = dict(items), []
+    texts = [cell for cell in cells if cell.cell_type == "markdown"]
+    deeper = 2 if sum(bool(re.search(r"^# ", cell.source, re.MULTILINE)) for cell in texts) > 1 else 1  # it has parts
+    for cell in cells:
+        if cell.cell_type == "markdown" and BANNER not in cell.metadata.get("tags", []):
+            parts.append(Item(html=prose(section, cell.source, deeper)))
+        elif cell.cell_type == "code":
+            places = {
+                key: cell.source.find(f'"{key[1]}"') for key in waiting if f"results.{key[0][:-1]}(" in cell.source
+            }
+            parts += [waiting.pop(key) for key in sorted(places, key=lambda key: places[key]) if places[key] >= 0]
+    return [*parts, *waiting.values()]
+
+
+def prose(section: Section, text: str, deeper: int) -> str:
+    """A notebook's Markdown as HTML below the section's title, which it leaves out: headings so many levels deeper, the
+    upper ones with anchors. A link to a file beside the notebook keeps its words alone."""
+    text = re.sub(r"!?\[([^\]]*)\]\((?!https://|#)[^)]*\)", r"\1", text)
+    title = [] if section.headings else [section.title]
+    lines = [line for line in text.splitlines() if re.sub(r"^# |[`*]", "", line) not in title]
+    html = markdown(re.sub(r"^#+ ", lambda mark: "#" * deeper + mark[0], "\n".join(lines), flags=re.MULTILINE))
+
+    def anchored(heading: re.Match) -> str:
+        anchor = f"{section.anchor}-part-{len(section.headings) + 1}"
+        section.headings.append((anchor, unescape(re.sub(r"<[^>]*>", "", heading[2]))))
+        return f'<h{heading[1]} id="{anchor}">'
+
+    return re.sub(r"<h([34])>(?=(.*?)</h)", anchored, html)
 
 
 def opening(notebook) -> tuple[str, str]:
@@ -270,7 +309,7 @@ def opening(notebook) -> tuple[str, str]:
     text = "\n\n".join(
         cell.source
         for cell in notebook.cells
-        if cell.cell_type == "markdown" and "papermill-error-cell-tag" not in cell.metadata.get("tags", [])
+        if cell.cell_type == "markdown" and BANNER not in cell.metadata.get("tags", [])
     )
     text = re.sub(r"^(#+ .*)$", r"\n\1\n", text, flags=re.MULTILINE)
     blocks = [block.strip() for block in re.split(r"\n\s*\n", text) if block.strip()]
@@ -299,15 +338,21 @@ def notebook_body(notebook) -> str:
     return exporter.from_notebook_node(notebook)[0]
 
 
-def read_contents(folder: Path, section: Section) -> list[tuple[str, str, str]]:
-    """Kind, name and caption in the order they were made; where that list cannot be read, the files there, by name."""
+def read_contents(folder: Path, section: Section) -> list[tuple[str, str, dict[str, Any]]]:
+    """Kind, name and what was said of it (caption, digits), in the order they were made; where that list cannot be
+    read, the files there, by name."""
     kinds = ("figures", "tables")
     try:
         contents = json.loads((folder / "contents.json").read_text(encoding="utf-8"))
-        return [(kind, name, str(item["caption"])) for kind in kinds for name, item in contents[kind].items()]
+        return [
+            (kind, name, {**said, "caption": said["caption"]})
+            for kind in kinds
+            for name, said in contents[kind].items()
+        ]
     except (OSError, ValueError, TypeError):
         section.problems.append("contents.json is missing or cannot be read: captions are missing.")
-    return [(kind, name, "") for kind in kinds for name in sorted({path.stem for path in (folder / kind).glob("*.*")})]
+    names = {kind: sorted({path.stem for path in (folder / kind).glob("*.*")}) for kind in kinds}
+    return [(kind, name, {"caption": ""}) for kind in kinds for name in names[kind]]
 
 
 def read_figure(folder: Path, section: Section, name: str, caption: str) -> Item:
@@ -322,13 +367,13 @@ def read_figure(folder: Path, section: Section, name: str, caption: str) -> Item
     return item
 
 
-def read_table(folder: Path, section: Section, name: str, caption: str) -> Item:
-    """The first rows of a table, numbers rounded column by column."""
+def read_table(folder: Path, section: Section, name: str, said: dict[str, Any]) -> Item:
+    """The first rows of a table, numbers with the digits that the notebook asked for."""
     path = folder / "tables" / f"{name}.csv"
     frame = read_csv(path)
-    item = Item(f"{section.anchor}-table-{slug(name)}", words(name), caption, existing(
+    item = Item(f"{section.anchor}-table-{slug(name)}", words(name), said["caption"], existing(
         folder, section, {"CSV": f"tables/{name}.csv", "Markdown": f"tables/{name}.md"}))  # fmt: skip
-    columns = [format_column(list(frame[column])) for column in frame]
+    columns = [format_column(list(frame[column]), said.get("digits")) for column in frame]
     item.columns = [(str(name).replace("_", " "), kind) for name, (kind, _) in zip(frame, columns, strict=True)]
     shown = [[(cell, kind) for cell in cells[:ROWS_SHOWN]] for kind, cells in columns]
     item.rows, item.total = [list(row) for row in zip(*shown, strict=True)], len(frame)
@@ -367,6 +412,7 @@ def read_claims(folder: Path, section: Section) -> list[dict[str, Any]]:
             "verdict": verdict,
             "tested": verdict not in UNJUDGED,
             "grade": graded(claim),
+            "arxiv": (re.match(r"\d{4}\.\d{5}", claim["source"]) or [""])[0],
             "bound": SIGNS_OF_TESTS.get(claim["test"], ""),
             "ours": show_estimate(*(claim[key] for key in ("our_value", "ci_low", "ci_high", "unit"))),
             "plot": interval_plot(*(number(claim[key]) for key in ("our_value", "ci_low", "ci_high", "paper_value"))),
@@ -375,8 +421,10 @@ def read_claims(folder: Path, section: Section) -> list[dict[str, Any]]:
 
 
 def graded(claim: dict[str, Any]) -> str:
-    """P, C or I; of a paper that is known through others' notes only, that."""
-    return "third-party notes" if "notes" in claim["source"] else claim["grade"]
+    """P, C or I. Of the papers only the abstracts were at hand: what else a paper states (P) is known from the authors'
+    model card or from others' notes."""
+    known = claim["grade"] != "P" or re.search("abstract|model card", claim["source"])
+    return claim["grade"] if known else "third-party notes"
 
 
 def interval_plot(

@@ -20,7 +20,7 @@ from nbformat import v4
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.records.results import Results
-from nngpt_lab.report import SIGNS_OF_TESTS, build_report, graded, homes_of
+from nngpt_lab.report import SIGNS_OF_TESTS, build_report, graded
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 HOSTILE = "<script>document.title = 'taken over'</script>"
@@ -139,16 +139,63 @@ def test_the_firmest_finding_of_each_paper_comes_first_with_its_figure_and_arxiv
     assert "b-hours" not in page
 
 
-def test_a_grade_says_where_only_notes_are_known():
-    claim = dict.fromkeys(("our_value", "ci_low", "ci_high", "unit", "test", "paper_value"), "")
-    claim |= {
-        "claim": "x",
-        "verdict": "not tested",
-        "grade": "P",
-        "source": "2601.03808, as reported by third-party notes",
-    }
-    assert graded(claim) == "third-party notes"
-    assert graded(claim | {"source": "2601.03808, table 1"}) == "P"
+@pytest.mark.parametrize(
+    ("grade", "source", "shown"),
+    [
+        ("P", "2601.02997, abstract (1 of 49 by arithmetic)", "P"),
+        ("P", "2601.02997; model card NNGPT-UniqueArch-Rag: 0.6398", "P"),
+        ("P", "2605.04903, Table 16", "third-party notes"),
+        ("P", "2601.03808, as reported by third-party notes", "third-party notes"),
+        ("C", "nn-gpt, GenerateTransform.py", "C"),
+        ("I", "2605.30103, cycle_data.csv (notes)", "I"),
+    ],
+)
+def test_a_grade_says_where_only_notes_are_known(grade, source, shown):
+    assert graded({"grade": grade, "source": source}) == shown
+
+
+def test_a_finding_has_the_figure_that_its_claim_names_and_its_note_and_no_figure_twice(folder):
+    tables, figures = folder / "01_first" / "tables", folder / "01_first" / "figures"
+    rows = pd.read_csv(tables / "claims.csv").iloc[[1, 2, 3]]
+    decided = rows.assign(claim_id=["B-first-epoch-guide", "B-rise", "B-novel-total"], verdict="reproduced",
+                          p_holm=[0.001, 0.0, 0.01], note=["Firm.", "Firmest.", "Third."])  # fmt: skip
+    decided.to_csv(tables / "claims.csv", index=False)
+    for name in ("controls_per_cycle", "loop_novel"):
+        for kind in ("svg", "png"):
+            shutil.copy(figures / f"proxy_audit.{kind}", figures / f"{name}.{kind}")
+    contents = json.loads((folder / "01_first" / "contents.json").read_text())
+    contents["figures"] |= {"controls_per_cycle": {"caption": "Arms."}, "loop_novel": {"caption": "New."}}
+    (folder / "01_first" / "contents.json").write_text(json.dumps(contents))
+
+    def found() -> str:
+        return text_of(folder).partition("<h3>Paper B")[2].partition("</section>")[0]
+
+    page = found()
+    assert page.index("Firmest.") < page.index('alt="Controls per cycle"') < page.index("Firm.")
+    assert page.index("Firm.") < page.index('alt="Proxy audit"')
+    assert "Third." not in page
+    decided.assign(claim_id=["B-first-epoch-guide"] * 3, verdict=["reproduced", "inconclusive", "no effect"]).to_csv(
+        tables / "claims.csv", index=False
+    )
+    assert (
+        "Firm." in found() and found().count("<figure>") == 1
+    )  # the third has the same figure, the second no decision
+    decided.assign(verdict="inconclusive").to_csv(tables / "claims.csv", index=False)
+    assert "Firm." in found() and found().count("<figure>") == 1  # where none is decided, the first
+    decided.assign(verdict="not yet run", paper="D").to_csv(tables / "claims.csv", index=False)
+    page = text_of(folder)
+    assert (
+        "its claims</a> was judged in this run. The first of 3," in page
+        and "D: Delta-Based Neural Architecture" in page
+    )
+
+
+def test_a_source_links_to_arxiv(folder):
+    add_notebook(folder, "01_first", "B", MANIFEST)
+    claims = pd.read_csv(folder / "01_first" / "tables" / "claims.csv").assign(source="2601.02997, Table 2")
+    claims.to_csv(folder / "01_first" / "tables" / "claims.csv", index=False)
+    notes = '<span title="2601.02997, Table 2"><a href="https://arxiv.org/abs/2601.02997">third-party notes</a>'
+    assert text_of(folder).count(notes) == 2  # of five claims, those of grade P
 
 
 def test_a_long_list_of_changed_files_is_cut(folder):
@@ -168,9 +215,7 @@ def test_values_are_rounded_for_reading_and_kept_for_sorting(folder):
     assert "41.2 to 42.9" in page
 
 
-def test_a_bound_is_marked_and_a_guest_paper_has_no_story_here():
-    section = {"section": "nb", "paper": "B"}
-    assert homes_of([section, section, {"section": "nb", "paper": "D"}]) == {"B": "nb", "D": ""}
+def test_a_bound_is_marked():
     assert SIGNS_OF_TESTS == {"effect": "> ", "at_least": "≥ ", "at_most": "≤ "}
 
 
@@ -191,11 +236,46 @@ def test_each_page_forbids_every_request_and_every_foreign_script(folder):
         assert "cdnjs" not in page and "unpkg" not in page and "jsdelivr" not in page
 
 
-def test_the_opening_of_the_notebook_is_the_lead(folder):
+def test_text_tables_and_figures_are_in_the_notebooks_order(folder):
+    """Also where contents.json has them in another; what no cell names comes last, code is left out."""
+    source = folder / "01_first" / "executed.ipynb"
+    notebook = nbformat.read(source, as_version=4)
+    texts = ["# Part I\n\nWhat *others* say: [here](other.ipynb), ![a picture](x.png), [there](https://arxiv.org).",
+             "## 1. Evidence & all\n\nBefore the figure.", "## 1. Evidence & all\n\nBefore the table.",
+             "Last."]  # fmt: skip
+    calls = ["results.figure(plot,\n 'x' , \"proxy_audit\")", 'results.table(frame, "ranks", "A caption.")']
+    parts = [v4.new_markdown_cell(texts[0]), v4.new_markdown_cell(texts[1]), v4.new_code_cell(calls[0]),
+             v4.new_markdown_cell(texts[2]), v4.new_code_cell(calls[1]), v4.new_markdown_cell(texts[3])]  # fmt: skip
+    notebook.cells += parts
+    nbformat.write(notebook, source)
     page = text_of(folder)
-    assert "The story of paper B</h2>" in page
-    assert "<p>It asks <em>whether</em> one epoch tells." in page
-    assert "Not the lead" not in page
+    section = page.partition('<section id="01-first"')[2].partition("</section>")[0]
+    order = ["The story of paper B</h2>", "<p>It asks <em>whether</em> one epoch tells.", "Not the lead",
+             "<em>others</em> say: here, a picture, <a href=\"https://arxiv.org\">there</a>.", "Before the figure.",
+             'id="01-first-figure-proxy-audit"', "Before the table.", 'id="01-first-table-ranks"', "Last."]  # fmt: skip
+    assert [section.index(text) for text in order] == sorted(section.index(text) for text in order)
+    assert "An Exception was encountered" not in section and "results.table" not in section
+    assert section.count("The story of paper B") == 1
+    assert '<h4 id="01-first-part-1">Evidence</h4>' in section and '<h3 id="01-first-part-2">Part I</h3>' in section
+    contents = page.partition("<nav")[2].partition("</nav>")[0]
+    assert contents.count("1. Evidence &amp; all</a>") == 2 and "Figure" not in contents.partition("paper A")[0]
+    assert_links_resolve(folder / "index.html")
+
+
+def test_without_its_notebook_a_section_has_its_figures_in_the_contents(folder):
+    (folder / "01_first" / "executed.ipynb").unlink()
+    assert "Figure 1: Proxy audit</a>" in text_of(folder).partition("<nav")[2].partition("</nav>")[0]
+
+
+def test_numbers_have_the_digits_that_the_notebook_asked_for(tmp_path):
+    results = Results(tmp_path / "01_first", "demo")
+    frame = pd.DataFrame({"rho": [0.123456, 12.0], "p": [0.000123, 0.5], "n": [3, 12000]})
+    results.table(frame, "few", "Few.", digits=1)
+    results.table(frame, "many", "Many.", digits=4)
+    page = text_of(tmp_path)
+    for text in ("0.1</td>", "12.0</td>", "12,000</td>", "0.1235</td>", "12.0000</td>"):
+        assert text in page, text
+    assert page.count("0.00012</td>") == 1 and page.count("0.0001</td>") == 1  # not a 0 that it is not
 
 
 def test_provenance_tells_commit_dirt_time_and_machine(folder):
@@ -417,7 +497,7 @@ def test_filters_work_together_and_by_keyboard(folder, open_page):
     page.get_by_role("radio", name="not reproduced").check(force=True)
     assert page.locator(".claims tbody tr:visible .verdict").all_inner_texts() == ["✗ not reproduced"] * 2
     assert page.get_by_role("status").inner_text() == "2 of 10 claims shown."
-    page.get_by_role("radio", name="B: The story of paper B").check(force=True)
+    page.get_by_role("radio", name="B: From Memorization to Creativity").check(force=True)
     assert page.locator(".claims tbody tr:visible").count() == 1
     page.keyboard.press("ArrowLeft")  # to the previous paper
     assert page.locator(".claims tbody tr:visible td:nth-child(2)").all_inner_texts() == ["A"]

@@ -62,8 +62,13 @@ def bracketed(value: float, low: float, high: float, unit: str = "", digits: str
     return f"{value:{digits}}{unit} [{low:{digits}}, {high:{digits}}]"
 
 
-def format_column(cells: list[str]) -> tuple[str, list[str]]:
-    """Class and cells of a table's column: numbers get as many decimals as the column needs, no more than three."""
+def format_column(cells: list[str], digits: int | None = None) -> tuple[str, list[str]]:
+    """Class and cells of a table's column: numbers get ``digits`` decimals (None: three, or one where they are large),
+    whole ones none.
+
+    >>> format_column(["0.12345", "12.5", ""], 1), format_column(["41", "12000"], 1), format_column(["0.12345"])
+    (('number', ['0.1', '12.5', '']), ('number', ['41', '12,000']), ('number', ['0.123']))
+    """
     values = [number(cell) for cell in cells]
     known = [value for value in values if value is not None]
     if not known or any(present(cell) and value is None for cell, value in zip(cells, values, strict=True)):
@@ -71,9 +76,11 @@ def format_column(cells: list[str]) -> tuple[str, list[str]]:
     if all(value.is_integer() for value in known):
         style = ",.0f" if max(map(abs, known)) >= 10_000 else ".0f"
     else:
-        style = ",.3f" if max(map(abs, known)) < 1000 else ",.1f"
+        digits = digits if digits is not None else 3 if max(map(abs, known)) < 1000 else 1
+        style = f",.{digits}f"
+    least = 0.5 * 10.0 ** -(digits or 0)  # what is smaller would be shown as 0
     return "number", [
-        "" if value is None else format(value, ".2g" if 0 < abs(value) < 0.0005 else style) for value in values
+        "" if value is None else format(value, ".2g" if 0 < abs(value) < least else style) for value in values
     ]
 
 

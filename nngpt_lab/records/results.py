@@ -6,7 +6,7 @@ Layout of one run's folder, ``results/<profile>/<notebook>/<run>/`` (``run_folde
     executed.html, and index.html two folders up      (written by report.py)
     tables/<name>.csv  tables/<name>.md               full precision; rounded for reading
     figures/<name>.svg  figures/<name>.png
-    contents.json                                     names and captions in the order they were made; cells not run
+    contents.json                                     names, captions, digits in the order made; cells not run
     ledger.sqlite                                     every candidate evaluated, if any were (ledger.py)
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -35,7 +36,7 @@ class Results:
     def __init__(self, folder: str | Path, profile: str, device: str | None = None):
         self.profile: Profile = get_profile(profile).on(device)
         self.folder = Path(folder)
-        self._contents: dict[str, dict[str, dict[str, str]]] = {"tables": {}, "figures": {}}
+        self._contents: dict[str, dict[str, dict[str, Any]]] = {"tables": {}, "figures": {}}
         run_folders.set_aside(self.folder)
         for part in self._contents:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
@@ -49,7 +50,7 @@ class Results:
         blank = rounded.astype(object).where(rounded.notna(), None)  # or a missing whole number would print as <NA>
         text = blank.to_markdown(index=False, floatfmt=f".{digits}f", missingval="")
         (self.folder / "tables" / f"{name}.md").write_text(f"{caption}\n\n{text}\n", encoding="utf-8")
-        self._note("tables", name, {"caption": caption})
+        self._note("tables", name, {"caption": caption, "digits": digits})
         return rounded
 
     def beside_reference(self, frame: pd.DataFrame, name: str, keys: list[str]) -> pd.DataFrame:
@@ -86,7 +87,7 @@ class Results:
         """Whether a cell of this notebook was not run, for want of isolation."""
         return "not_run" in self._contents
 
-    def _note(self, part: str, name: str, said: dict[str, str]) -> None:
+    def _note(self, part: str, name: str, said: dict[str, Any]) -> None:
         self._contents.setdefault(part, {})[name] = said
         (self.folder / "contents.json").write_text(json.dumps(self._contents, indent=1) + "\n", encoding="utf-8")
 

@@ -23,7 +23,7 @@ The claims of one table are a family: what an interval decides stands only if it
 Other keys of a claim: ``grade`` is P (stated in the paper: abstract or page-referenced notes), C (read in the authors'
 code or data) or I (inferred, never stated). ``least`` of ``units`` is the n from which a measurement is judged. ``n``,
 where it is known, is how many observations the paper's value rests on; a share then gets a note of what it allows at
-that n. ``note`` is said whatever was measured.
+that n. ``note`` is said whatever was measured. ``figure`` names the one of its notebook that shows it.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Claim:
     reason: str = ""
     n: int | None = None
     note: str = ""
+    figure: str = ""
 
     def __post_init__(self):
         if self.test not in TESTS or self.grade not in GRADES or self.margin <= 0 or self.least < 1:
