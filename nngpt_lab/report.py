@@ -15,6 +15,7 @@ import logging
 import re
 import struct
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
@@ -139,7 +140,18 @@ class Section:
         started = record["started"][:16].replace("T", " ") + " UTC"  # runner.py writes ISO 8601
         machine = [started, f"{record['seconds']:,.0f} s", f"profile {record['profile']}"]
         machine += [f"seed {record['seed']}", record["device"], f"Python {record['python']}"]
-        return [commit, *dirty, *((text, False) for text in machine)]
+        return [commit, *dirty, *((text, False) for text in machine), *made_in(record.get("calls", []))]
+
+
+def made_in(calls: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool]]:
+    """What a reader must know of a run that several calls made (``manifest.note_call``), a warning if their code was
+    not the same; nothing of one call."""
+    if len(calls) < 2:
+        return []
+    commits = list(dict.fromkeys(str(call["commit"])[:10] for call in calls))
+    machines = list(dict.fromkeys(call["device"] for call in calls))
+    parts = [f"{name} {', '.join(each)}" for name, each in (("of", commits), ("on", machines)) if len(each) > 1]
+    return [(" ".join([f"in {len(calls)} calls", *parts]), len({call["code_sha256"] for call in calls}) > 1)]
 
 
 def build_report(folder: Path) -> Path:

@@ -20,7 +20,7 @@ from nbformat import v4
 
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.records.results import Results
-from nngpt_lab.report import SIGNS_OF_TESTS, build_report, graded
+from nngpt_lab.report import SIGNS_OF_TESTS, build_report, graded, made_in
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 HOSTILE = "<script>document.title = 'taken over'</script>"
@@ -276,6 +276,16 @@ def test_numbers_have_the_digits_that_the_notebook_asked_for(tmp_path):
     for text in ("0.1</td>", "12.0</td>", "12,000</td>", "0.1235</td>", "12.0000</td>"):
         assert text in page, text
     assert page.count("0.00012</td>") == 1 and page.count("0.0001</td>") == 1  # not a 0 that it is not
+
+
+def test_a_run_made_in_several_calls_says_of_which_code_and_where():
+    call = {"commit": "aaaaaaaaaaaa", "code_sha256": "1", "device": "NVIDIA H200"}
+    assert made_in([]) == made_in([call]) == []
+    assert made_in([call, call]) == [("in 2 calls", False)]
+    elsewhere = call | {"device": "cpu (x)"}
+    assert made_in([call, elsewhere]) == [("in 2 calls on NVIDIA H200, cpu (x)", False)]
+    changed = call | {"commit": "bbbbbbbbbbbb", "code_sha256": "2"}
+    assert made_in([call, changed, call]) == [("in 3 calls of aaaaaaaaaa, bbbbbbbbbb", True)]
 
 
 def test_provenance_tells_commit_dirt_time_and_machine(folder):
