@@ -129,7 +129,7 @@ def test_the_live_loops_difference_is_the_reference_runs():
     best = table[table["measure"] == "best"].set_index("control")
     assert in_points(means.loc["no tuning"]).replace(" [", " points [") in one_line()
     for quoted in (means.loc["shuffled pairs"], means.loc["random generator"], best.loc["shuffled pairs"]):
-        assert in_points(quoted) in one_line() and quoted["method"] == "paired t over seeds" and quoted["n"] == "3"
+        assert in_points(quoted) in one_line() and quoted["method"] == "paired t over seeds" and quoted["n"] == "8"
 
 
 def test_chain_of_thought_is_the_reference_runs():
