@@ -13,7 +13,7 @@ from nngpt_lab.cli import cli
 from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError
-from nngpt_lab.statistics.claims import COLUMNS, VERDICTS
+from nngpt_lab.statistics.claims import COLUMNS, VERDICTS, load_claims
 from tests.helpers.executed import warnings_in
 
 NOTEBOOKS = sorted(paths.notebooks_folder().rglob("*.ipynb"))
@@ -100,6 +100,13 @@ def test_every_promised_table_is_written(notebook):
     source = "\n".join(cell.source for cell in content.cells if cell.cell_type == "code")
     missing = [name for name in PROMISED.get(path.stem, ()) if f'"{name}"' not in source]
     assert not missing
+
+
+def test_the_figure_that_a_claim_names_is_made_by_a_notebook():
+    """The report puts it beside the verdict; another's would say something else."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in NOTEBOOKS)
+    named = {claim.figure for claim in load_claims().values()} - {""}
+    assert len(named) > 10 and not [name for name in named if rf"\"{name}\"" not in sources]
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def exact(value: float, n: int) -> Estimate:
 def wilson(successes: float, n: int) -> Estimate:
     """A proportion with its Wilson score interval (Wilson 1927); an empty sample gives nan in [0, 1]."""
     if n == 0:
-        return Estimate(np.nan, 0.0, 1.0, 0)
+        return Estimate(low=0.0, high=1.0)
     interval = stats.binomtest(round(successes), n).proportion_ci(LEVEL, method="wilson")
     return Estimate(successes / n, interval.low, interval.high, n)
 

@@ -259,6 +259,8 @@ def test_pair_agreement_without_a_cluster_that_all_pairs_need():
     assert (found["ci_low"], found["ci_high"]) == (pytest.approx(0.75 - reach), 1)
     turned = s.pair_agreement(first, -second, np.array([1, 3.0])).loc[0]
     assert (turned["ci_low"], turned["ci_high"]) == (0, pytest.approx(0.25 + reach))
+    two = s.pair_agreement(first[[0, 1, 4]], second[[0, 1, 4]], np.array([1, 3.0])).loc[0]
+    assert (two["still_better"], two["ci_low"], two["ci_high"]) == (0.5, 0, 1)  # each of two pairs decides alone
 
 
 @pytest.mark.parametrize(("size", "n"), [(1, 1), (6, 1), (6, 3), (6, 6), (9, 4)])
@@ -311,7 +313,7 @@ def test_t_interval_is_scipys_and_claims_nothing_without_spread():
     found = s.t_interval(np.array([0.1, 0.4, 0.3]))
     low, high = stats.t.interval(0.95, 2, loc=np.mean([0.1, 0.4, 0.3]), scale=stats.sem([0.1, 0.4, 0.3]))
     assert (found.low, found.high) == pytest.approx((low, high)) and found.n == 3
-    assert s.t_interval(pd.Series([1, 4, 3], dtype="Int64")) == s.t_interval(np.array([1.0, 4, 3]))
+    assert s.t_interval(pd.Series([1, 4, 3], dtype=object)) == s.t_interval(np.array([1.0, 4, 3]))
     for values in ([], [0.5], [0.5, 0.6], [0.5, 0.5, 0.5]):
         found = s.t_interval(np.array(values))
         assert np.isnan([found.low, found.high]).all() and found.n == len(values)
@@ -374,7 +376,7 @@ def test_ratio_of_means_is_the_delta_methods():
 
 
 def test_typical_ratio_is_the_geometric_mean_and_pairs_by_position():
-    above, below = pd.Series([2, 6, 32], dtype="Int64"), pd.Series([1, 3, 1], dtype="Int64", index=[2, 1, 0])
+    above, below = pd.Series([2, 6, 32], dtype=object), pd.Series([1, 3, 1], dtype=object, index=[2, 1, 0])
     found, logs = s.typical_ratio(above, below), np.log([2, 2, 32])
     reach = stats.t.ppf(0.975, 2) * stats.sem(logs)
     expected = np.exp([logs.mean(), logs.mean() - reach, logs.mean() + reach])
