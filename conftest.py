@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 
 import nbval.kernel
 import pytest
 
+from tests.helpers import forks
 from tests.helpers.executed import warnings_in
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for two workers on two: here and in all children
+if "PYTEST_XDIST_WORKER" in os.environ:  # a thread each: here and in all children
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
     os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # what ``workers`` left out means: a second process imports it all
 
@@ -18,12 +21,35 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_configure():
-    """nbval's kernels are started as the lab's: once more if they end before their first answer."""
+def pytest_configure(config):
+    """nbval's kernels are forked, and started as the lab's: once more if they end before their first answer."""
     from nngpt_lab.runner import twice_if_it_never_began  # not before the number of threads is set
 
+    if sys.platform == "linux" and not hasattr(config, "workerinput"):  # of workers, their controller has the server
+        serving = forks.server()
+        serving.__enter__()
+        config.add_cleanup(lambda: serving.__exit__(None, None, None))
+
     start = nbval.kernel.start_new_kernel
-    nbval.kernel.start_new_kernel = lambda *a, **options: twice_if_it_never_began(lambda: start(*a, **options))
+
+    def started(*args, **options):
+        with forks.kernels():
+            return twice_if_it_never_began(lambda: start(*args, **options))
+
+    nbval.kernel.start_new_kernel = started
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Five thousand tests and all that they import are collected without garbage collection, a quarter of the time, and
+    are left out of it afterwards."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_ignore_collect(collection_path, config):

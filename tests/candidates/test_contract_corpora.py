@@ -19,10 +19,10 @@ NOT_CALLABLE = {  # the only 3 of 10,482, and rightly: calling their `supported_
 
 
 def test_lemur_keeps_the_contract(lemur):
-    """All but three of the 10,482 do, GANs and captioning included; every eighth is checked here (all take 17 s)."""
+    """All but three of the 10,482 do, GANs and captioning included; every 24th is checked here (all take 17 s)."""
     table = lemur.architectures.set_index("name")
     codes, hand_written = table["code"].to_dict(), table.index[table["family"] == "hand-written"]
-    chosen = {*list(codes)[::8], *hand_written[::4], *NOT_CALLABLE}
+    chosen = {*list(codes)[::24], *hand_written[::4], *NOT_CALLABLE}
     failed = {name: rules for name in sorted(chosen) if (rules := broken(codes[name]))}
     assert failed == {name: ["supported_hyperparameters"] for name in NOT_CALLABLE}
 

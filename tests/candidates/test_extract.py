@@ -395,12 +395,12 @@ def lost(codes: dict[str, str], wrapper: str, kind: Kind) -> set[str]:
 
 def test_lemur_comes_back_from_every_wrapper(lemur):
     nets = lemur.architectures.set_index("name")["code"].to_dict()
-    some = {name: nets[name] for name in sorted({*list(nets)[::24], *FENCED, *UNLIKE_CODE})}  # all take a minute
+    some = {name: nets[name] for name in sorted({*list(nets)[::60], *FENCED, *UNLIKE_CODE})}  # all take a minute
     for wrapper in ("{}", "```python\n{}\n```", "<think>hm</think>Sure:\n<nn>\n{}\n</nn>", "~~~\n{}\n~~~"):
         assert lost(some, wrapper, Kind.ARCHITECTURE) == set()
 
 
 def test_augmentations_come_back_from_every_wrapper(augmentation_corpus):
-    codes = augmentation_corpus.functions.set_index("name")["code"].to_dict()
+    codes = augmentation_corpus.functions.set_index("name")["code"].iloc[::4].to_dict()  # one generator wrote them all
     for wrapper in ("{}", "<tr>{}</tr>", "Sure:\n```python\n{}\n```"):
         assert lost(codes, wrapper, Kind.AUGMENTATION) == set()

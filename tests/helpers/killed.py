@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.ground import paths
+from tests.helpers.forks import ADDRESS, Fork
 from tests.helpers.waiting import LIMIT, wait_for
 
 
@@ -23,9 +24,13 @@ def run_until(condition: Callable[[], object], module: str, folder: Path) -> Non
         f"import sys; from pathlib import Path; sys.path.insert(0, {str(paths.PACKAGE.parent)!r})\n"
         f"import {module} as tests\nif __name__ == '__main__': tests.run_all(Path(sys.argv[1]))"
     )
-    child = subprocess.Popen([sys.executable, str(script), str(folder)], start_new_session=True)
+    arguments, errors = [str(script), str(folder)], folder / "errors.txt"
+    if ADDRESS in os.environ:
+        child = Fork(arguments, folder, errors=errors)
+    else:
+        child = subprocess.Popen([sys.executable, *arguments], start_new_session=True, stderr=errors.open("wb"))
     wait_for(lambda: condition() or child.poll() is not None)
-    assert child.poll() is None, "it ended before it could be killed"
+    assert child.poll() is None, f"it ended before it could be killed: {errors.read_text()}"
     os.killpg(child.pid, signal.SIGKILL)
     child.wait(LIMIT)
 

@@ -1,6 +1,8 @@
 """Sampling in slots: the texts of the sampler that grows and shrinks, and a step that a CUDA graph can hold."""
 
 import contextlib
+import functools
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from nngpt_lab.ground.errors import LabError, UsageError
 from nngpt_lab.llm import slots
 from nngpt_lab.llm.decoding import Decoding, Row
 from nngpt_lab.llm.models import Coder
-from nngpt_lab.llm.sampling import sample, stream
+from nngpt_lab.llm.sampling import Sample, sample, stream
 from tests.helpers.single_thread import one_thread  # noqa: F401
 from tests.llm.test_sampling import (
     ARCHITECTURES,
@@ -101,16 +103,19 @@ def in_slots(coder: Coder, decoding: Decoding = DRAWN, count: int = 4, **options
     return sample(coder, PROMPTS, SEEDS, decoding, batch_size=count, engine="slots", progress=False, **options)
 
 
-@pytest.mark.parametrize("look", [1, 8])
+@functools.cache
+def joining(name: str, lora: bool, decoding: Decoding) -> list[Sample]:
+    """What the sampler that joins texts in one batch writes, for all tests that compare with it."""
+    return sample(coder_with_ends(name, lora), PROMPTS, SEEDS, decoding, engine="joining", progress=False)
+
+
 @pytest.mark.parametrize(("name", "lora"), MODELS)
-def test_texts_are_those_of_the_joining_batch(name, lora, look, monkeypatch):
-    monkeypatch.setattr(slots, "LOOK", look)
-    coder, lengths = coder_with_ends(name, lora), set()
-    for decoding in SHORT:
-        expected = sample(coder, PROMPTS, SEEDS, decoding, engine="joining", progress=False)
-        lengths |= {one.new_tokens for one in expected}
-        for count in (1, 4, 32):
-            assert in_slots(coder, decoding, count) == expected
+def test_texts_are_those_of_the_joining_batch(name, lora, monkeypatch):
+    coder = coder_with_ends(name, lora)
+    for decoding, look, count in itertools.product(SHORT, (1, 8), (1, 4, 32)):
+        monkeypatch.setattr(slots, "LOOK", look)
+        assert in_slots(coder, decoding, count) == joining(name, lora, decoding)
+    lengths = {one.new_tokens for decoding in SHORT for one in joining(name, lora, decoding)}
     assert len(lengths) > 2  # texts end at different times
 
 
@@ -118,7 +123,7 @@ def test_texts_are_those_of_the_joining_batch(name, lora, look, monkeypatch):
 def test_step_that_was_recorded_gives_the_same_texts(name, lora, on_tape):
     coder = coder_with_ends(name, lora)
     for decoding in (*SHORT, ALL):
-        assert in_slots(coder, decoding) == sample(coder, PROMPTS, SEEDS, decoding, engine="joining", progress=False)
+        assert in_slots(coder, decoding) == joining(name, lora, decoding)
 
 
 def test_tape_refuses_a_step_that_asks_the_host_and_shows_one_that_takes_from_it(on_tape, monkeypatch):
