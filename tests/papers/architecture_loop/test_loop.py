@@ -17,7 +17,7 @@ from nngpt_lab.candidates import pool, proxy
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.novelty import NoveltyIndex, NoveltySettings
 from nngpt_lab.candidates.outcome import Kind
-from nngpt_lab.candidates.pool import LocalPool
+from nngpt_lab.candidates.pool import LocalPool, Pool
 from nngpt_lab.candidates.screening import screen
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.llm import lora
@@ -192,13 +192,13 @@ def opened(folder: Path):
         yield lab
 
 
-def run_all(folder: Path, design=TINY, shared: Lab | None = None) -> pd.DataFrame:
+def run_all(folder: Path, design=TINY, shared: Lab | None = None, evaluators: Pool | None = None) -> pd.DataFrame:
     """Two arms in a folder of their own, with the model and the evaluators of a ``shared`` lab, or of a new one."""
     with (
         Ledger(folder / "ledger.sqlite") as ledger,
         contextlib.nullcontext(shared) if shared else opened(folder) as lab,
     ):
-        lab = replace(lab, design=design, ledger=ledger, folder=folder)
+        lab = replace(lab, design=design, ledger=ledger, folder=folder, pool=evaluators or lab.pool)
         limits = thresholds(design, sample_base_model(lab))
         first = loop.run(lab, ARMS["loop"], 0, limits[0])
         quotas = first.groupby("cycle")["passed"].sum().tolist()
@@ -257,8 +257,10 @@ def test_killed_it_resumes_and_with_more_cycles_goes_on_to_the_same_ledger_and_a
     assert adapters(tmp_path) == adapters(undisturbed[0])
 
 
-@pytest.mark.slow  # opens the lab eleven times, a minute and a half; a single stop is tested above
-def test_stopped_at_ten_random_points_and_moved_it_ends_as_if_it_had_not_been(undisturbed, tmp_path, monkeypatch):
+@pytest.mark.slow  # opens the lab eleven times, half a minute; a single stop is tested above
+def test_stopped_at_ten_random_points_and_moved_it_ends_as_if_it_had_not_been(
+    undisturbed, shared, tmp_path, monkeypatch
+):
     """What slices of time do (``--minutes``): an interrupt anywhere, the folder copied, the same call again."""
     done, stop = [0], [0]
 
@@ -281,14 +283,14 @@ def test_stopped_at_ten_random_points_and_moved_it_ends_as_if_it_had_not_been(un
         # What is in the ledger is filed again, and counts, before anything new is written
         done[0], stop[0] = 0, samples(folder) + int(rng.integers(1, 10))
         with contextlib.suppress(KeyboardInterrupt):
-            table = run_all(folder)
+            table = run_all(folder, evaluators=shared.pool)  # which import torch for as long as a stop takes
             break
         stops += 1
         folder = folder.rename(tmp_path / str(stops))
     else:
         assert samples(folder) > TINY.base_samples + TINY.samples  # stops beyond the first cycle
         stop[0] = 0
-        table = run_all(folder)
+        table = run_all(folder, evaluators=shared.pool)
     assert stops == 10, "it ended before it had been stopped ten times: stop earlier"
     pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
     assert content(folder) == content(undisturbed[0]) and adapters(folder) == adapters(undisturbed[0])
