@@ -24,7 +24,9 @@ EQUAL = "paired, but the same difference in all seeds: no interval"
 MCNEMAR = "McNemar over samples (interval: Bonett and Price)"
 WELCH = "Welch over samples; does not cover the seed"
 RATIO = "linearised ratio over samples; does not cover the seed"
-TOO_FEW_SEEDS = ("no seed in common: no interval", "one seed: no interval", "two seeds: no interval")  # by number
+TOO_FEW_SEEDS = (  # by number of those where both have a value
+    "no seed with a value in both: no interval", "one seed: no interval", "two seeds: no interval",
+)  # fmt: skip
 TOO_FEW_SAMPLES = "no interval: too few samples, or all alike"
 
 RESULT = ["difference", "difference_low", "difference_high", "n", "method"]
@@ -154,9 +156,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, measure: Measure, *, inde
     seeds = sorted(set(first["seed"]) & set(second["seed"]))
     if seeds:
         first, second = (table[table["seed"].isin(seeds)] for table in (first, second))
-    runs = [[measure.value(table[table["seed"] == seed]) for seed in seeds] for table in (first, second)]
-    pairs = np.array(runs, float).reshape(2, -1)
-    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+    pairs = _runs(first, second, measure)
     if pairs.shape[1] < SEEDS:
         return measure.within(first, second) if independent else _of_few_runs(first, second, measure)
     difference = intervals.t_interval(pairs[0] - pairs[1])
@@ -166,9 +166,17 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, measure: Measure, *, inde
 
 
 def _of_few_runs(first: pd.DataFrame, second: pd.DataFrame, measure: Measure) -> Comparison:
-    """No interval; n counts the seeds that both have."""
-    values, n = (measure.value(first), measure.value(second)), len(set(first["seed"]) & set(second["seed"]))
-    return Comparison(*values, Estimate(values[0] - values[1], n=n), TOO_FEW_SEEDS[min(n, SEEDS - 1)])
+    """No interval; n counts the seeds in which both have a value."""
+    values, runs = (measure.value(first), measure.value(second)), _runs(first, second, measure)
+    return Comparison(*values, Estimate(values[0] - values[1], n=runs.shape[1]), TOO_FEW_SEEDS[runs.shape[1]])
+
+
+def _runs(first: pd.DataFrame, second: pd.DataFrame, measure: Measure) -> np.ndarray:
+    """The measure's values in the seeds where both have one, shape (2, seeds)."""
+    seeds = sorted(set(first["seed"]) & set(second["seed"]))
+    runs = [[measure.value(table[table["seed"] == seed]) for seed in seeds] for table in (first, second)]
+    pairs = np.array(runs, float).reshape(2, -1)
+    return pairs[:, np.isfinite(pairs).all(axis=0)]
 
 
 def share(successes: float, trials: float) -> float:

@@ -48,7 +48,14 @@ def test_seeds_of_one_side_are_left_out_unless_none_is_shared():
     first, second = table([0.1] * 5, [0.9] * 5), table([0.2] * 5).assign(seed=1)
     assert compare(first, second, BEST).first == 0.9
     apart = compare(first[first["seed"] == 0], second, BEST)
-    assert (apart.first, apart.difference.n, apart.method) == (0.1, 0, "no seed in common: no interval")
+    assert (apart.first, apart.difference.n, apart.method) == (0.1, 0, "no seed with a value in both: no interval")
+
+
+def test_a_seed_without_a_value_is_not_counted():
+    """Three seeds in common, but in two of them one side has nothing to average."""
+    first, second = table([0.1] * 5, [0.2] * 5, [0.3] * 5), table([0.2] * 5, [np.nan] * 5, [np.nan] * 5)
+    found = compare(first, second, MEAN)
+    assert (found.difference.n, found.method) == (1, "one seed: no interval") and np.isnan(found.difference.low)
 
 
 def test_the_p_value_belongs_to_the_interval():

@@ -19,7 +19,7 @@ from nngpt_lab.papers.delta_search.design import ARMS, DEMO, DESIGNS, SMOKE, get
 from nngpt_lab.papers.delta_search.edits import FORMATS, Outcome
 from nngpt_lab.records.results import Results
 from nngpt_lab.statistics import claims
-from nngpt_lab.study import proposals
+from nngpt_lab.study import comparison, proposals
 from nngpt_lab.study.design import get_arms
 
 NETWORK = (paths.PACKAGE / "candidates" / "small_network.py").read_text()
@@ -193,10 +193,26 @@ def test_a_format_with_few_valid_edits_is_not_tested_and_says_nothing_of_the_pap
     own = arms[arms["arm"] == "static corpus"]
     assert set(own["state"]) == {tables.UNTESTED}
     assert set(compared.loc[compared["measure"] == "child minus parent", "state"]) == {tables.UNTESTED}
-    assert set(compared.loc[compared["measure"] == "valid, first attempt", "state"]) == {tables.TESTED}
+    assert set(compared.loc[compared["measure"] == "valid, first attempt", "state"]) == {tables.UNTESTED}
     said = paper_claims.measure(arms, compared, edits)
     assert said["D-improves"].estimate is None and said["D-improves"].note.endswith("not tested at this scale.")
+    assert said["D-more-valid"].estimate is None and "-" not in said["D-more-valid"].note
+    own = paper_claims.measure(arms, compared, edits, "qwen")  # the paper's own model that cannot is a finding
+    assert own["D-more-valid"].estimate is not None and "D-improves" not in own
     assert figures.live(arms).axes
+
+
+def test_that_tuning_teaches_a_format_is_tested_where_one_side_knows_it():
+    learnt, bare = made_up()[0], made_up(valid=0.0)[0]
+    edits = pd.concat([learnt[learnt["arm"] == "static corpus"], bare[bare["arm"] == "no tuning"]])
+    compared = tables.compared(edits, tables.ARM_PAIRS)
+    found = compared[compared["first"] == "static corpus"].set_index(["within", "measure"])
+    assert found.loc[("unified_diff", "valid, first attempt"), "state"] == tables.TESTED
+    assert found.loc[("unified_diff", "child minus parent"), "state"] == tables.UNTESTED
+    assert found.loc[("unified_diff", "child minus parent"), ["n", "method"]].tolist() == [
+        0,
+        comparison.TOO_FEW_SEEDS[0],
+    ]
 
 
 def test_formats_and_arms_are_compared_sample_by_sample():
