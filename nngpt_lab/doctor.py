@@ -85,7 +85,7 @@ def check_hardware(profile: Profile) -> None:
         wanted = f" with {profile.gpu_memory_gib} GiB" if profile.gpu_memory_gib else ""
         raise UsageError(
             f"profile {profile.name!r} needs a CUDA device{wanted}, and {here}",
-            "use --profile demo without --device, or see `nngpt-lab doctor`",
+            "use --profile smoke or demo without --device, or see `nngpt-lab doctor`",
         )
 
 

@@ -247,7 +247,10 @@ def _coders(names: str, profile: Profile) -> None:
     from nngpt_lab.llm import models
 
     for name in () if names == "all" else names.split(","):
-        models.find(name.strip())
+        found = models.find(name.strip())
+        if isinstance(found, Path):
+            models.check_files(found)
+            models.check_template(found)
 
 
 def _designs(number: str) -> Any:

@@ -7,6 +7,7 @@ from nngpt_lab import parameters, runner
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.records import manifest
+from tests.helpers.tiny_model import save_tiny
 from tests.helpers.tiny_notebooks import HEADER, refused, write_notebook
 
 
@@ -242,6 +243,18 @@ VALUES = [
 def test_the_lab_s_notebooks_get_no_value_that_their_tables_lack(notebook, given, message, tmp_path, no_kernel):
     path = paths.notebooks_folder() / f"{notebook}.ipynb"
     assert message in refused(path, output=tmp_path / "out", parameters=given)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("notebook", ["01_memorization_to_creativity", "ablations/cot_vs_direct"])
+def test_a_model_of_ones_own_that_cannot_be_asked_starts_nothing(notebook, tmp_path, no_kernel):
+    """A download page that was saved as a GGUF file, and a model without a chat template: known from their headers."""
+    page, plain = tmp_path / "page.gguf", save_tiny(tmp_path / "plain")
+    page.write_text("<html>")
+    for coder, message in ((page, "is not a GGUF file"), (plain, "has no chat template")):
+        given = {"coder": f"nano-coder,{coder}" if "cot" in notebook else str(coder)}
+        path = paths.notebooks_folder() / f"{notebook}.ipynb"
+        assert message in refused(path, output=tmp_path / "out", parameters=given)
     assert not (tmp_path / "out").exists()
 
 

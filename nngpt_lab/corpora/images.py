@@ -36,7 +36,7 @@ from nngpt_lab.ground import paths
 from nngpt_lab.ground.cache import read_or_make
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.files import replacing
-from nngpt_lab.ground.names import named
+from nngpt_lab.ground.names import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -192,17 +192,19 @@ def is_here(name: str) -> bool:
 
 
 def check(name: str) -> None:
-    """UsageError if there are no such images: neither in ``SPECS`` nor a user's own."""
-    if name not in SPECS and paths.data_folder() is None:
-        named("image data set", name, SPECS)
+    """UsageError if there are no such images: neither in ``SPECS`` nor a user's own; DataError if the user's own cannot
+    be read. They are read now, and kept."""
     if name not in SPECS:
-        own_images.find(name)
+        _own(name)
 
 
 def _own(name: str) -> _Raw:
     """A user's own, from the copy that was compiled of these very files, or else compiled now."""
-    check(name)
-    source = own_images.find(name)
+    try:
+        source = own_images.find(name)
+    except UsageError as error:
+        cure = f"{error.cure}; {did_you_mean(name, SPECS)}the lab knows {', '.join(SPECS)}"
+        raise UsageError(error.cause, cure) from error
     return _compiled(f"own-{name}", source.sha256, lambda copy: _raw(*own_images.read(source)))
 
 

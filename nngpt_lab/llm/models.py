@@ -22,7 +22,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.names import did_you_mean
 from nngpt_lab.llm import gguf_file, server_engine, weights
 from nngpt_lab.llm.catalogue import BYTES, GIB, MODELS, ModelSpec, memory_gib
@@ -31,6 +31,9 @@ from nngpt_lab.llm.server_engine import Server
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SAVED = "save it with save_pretrained (which writes safetensors)"
+TOKENIZERS = ("tokenizer", "vocab", "tekken")  # how the names of a tokenizer's files begin
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def check(
     if isinstance(model, ModelSpec):
         weights.check(model)
     else:
-        _check_architecture(model) if model.is_dir() else gguf_file.check(model)
+        check_files(model)
     return model
 
 
@@ -222,7 +225,7 @@ def find(name_or_folder: str | Path) -> ModelSpec | Path | Server:
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise UsageError(
             f"{folder} holds no model that can be loaded safely: config.json and *.safetensors are wanted",
-            "save it with save_pretrained (which writes safetensors)",
+            SAVED,
         )
     return folder
 
@@ -244,30 +247,59 @@ def _check_device(device: str, four_bit: bool) -> None:
         raise UsageError("loading in 4 bits needs bitsandbytes", "pip install 'nngpt-lab[gpu]' (Linux)")
 
 
-def _check_architecture(folder: Path) -> None:
+def check_files(place: Path) -> None:
+    """UsageError or DataError if a model's folder or GGUF file cannot be loaded, as far as its headers tell."""
+    if place.is_dir():
+        _check_folder(place)
+        _count(place)
+    else:
+        gguf_file.check(place)
+
+
+def check_template(place: Path) -> None:
+    """UsageError if the model in a folder or GGUF file cannot be asked: its files hold no chat template."""
+    if place.is_dir():
+        configs = (file.read_text("utf-8", "replace") for file in place.glob("tokenizer_config.json"))
+        there = any(place.glob("chat_template.*")) or any('"chat_template"' in text for text in configs)
+    else:
+        there = "tokenizer.chat_template" in gguf_file.read(place).about
+    if not there:
+        cure = "use a model tuned to follow instructions, or save its tokenizer with a chat_template"
+        raise UsageError(f"{place} has no chat template, so that nothing can be asked of it", cure)
+
+
+def _check_folder(folder: Path) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"{folder / 'config.json'} is no model's configuration: {error}", SAVED) from error
     if kind not in KNOWN:
         raise UsageError(
             f"{folder} holds a model of type {kind!r}, which transformers has no language model for",
             "code that comes with a model is never run; use a model of a type that transformers knows",
         )
+    if not any(file.name.startswith(TOKENIZERS) or file.suffix == ".model" for file in folder.iterdir()):
+        raise UsageError(f"{folder} holds no tokenizer", "save the model's there, too, with its save_pretrained")
 
 
 def _count(folder: Path) -> tuple[int, int]:
     """How many weights a folder or GGUF file holds, and how many of them are embeddings; only headers are read."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     if folder.is_file():
         return gguf_file.read(folder).count()
     total = embeddings = 0
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 (not a mapping)
-                size = prod(tensors.get_slice(key).get_shape())
-                total += size
-                embeddings += size if "embed" in key or "lm_head" in key else 0
+        try:
+            with safe_open(file, "pt") as tensors:
+                shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise DataError(f"{file} is damaged or cut short: {error}", "copy it again and compare hashes") from error
+        sizes = {key: prod(shape) for key, shape in shapes.items()}
+        total += sum(sizes.values())
+        embeddings += sum(size for key, size in sizes.items() if "embed" in key or "lm_head" in key)
     return total, embeddings
 
 

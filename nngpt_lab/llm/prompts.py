@@ -99,12 +99,21 @@ class Prompt:
 def prompt(name: str) -> Prompt:
     """The prompt of that name, or of a user's own text file; a UsageError if there is none, or the file is not one."""
     if not is_file(name):
-        return _parse(name, named("prompt", name, files()).read_text(encoding="utf-8"))
+        try:
+            file = named("prompt", name, files())
+        except UsageError as error:
+            raise UsageError(error.cause, f"{error.cure}, or a text file of your own: my_prompt.txt") from error
+        return _parse(name, file.read_text(encoding="utf-8"))
     try:
-        return _parse(Path(name).stem, Path(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        cure = "see `A prompt` in CONTRIBUTING: #: fields: names what $dataset and others stand for, #: user begins"
-        raise UsageError(f"the prompt {Path(name).name} cannot be used: {error}", cure) from error
+        text = Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UsageError(f"the prompt {name} cannot be read: {why}", "give the path of a text file") from error
+    try:
+        return _parse(Path(name).stem, text)
+    except ValueError as error:
+        cure = "see `A prompt` in CONTRIBUTING: a line `#: fields: dataset` names what $dataset stands for"
+        raise UsageError(f"the prompt {name} cannot be used: {error}", cure) from error
 
 
 def is_file(name: str) -> bool:
@@ -156,11 +165,13 @@ def _parse(name: str, text: str) -> Prompt:
             case ["choose", count, field]:
                 choices[field] = int(count), tuple(option.strip() for option in value.split("|"))
             case _:
-                raise ValueError(f"prompts/{name}.txt: what does {line!r} mean?")
+                raise ValueError(f"what does {line!r} mean?")
     system, user = ("\n".join(parts[role]).strip("\n") if role in parts else None for role in ("system", "user"))
     written = {plain or braced for plain, braced in FIELD.findall(f"{system}\n{user}")}
-    if not user or (fields | choices.keys()) != written:
-        raise ValueError(f"prompts/{name}.txt: no user message, or its fields are not those that it declares")
+    if not user:
+        raise ValueError("no text stands below a line `#: user`")
+    if odd := sorted((fields | choices.keys()) ^ written):
+        raise ValueError(f"it uses ${odd[0]} and does not declare it" if odd[0] in written else f"it has no ${odd[0]}")
     return Prompt(name, system, user, frozenset(fields | choices.keys()), choices, " ".join(source))
 
 

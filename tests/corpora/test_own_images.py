@@ -105,7 +105,9 @@ def test_what_cannot_be_used_is_said(data, monkeypatch):
         ("other", DataError, "which train lacks"),
     ):
         with pytest.raises(kind, match=message):
-            images.load(name)
+            images.check(name)
     monkeypatch.delenv("NNGPT_LAB_DATA")
-    with pytest.raises(UsageError, match="there is no image data set 'pets'"):
+    with pytest.raises(UsageError, match=r"NNGPT_LAB_DATA is not set\n.*holds pets/.*the lab knows digits"):
         images.check("pets")
+    with pytest.raises(UsageError, match="did you mean 'cifar-10'"):
+        images.check("cifar10")

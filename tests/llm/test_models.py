@@ -156,6 +156,25 @@ class TestBeforeAnyWork:
         with pytest.raises(UsageError, match="needs the package gguf"):
             load("SmolLM2-135M")
 
+    @pytest.mark.parametrize(
+        ("damage", "kind", "why"),
+        [
+            (
+                lambda at: (at / "config.json").write_text("<html>"),
+                UsageError,
+                "no model's configuration",
+            ),
+            (lambda at: [file.unlink() for file in at.glob("tokenizer*")], UsageError, "holds no tokenizer"),
+            (lambda at: (at / "model.safetensors").write_bytes(b"\x09" * 40), DataError, "damaged or cut short"),
+        ],
+    )
+    def test_a_folder_that_is_not_whole(self, tmp_path, damage, kind, why):
+        folder = save_tiny(tmp_path)
+        damage(folder)
+        for act in (check, models.check_files):
+            with pytest.raises(kind, match=why):
+                act(folder)
+
     def test_code_that_comes_with_a_model_is_never_run(self, tmp_path):
         folder = save_tiny(tmp_path / "model")
         ran = tmp_path / "ran"
@@ -197,6 +216,23 @@ def test_the_identity_changes_with_the_weights_and_with_nothing_else(tmp_path):
     assert first["files"]["model.safetensors"] != other["files"]["model.safetensors"]
     json.dumps(first)
     assert load(tmp_path / "0" / "m", dtype="bfloat16").identity == first | {"dtype": "bfloat16"}
+
+
+def test_only_a_model_with_a_chat_template_can_be_asked(tmp_path):
+    from transformers import AutoTokenizer
+
+    folder = save_tiny(tmp_path)
+    with pytest.raises(UsageError, match="has no chat template"):
+        models.check_template(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.save_pretrained(folder)
+    models.check_template(folder)
+    models.check_template(weights.package_folder(NANO))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": "as older releases save it"}))
+    models.check_template(folder)
 
 
 def test_the_nano_coder_is_what_the_table_says():

@@ -94,22 +94,27 @@ def test_numpy_numbers_are_numbers():
 
 
 def test_an_unknown_prompt_names_the_nearest():
-    with pytest.raises(UsageError, match="did you mean 'architecture_paper'"):
+    with pytest.raises(UsageError, match=r"did you mean 'architecture_paper'.* or a text file of your own"):
         prompt("architecture_papr")
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "why"),
     [
-        "#: source: x\n#: user\nuse $undeclared",
-        "#: source: x\n#: fields: absent\n#: user\nhello",
-        "#: source: x\n#: system\nno user",
-        "#: source: x\n#: unheard of\n#: user\nhello",
+        (b"#: source: x\n#: user\nuse $undeclared", r"wrong.txt .* used: it uses \$undeclared and does not declare"),
+        (b"#: source: x\n#: fields: absent\n#: user\nhello", r"it has no \$absent"),
+        (b"#: source: x\n#: system\nno user", "no text stands below a line `#: user`"),
+        (b"Write a network.", "no text stands below a line `#: user`"),
+        (b"#: source: x\n#: unheard of\n#: user\nhello", "what does '#: unheard of' mean"),
+        (b"\xff\xfe", "wrong.txt cannot be read: it is not UTF-8 text"),
+        (None, "wrong.txt cannot be read: No such file"),
     ],
 )
-def test_a_file_that_is_wrong_does_not_load(text):
-    with pytest.raises(ValueError, match=r"prompts/wrong.txt"):
-        prompts._parse("wrong", text)
+def test_a_file_that_is_wrong_does_not_load_and_says_why(text, why, tmp_path):
+    if text is not None:
+        (tmp_path / "wrong.txt").write_bytes(text)
+    with pytest.raises(UsageError, match=why):
+        prompt(str(tmp_path / "wrong.txt"))
 
 
 def test_the_hash_is_of_what_a_model_sees():

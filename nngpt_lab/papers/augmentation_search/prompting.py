@@ -34,6 +34,7 @@ from nngpt_lab.papers.augmentation_search.lab import Lab, open_lab
 from nngpt_lab.papers.augmentation_search.prompting_tables import setting
 from nngpt_lab.papers.augmentation_search.rationales import STYLES, answer
 from nngpt_lab.records.results import Results
+from nngpt_lab.study.design import describe, resized
 from nngpt_lab.study.lab import opened, run_ahead
 
 log = logging.getLogger(__name__)
@@ -98,16 +99,19 @@ def profile_studies(
     samples: int | None = None,
     epochs: int | None = None,
     seeds: int | None = None,
+    **changes: float | None,
 ) -> list[Study]:
-    """A profile's studies, with other numbers of samples, epochs and seeds where they are given; a model that is not
-    tuned stays untuned. ``named``: models (names, folders, GGUF files, servers), separated by commas, or ``all``; None:
-    all, too. One that the profile has no study of is asked and tuned as SmolLM2 is; a server's is not tuned.
+    """A profile's studies, with other numbers of samples, epochs and seeds where they are given, and with ``changes``
+    of their designs (:func:`nngpt_lab.study.design.resized`); a model that is not tuned stays untuned. ``named``:
+    models (names, folders, GGUF files, servers), separated by commas, or ``all``; None: all, too. One that the profile
+    has no study of is asked and tuned as SmolLM2 is; a server's is not tuned.
 
     UsageError for a model that nobody knows, or a number that is negative or not whole.
     """
     return [
         replace(
             study,
+            design=resized(study.design, **changes),
             samples=choose("samples", samples, study.samples),
             epochs=choose("epochs", epochs, study.epochs) if study.epochs else 0,
             seeds=choose("seeds", seeds, study.seeds),
@@ -142,6 +146,16 @@ def arms(study: Study) -> Iterator[tuple[str, int, bool, Design]]:
             yield style, shots, False, replace(styled(study.design, style, shots), epochs=1, samples=study.samples)
         if study.epochs:
             yield style, 2, True, replace(styled(study.design, style), epochs=study.epochs)
+
+
+def replaced(studies: Sequence[Study], own: Sequence[Study]) -> pd.DataFrame:
+    """What was given in the place of the profile's ``own``: columns model, setting, value, instead_of."""
+    tables = [pd.DataFrame(columns=["model", "setting", "value", "instead_of"])]
+    for study, before in zip(studies, own, strict=True):
+        if study.design != before.design:
+            table = describe(study.design, before.design).assign(model=study.design.coder)
+            tables.append(table[(table["instead_of"] != "") & (table["setting"] != "name")])
+    return pd.concat(tables, ignore_index=True)
 
 
 def example(design: Design) -> dict[str, tuple[str, str]]:

@@ -74,6 +74,24 @@ def test_studies_are_chosen_and_sized():
         profile_studies("demo", samples=-1)
 
 
+def test_a_study_takes_the_loops_numbers_and_says_what_they_replaced():
+    own = profile_studies("demo")
+    given = profile_studies("demo", rank=8, lr=0.01, lora_epochs=3, temperature=0.5)
+    for study, before in zip(given, own, strict=True):
+        design = study.design
+        assert (design.recipe.rank, design.recipe.lr, design.recipe.epochs) == (8, 0.01, 3)
+        assert design.decoding.temperature == 0.5 and design.hash() != before.design.hash()
+        assert dataclasses.replace(study, design=before.design) == before
+    table = styles.replaced(given, own)
+    assert list(table["model"]) == [study.design.coder for study in own for _ in range(2)]
+    assert (
+        set(table["setting"]) == {"decoding", "recipe"} and table["instead_of"].str.contains("temperature").sum() == 2
+    )
+    assert styles.replaced(own, own).empty and profile_studies("demo", rank=None, temperature=None) == own
+    with pytest.raises(UsageError, match="temperature of -1"):
+        profile_studies("demo", temperature=-1.0)
+
+
 def test_an_example_of_each_style():
     found = styles.example(STUDIES["demo"]["SmolLM2-135M"].design)
     (direct, plain), (cot, reasoned) = found["direct"], found["cot"]
