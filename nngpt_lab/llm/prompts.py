@@ -113,7 +113,7 @@ def prompt(name: str) -> Prompt:
         return _parse(Path(name).stem, text)
     except ValueError as error:
         cure = "see `A prompt` in CONTRIBUTING: a line `#: fields: dataset` names what $dataset stands for"
-        raise UsageError(f"the prompt {name} cannot be used: {error}", cure) from error
+        raise UsageError(f"the prompt {Path(name).name} cannot be used: {error}", cure) from error
 
 
 def is_file(name: str) -> bool:
@@ -171,7 +171,9 @@ def _parse(name: str, text: str) -> Prompt:
     if not user:
         raise ValueError("no text stands below a line `#: user`")
     if odd := sorted((fields | choices.keys()) ^ written):
-        raise ValueError(f"it uses ${odd[0]} and does not declare it" if odd[0] in written else f"it has no ${odd[0]}")
+        raise ValueError(
+            f"it uses ${odd[0]} and does not declare it" if odd[0] in written else f"its text has no ${odd[0]}"
+        )
     return Prompt(name, system, user, frozenset(fields | choices.keys()), choices, " ".join(source))
 
 

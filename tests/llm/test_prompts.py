@@ -102,7 +102,7 @@ def test_an_unknown_prompt_names_the_nearest():
     ("text", "why"),
     [
         (b"#: source: x\n#: user\nuse $undeclared", r"wrong.txt .* used: it uses \$undeclared and does not declare"),
-        (b"#: source: x\n#: fields: absent\n#: user\nhello", r"it has no \$absent"),
+        (b"#: source: x\n#: fields: absent\n#: user\nhello", r"its text has no \$absent"),
         (b"#: source: x\n#: system\nno user", "no text stands below a line `#: user`"),
         (b"Write a network.", "no text stands below a line `#: user`"),
         (b"#: source: x\n#: unheard of\n#: user\nhello", "what does '#: unheard of' mean"),

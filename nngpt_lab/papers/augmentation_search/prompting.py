@@ -154,7 +154,7 @@ def replaced(studies: Sequence[Study], own: Sequence[Study]) -> pd.DataFrame:
     for study, before in zip(studies, own, strict=True):
         if study.design != before.design:
             table = describe(study.design, before.design).assign(model=study.design.coder)
-            tables.append(table[(table["instead_of"] != "") & (table["setting"] != "name")])
+            tables.append(table[table["instead_of"] != ""])
     return pd.concat(tables, ignore_index=True)
 
 

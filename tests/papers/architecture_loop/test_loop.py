@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -255,6 +256,29 @@ def test_killed_it_resumes_and_with_more_cycles_goes_on_to_the_same_ledger_and_a
     pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
     assert content(tmp_path) == content(undisturbed[0])
     assert adapters(tmp_path) == adapters(undisturbed[0])
+
+
+@pytest.mark.parametrize("where", [(Ledger, "add_sample"), (Ledger, "add_outcome"), (lora, "descend")])
+def test_stopped_as_by_jupyters_button_the_same_cell_goes_on_in_the_same_kernel(
+    undisturbed, shared, tmp_path, monkeypatch, where
+):
+    """A kernel that is interrupted gets SIGINT, keeps all its objects, and is given the same cell again."""
+    (owner, name), calls, real = where, [0], getattr(where[0], where[1])
+
+    def interrupted(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == 3:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(tmp_path, shared=shared)
+    kept = samples(tmp_path)
+    table = run_all(tmp_path, shared=shared)
+    assert kept and calls[0] > 3
+    pd.testing.assert_frame_equal(table[COLUMNS], undisturbed[1][COLUMNS])
+    assert content(tmp_path) == content(undisturbed[0]) and adapters(tmp_path) == adapters(undisturbed[0])
 
 
 @pytest.mark.slow  # opens the lab eleven times, half a minute; a single stop is tested above

@@ -83,10 +83,9 @@ def test_a_study_takes_the_loops_numbers_and_says_what_they_replaced():
         assert design.decoding.temperature == 0.5 and design.hash() != before.design.hash()
         assert dataclasses.replace(study, design=before.design) == before
     table = styles.replaced(given, own)
-    assert list(table["model"]) == [study.design.coder for study in own for _ in range(2)]
-    assert (
-        set(table["setting"]) == {"decoding", "recipe"} and table["instead_of"].str.contains("temperature").sum() == 2
-    )
+    assert list(table["model"]) == [study.design.coder for study in own for _ in range(3)]
+    assert list(table["setting"]) == ["Name", "Decoding", "Recipe"] * 2
+    assert table["instead_of"].str.contains("temperature 0.8").tolist() == [False, True, False] * 2
     assert styles.replaced(own, own).empty and profile_studies("demo", rank=None, temperature=None) == own
     with pytest.raises(UsageError, match="temperature of -1"):
         profile_studies("demo", temperature=-1.0)
