@@ -280,6 +280,7 @@ def runs(folder: str | None, profile: str, as_json: bool) -> None:
     """List the runs in FOLDER, or else in results/PROFILE: status, start, seconds, and what was given. The newest that
     finished of each notebook has a star."""
     from nngpt_lab import compare
+    from nngpt_lab.records import run_folders
 
     get_profile(profile)
     place = paths.results_folder(profile, folder)
@@ -287,7 +288,8 @@ def runs(folder: str | None, profile: str, as_json: bool) -> None:
     if as_json:
         click.echo(table.to_json(orient="records", indent=1))
     elif table.empty:
-        raise UsageError(f"there are no runs in {place}", "run `nngpt-lab demo` first, or name a results folder")
+        cure = "run `nngpt-lab demo` first, or name a results folder"
+        raise UsageError(f"there are no runs in {place}", cure + run_folders.elsewhere(place))
     else:
         click.echo("\n".join(compare.aligned(table)))
 
@@ -381,6 +383,9 @@ def prune(folder: str | None, profile: str, yes: bool) -> None:
     place = paths.results_folder(profile, folder)
     if place.is_relative_to(paths.results_root() / "reference"):
         raise UsageError("the reference runs are kept", "name another folder")
+    if not place.is_dir():
+        cure = "name a results folder, or another --profile"
+        raise UsageError(f"there is no folder {place}", cure + run_folders.elsewhere(place))
     total = 0
     for notebook in run_folders.notebooks(place):
         for run in run_folders.prunable(notebook):

@@ -73,7 +73,7 @@ def find_run(name: str, folder: Path) -> Path:
     if there is None:
         known = [run.removesuffix(" *") for run in all_runs(folder)["run"]]
         cure = f"{did_you_mean(name, known)}`nngpt-lab runs` lists those of {manifest.display(folder)}"
-        raise UsageError(f"there is no run {name!r}", cure)
+        raise UsageError(f"there is no run {name!r}", cure + run_folders.elsewhere(folder))
     run = there if (there / "tables").is_dir() else run_folders.latest(there)
     if run is None or not (run / "tables").is_dir():
         raise UsageError(f"{manifest.display(there)} holds no results of a run", "name the folder of a run")
@@ -102,10 +102,12 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _parameters(a: Path, b: Path) -> pd.DataFrame:
     records = [manifest.read(run) or {} for run in (a, b)]
-    said: list[dict[str, Any]] = [
-        {name: record.get(name) for name in SAID} | record.get("parameters", {}) for record in records
+    said: list[dict[str, Any]] = [  # a parameter that is called like what the manifest says, as device, says less
+        record.get("parameters", {}) | {name: record.get(name) for name in SAID} for record in records
     ]
-    names = list(dict.fromkeys([*said[0], *said[1]]))
+    names = list(dict.fromkeys([*SAID, *said[0], *said[1]]))
+    for one in said:
+        one["commit"] = (one["commit"] or "")[:10] or None
     rows = [(name, said[0].get(name), said[1].get(name)) for name in names]
     return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["setting", "a", "b"])
 
@@ -194,16 +196,26 @@ def _shown(value: float, low: float, high: float) -> str:
 def lines(found: Comparison, most: int = 30) -> list[str]:
     """For a terminal: parameters and verdicts, then numbers whose interval excludes zero, ``most`` of them at most."""
     said = [f"a  {manifest.display(found.a)}", f"b  {manifest.display(found.b)}", ""]
-    said += aligned(found.parameters, "no parameter differs")
+    said += aligned(found.parameters.fillna("not given"), "no parameter differs")
     said += ["", *aligned(_readable(found.verdicts), "no claims")]
-    apart = found.numbers[(found.numbers["low"] > 0) | (found.numbers["high"] < 0)]
-    tested = int(found.numbers["low"].notna().sum())
+    apart, tested, _ = _parted(found.numbers)
     said += ["", f"{len(apart)} of {tested} numbers with intervals differ beyond them (unadjusted for their number)"]
     said += aligned(_readable(apart.head(most)), "")
     said += [f"... and {len(apart) - most} more, in the HTML"] * (len(apart) > most)
     plain = len(found.numbers) - tested
     said += ["", f"of numbers without an interval {plain:,} differ, {found.same:,} are equal"]
-    return said + [f"only in {which}: {what}" for what, which in found.only]
+    return said + [f"only in {which}: {', '.join(names)}" for which, names in _only(found).items()]
+
+
+def _parted(numbers: pd.DataFrame) -> tuple[pd.DataFrame, int, pd.DataFrame]:
+    """The numbers that differ beyond their interval, how many have one, and the others."""
+    beyond = (numbers["low"] > 0) | (numbers["high"] < 0)
+    return numbers[beyond], int(numbers["low"].notna().sum()), numbers[~beyond]
+
+
+def _only(found: Comparison) -> dict[str, list[str]]:
+    """What only one of the runs has, by the run's letter."""
+    return {letter: own for letter in "ab" if (own := [what for what, which in found.only if which == letter])}
 
 
 def aligned(table: pd.DataFrame, otherwise: str = "") -> list[str]:
@@ -237,12 +249,16 @@ def write_page(found: Comparison, file: Path) -> Path:
                 pairs.setdefault(name, [None, None])["ab".index(which)] = read_figure(
                     run, section, name, said["caption"]
                 )
+    apart, tested, others = _parted(found.numbers)
+    beyond = f"{len(apart):,} of {tested:,} numbers with an interval differ beyond it (unadjusted for their number)"
     tables = {
-        "parameters": ("What was given differently", found.parameters.fillna("").astype(str)),
+        "parameters": ("What was given differently", found.parameters.fillna("not given").astype(str)),
         "verdicts": ("Verdicts; difference: b minus a", _readable(found.verdicts)),
-        "numbers": ("Numbers that differ, or have an interval; difference: b minus a", _readable(found.numbers)),
+        "numbers": (f"{beyond}; difference: b minus a", _readable(apart)),
+        "others": (f"The other {len(others):,}: numbers that differ, or have an interval", _readable(others)),
     }
     names = [manifest.display(run) for run in (found.a, found.b)]
-    text = page("compare.html.j2", names=names, tables=tables, pairs=pairs, only=found.only, same=found.same, slug=slug)
+    only = _only(found)
+    text = page("compare.html.j2", names=names, tables=tables, pairs=pairs, only=only, same=found.same, slug=slug)
     file.parent.mkdir(parents=True, exist_ok=True)
     return write(file, text)

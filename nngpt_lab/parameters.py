@@ -195,6 +195,14 @@ def check_values(notebook: Path, given: dict[str, Any], profile: Profile) -> Non
     _resized(notebook, given, profile)
 
 
+def check_own_claims(notebook: Path, values: dict[str, Any]) -> None:
+    """UsageError if the file that a notebook's ``own_claims`` names, as in the template, holds no claims."""
+    if isinstance(file := values.get("own_claims"), str) and file:
+        from nngpt_lab.statistics.claims import read_own
+
+        read_own(notebook.parent / file)
+
+
 def _resized(notebook: Path, given: dict[str, Any], profile: Profile) -> None:
     """Refuse what the design of a paper's notebook refuses: a rank of 0, a prompt with a field that is not filled."""
     chosen = {name: given[name] for name in (*CHANGED, "prompt") if given.get(name) is not None}

@@ -166,7 +166,7 @@ def build_report(folder: Path) -> Path:
     places = {run: notebook for notebook, run in shown.items() if any((run / mark).exists() for mark in FOLDER_MARKS)}
     if not places:
         cure = "run `nngpt-lab demo` first, or name a results folder"
-        raise UsageError(f"there are no results in {manifest.display(folder)}", cure)
+        raise UsageError(f"there are no results in {manifest.display(folder)}", cure + run_folders.elsewhere(folder))
     sections = [read_section(run, notebook) for run, notebook in places.items()]
     count: Counter[str] = Counter()
     for item in (part for section in sections for part in section.parts if not part.html):

@@ -40,6 +40,7 @@ from nngpt_lab.parameters import (
     OWN_OPTIONS,
     also_read,
     check_names,
+    check_own_claims,
     check_values,
     convert,
     read_notebook,
@@ -176,6 +177,7 @@ def prepare(
         own = {name: convert(name, given[name], parameter) for name, parameter in known.items() if name in given}
         check_values(notebook, own, profile)
         defaults = {name: parameter.default for name, parameter in known.items()}
+        check_own_claims(notebook, defaults | own)
         changed = {name: value for name, value in own.items() if value != defaults[name]}
         folder = results / notebook.stem / run_folders.name(seed, changed)
         values = defaults | own | {"profile": profile.name, "seed": seed, "output": str(folder)}

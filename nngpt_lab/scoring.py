@@ -160,7 +160,8 @@ def _fill(row: Scored, outcomes: Sequence[Outcome]) -> None:
     if row.scores:
         estimate = t_interval(np.array(row.scores))
         row.mean = estimate.value
-        row.low, row.high = (None if np.isnan(end) else end for end in (estimate.low, estimate.high))
+        if not np.isnan(estimate.low):  # an accuracy cannot lie outside [0, 1], though a t-interval can
+            row.low, row.high = max(0.0, estimate.low), min(1.0, estimate.high)
 
 
 def published(kind: Kind) -> dict[str, NoveltyIndex]:

@@ -60,6 +60,10 @@ def test_installs_the_lab_itself():
     assert conda_lines()[-1].strip().startswith("- -e .")
 
 
+def test_the_environment_says_that_no_conda_has_solved_it():
+    assert "# Not solved by conda: no channel can be reached" in (ROOT / "environment.yml").read_text(encoding="utf-8")
+
+
 def code_of(file: Path) -> str:
     """A source's Python; of a notebook its code cells without lines for IPython."""
     text = file.read_text(encoding="utf-8")

@@ -73,6 +73,20 @@ def test_a_new_notebook_runs_and_judges_its_own_claims(tmp_path):
     judged = pd.read_csv(run / "tables" / "claims.csv").iloc[0]
     assert (judged["claim_id"], judged["n"]) == ("mine-centroids", 3)
     assert "own_claims mine.toml" in manifest.read(run)["data"]
+    whole = (tmp_path / "mine.toml").read_text()
+    for text, message in (
+        (None, "cannot be read: No such file"),
+        ("claim = ", "mine.toml holds no claims: Invalid"),
+        (whole.replace("margin = 2\n", ""), "missing 1 required keyword-only argument: 'margin'"),
+        (whole.replace('"at_least"', '"at_most"'), "unknown test or grade"),
+        (whole + 'awaits = "later"\n', "there is no 'reasons'"),
+    ):
+        (tmp_path / "mine.toml").unlink()
+        if text is not None:
+            (tmp_path / "mine.toml").write_text(text)
+        refused = lab("run", tmp_path / "mine.ipynb", "--output", tmp_path / "none")
+        assert refused.exit_code == 2 and message in refused.stderr and not (tmp_path / "none").exists(), message
+        (tmp_path / "mine.toml").write_text(whole)
     again = lab("new", "mine", "--folder", tmp_path)
     assert (again.exit_code, "is there already" in again.stderr) == (2, True)
     assert "cannot name a notebook" in lab("new", "1/x", "--folder", tmp_path).stderr

@@ -119,6 +119,13 @@ def test_novelty_of_a_folder_against_another(mine, known, tmp_path):
     assert "new in raw_tokens form: 0 of 1" in said
 
 
+def test_an_interval_ends_where_accuracies_do():
+    """A t-interval of three scores can reach below 0 and above 1."""
+    row = scoring.Scored("a.py", "architecture", "digits")
+    scoring._fill(row, [Outcome(Status.OK, score, seed) for seed, score in enumerate((0.02, 0.1, 0.9))])
+    assert (row.low, row.high) == (0, 1)
+
+
 def test_every_twin_is_on_the_same_images():
     for own, twin in TWINS.items():
         assert get_protocol(own).images == get_protocol(twin).images

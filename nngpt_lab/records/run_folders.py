@@ -22,6 +22,7 @@ from typing import Any
 from nngpt_lab.ground.errors import BusyError, UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.records import manifest
+from nngpt_lab.records.profiles import PROFILES
 
 LATEST, BY_HAND = "latest", "by-hand"
 RUN = re.compile(rf"seed-\d+(-.*)?|{BY_HAND}")
@@ -60,6 +61,13 @@ def runs(notebook: Path) -> list[Path]:
     """The run folders of a notebook's results folder, by name."""
     there = sorted(notebook.iterdir()) if notebook.is_dir() else []
     return [path for path in there if RUN.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
+
+
+def elsewhere(folder: Path) -> str:
+    """What to add to a cure where a profile's results folder lacks a run: the profiles beside it that have some."""
+    beside = [name for name in PROFILES if name != folder.name]
+    full = [name for name in beside if any(runs(notebook) for notebook in notebooks(folder.parent / name))]
+    return f"; there are runs of --profile {' and '.join(full)}" if full else ""
 
 
 def status(run: Path) -> str:

@@ -40,6 +40,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.formatting import show, show_estimate
 from nngpt_lab.ground.names import did_you_mean
 from nngpt_lab.statistics.intervals import LEVEL, Estimate, wilson
@@ -133,6 +134,18 @@ def parse(text: str) -> tuple[dict[str, Claim], dict[str, Fact]]:
     return _by_id(claims), _by_id(facts)
 
 
+def read_own(file: Path) -> dict[str, Claim]:
+    """The claims of a user's own file, by id; UsageError where there is none, or it does not say what it must."""
+    try:
+        return parse(file.read_text(encoding="utf-8"))[0]
+    except OSError as error:
+        cause = f"the claims {file} cannot be read: {error.strerror}"
+        raise UsageError(cause, "name a file beside the notebook, or its whole path") from error
+    except (ValueError, KeyError, TypeError) as error:
+        said = f"there is no {error}" if isinstance(error, KeyError) else str(error).removeprefix("Claim.__init__() ")
+        raise UsageError(f"{file.name} holds no claims: {said}", "`A claim` in CONTRIBUTING shows all keys") from error
+
+
 def _by_id(rows: Sequence[Any]) -> dict[str, Any]:
     if len({row.id for row in rows}) < len(rows):
         raise ValueError(f"an id is there twice: {', '.join(row.id for row in rows)}")
@@ -216,7 +229,7 @@ def claims_table(papers: str, measured: Mapping[str, Measured], file: Path | Non
     A claim with neither a measurement nor a reason for its absence is an error, and so is a measurement of no claim:
     a row cannot go missing by a slip of the keyboard.
     """
-    registered = load_claims() if file is None else parse(file.read_text(encoding="utf-8"))[0]
+    registered = load_claims() if file is None else read_own(file)
     claims = {key: claim for key, claim in registered.items() if claim.paper in papers}
     _check(measured, claims, f"claim {{!r}} of paper {papers}")
     found = {key: measured.get(key, Measured(None)) for key in claims}

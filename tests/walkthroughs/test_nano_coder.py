@@ -380,6 +380,17 @@ def test_numbers_of_the_model_card_are_those_of_the_training(card):
     assert [number for number in numbers if number not in text] == []
 
 
+def test_the_card_has_the_hubs_form(card):
+    """Read as the hub reads it: licence and library, and results by task, data and metric, those of the training."""
+    from huggingface_hub import ModelCard
+
+    data = ModelCard.load(FOLDER / "README.md", ignore_metadata_errors=False).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "transformers", "text-generation")
+    found = {result.dataset_split: result.metric_value for result in data.eval_results}
+    assert found == {part: card["losses"][part] for part in ("reserved", "best")}
+    assert {result.metric_type for result in data.eval_results} == {"cross_entropy"}
+
+
 def test_the_split_of_the_model_card_is_that_of_the_corpus():
     table = nano_coder_tables.parts(pd.read_parquet(CARD))
     assert table.to_markdown(index=False) in (FOLDER / "README.md").read_text(encoding="utf-8")

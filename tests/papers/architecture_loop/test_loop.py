@@ -258,7 +258,14 @@ def test_killed_it_resumes_and_with_more_cycles_goes_on_to_the_same_ledger_and_a
     assert adapters(tmp_path) == adapters(undisturbed[0])
 
 
-@pytest.mark.parametrize("where", [(Ledger, "add_sample"), (Ledger, "add_outcome"), (lora, "descend")])
+@pytest.mark.parametrize(
+    "where",
+    [
+        (Ledger, "add_outcome"),  # while others are written and evaluated
+        pytest.param((Ledger, "add_sample"), marks=pytest.mark.slow),  # a whole loop each, eight seconds of a core
+        pytest.param((lora, "descend"), marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_as_by_jupyters_button_the_same_cell_goes_on_in_the_same_kernel(
     undisturbed, shared, tmp_path, monkeypatch, where
 ):
