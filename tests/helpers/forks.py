@@ -115,7 +115,7 @@ def serve(address: str) -> dict | None:
             return None
         if listener in readable:
             client, _ = listener.accept()
-            job = json.loads(client.recv(1 << 20))
+            job = json.loads(client.recv(1 << 20)) | {"server": os.getpid()}
             os.environ.update({name: text for name, text in job["env"].items() if name.endswith("_NUM_THREADS")})
             with contextlib.suppress(Exception):  # whoever needs it will say what is wrong with it
                 for name in IMPORTED:
@@ -127,7 +127,10 @@ def serve(address: str) -> dict | None:
             with contextlib.suppress(OSError):  # it may have done so itself, and even have ended
                 os.setpgid(pid, pid)
             running[pid] = client
-            client.sendall(str(pid).encode())
+            try:
+                client.sendall(str(pid).encode())
+            except BrokenPipeError:  # whoever asked has gone
+                os.kill(pid, signal.SIGKILL)
         for pid in list(running):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
@@ -142,7 +145,7 @@ def become(job: dict) -> None:
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
     os.chdir(job["folder"])
     os.environ.clear()
-    os.environ.update(job["env"] | {"JPY_PARENT_PID": str(os.getppid())})
+    os.environ.update(job["env"] | {"JPY_PARENT_PID": str(job["server"])})  # a kernel ends with it
     if job["arguments"][0] == "-m":
         sys.argv = job["arguments"][1:]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
