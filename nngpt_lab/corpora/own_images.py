@@ -87,8 +87,10 @@ def read(source: Source) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarra
     classes = sorted({label for _, label, _ in parts[0]})
     unknown = sorted({label for _, label, _ in parts[1]} - set(classes), key=str)
     if len(classes) < 2 or not parts[1] or unknown:
-        cause = f"test has the classes {unknown[:3]}, which train lacks" if unknown else (
-            f"there are {len(classes)} classes and {len(parts[1])} test images")  # fmt: skip
+        cause = f"train has {len(classes)} class{'es' * (len(classes) != 1)} and there are {len(parts[1])} test images"
+        if unknown:
+            held_out = "" if source.test else " once a fifth is held out: give each class more images"
+            cause = f"test has the classes {unknown[:3]}, which train lacks{held_out}"
         raise DataError(f"images {source.name!r}: {cause}", f"lay them out as {LAYOUT}, two classes or more")
     shapes = [_shape(data, where) for part in parts for data, _, where in part]
     side = min(LARGEST, max(1, int(np.median([min(size) for size, _ in shapes]))))

@@ -1,5 +1,6 @@
 """A user's own images: both layouts, a split that is fixed by content, and what is refused."""
 
+import hashlib
 import io
 
 import numpy as np
@@ -96,11 +97,16 @@ def test_what_cannot_be_used_is_said(data, monkeypatch):
     (data / "torn" / "cat" / "0.png").write_bytes(b"nothing")
     class_folders(data / "other" / "train", 2, ("a", "b"))
     class_folders(data / "other" / "test", 2, ("a", "c"))
+    class_folders(data / "few", 20, ("a", "b"))
+    (data / "few" / "lone").mkdir()
+    held = next(data for data in map(picture, range(100)) if int(hashlib.sha256(data).hexdigest()[:8], 16) % 5 == 0)
+    (data / "few" / "lone" / "0.png").write_bytes(held)  # the only one of its class is a test image
     for name, kind, message in (
+        ("few", DataError, r"\['lone'\], which train lacks once a fifth is held out: give each class more images"),
         ("pest", UsageError, "did you mean 'pets'"),
         ("../pets", UsageError, "there are no images"),
         ("empty", UsageError, "holds no training images"),
-        ("one", DataError, "there are 1 classes"),
+        ("one", DataError, "train has 1 class and there are"),
         ("torn", DataError, "0.png is no image"),
         ("other", DataError, "which train lacks"),
     ):
