@@ -89,7 +89,7 @@ def _ranks(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _group_counts(column: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many drawn rows have each distinct value, ascending, shape (resamples, values); and each row's value."""
     _, group_of = np.unique(column, return_inverse=True)
-    order = np.argsort(group_of, kind="stable")
+    order = np.argsort(group_of)
     starts = np.searchsorted(group_of[order], np.arange(group_of.max() + 1))
     return np.add.reduceat(counts[:, order], starts, axis=1), group_of
 

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from nngpt_lab.statistics import intervals as s
 from nngpt_lab.statistics import rank_bootstrap as r
 
+pytestmark = pytest.mark.filterwarnings("error")
+MEASURES = [(r.spearmans, s.spearman), (r.kendalls, s.kendall), (r.tops_kept, s.top_share_kept)]
 ROWS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 3)), min_size=3, max_size=40)
 
 
@@ -15,14 +17,26 @@ ROWS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 3
 def test_counts_give_what_the_drawn_rows_give(rows):
     """Ties in values, rows drawn several times and rows not drawn at all."""
     pairs, counts = np.array(rows, float)[:, :2], np.array([[row[2] for row in rows], [1] * len(rows)])
-    measures = [(r.spearmans, s.spearman), (r.kendalls, s.kendall), (r.tops_kept, s.top_share_kept)]
     for place, drawn in enumerate(counts):
         if not drawn.any():
             continue
         repeated = np.repeat(pairs, drawn, axis=0)
-        for ours, plain in measures:
+        for ours, plain in MEASURES:
             expected = plain(repeated) if len(repeated) > 1 or plain is s.top_share_kept else np.nan
             assert ours(pairs, counts[[place]])[0] == pytest.approx(expected, abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize(("ours", "plain"), MEASURES)
+def test_resamples_of_unequal_size_and_many_draws_of_a_row(ours, plain):
+    """As of unequal clusters; and sums beyond 2**24, where float32 would round."""
+    rng = np.random.default_rng(0)
+    pairs, counts = rng.integers(0, 12, (60, 2)).astype(float), rng.integers(0, 4, (6, 60))
+    pairs[:, 1] += pairs[:, 0]  # or no best would be kept
+    counts[1] *= 5
+    expected = [plain(np.repeat(pairs, row, axis=0)) for row in counts]
+    assert ours(pairs, counts) == pytest.approx(expected, abs=1e-12) and len({*expected}) > 1
+    pairs, counts = np.array([[1, 2], [2, 1], [3, 3.0]]), np.array([[4999, 5003, 5001]])
+    assert ours(pairs, counts)[0] == pytest.approx(plain(np.repeat(pairs, counts[0], axis=0)), abs=1e-12)
 
 
 def test_intervals_are_those_of_the_plain_bootstrap():
@@ -42,7 +56,13 @@ def test_whole_clusters_are_drawn_and_the_rest_of_a_thousand_too(monkeypatch):
     widths = [found["kendall"].high - found["kendall"].low for found in (clustered, naive)]
     assert widths[0] > 2 * widths[1]
     sizes = []
-    counted = r.STATISTICS["spearman"][0], lambda pairs, counts: sizes.append(len(counts)) or np.zeros(len(counts))
+
+    def count(pairs, counts):
+        assert (counts.sum(axis=1) == len(pairs)).all()  # a resample is as large as the sample
+        sizes.append(len(counts))
+        return np.zeros(len(counts))
+
+    counted = r.STATISTICS["spearman"][0], count
     monkeypatch.setitem(r.STATISTICS, "spearman", counted)
     r.rank_bootstrap(pairs, np.random.default_rng(1), 700)
     assert sum(sizes) == 700 and max(sizes) <= r.AT_ONCE
