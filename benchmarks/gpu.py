@@ -219,7 +219,7 @@ def evaluator(coder: None, size: Size, device: str) -> Row:
     """Eight candidates at a time in children that start CUDA when their code is there; and as many as the machine
     carries, in children that are ready before."""
     proxy, most = prepare(get_protocol(size.protocol), device=device), default_workers(device)
-    few = networks(max(min(8, most, size.networks), size.networks // 3))  # at least a round
+    few = networks(max(2, min(8, most, size.networks), size.networks // 3))  # at least a round
     many = networks(size.networks)
     with without_spares():
         slow, alone = trained(proxy, few, min(8, most))
