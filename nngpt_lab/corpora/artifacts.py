@@ -178,9 +178,10 @@ def _run_pip(command: list[str], staging: Path, artifact: Artifact, progress: bo
 def _largest_file(folder: Path) -> int:
     """Size in bytes of the largest file below ``folder``, which is the wheel: all else that pip writes is small."""
     largest = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # pip renames and deletes while this looks
-            largest = max(largest, path.stat().st_size if path.is_file() else 0)
+    for base, _, files in os.walk(folder):  # leaves out folders that pip deletes while this looks; rglob would raise
+        for name in files:
+            with contextlib.suppress(OSError):
+                largest = max(largest, Path(base, name).stat().st_size)
     return largest
 
 

@@ -196,7 +196,12 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def size(run: Path) -> int:
-    return sum(path.lstat().st_size for path in run.rglob("*") if not path.is_dir())
+    total = 0
+    for base, _, files in os.walk(run):  # a process that works there may delete what is seen
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += Path(base, name).lstat().st_size
+    return total
 
 
 def remove(run: Path) -> bool:

@@ -27,6 +27,7 @@ import pytest
 from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground import cache, paths
 from nngpt_lab.ground.errors import DataError
+from nngpt_lab.records import run_folders
 from tests.helpers.waiting import LIMIT, wait_for
 
 STAND_IN = """
@@ -184,6 +185,23 @@ def test_the_bar_shows_bytes_while_they_arrive(lab, monkeypatch):
     artifacts.fetch(lab.artifact, progress=True)
     assert len(lab.data) // 2 in seen  # in the middle of the download, not only after it
     assert seen[-1] == len(lab.data)
+
+
+def test_a_folder_that_is_deleted_while_it_is_looked_at_is_left_out(tmp_path, monkeypatch):
+    """pip removes its own while the bar asks how far it is, and a run its own while its size is asked."""
+    (tmp_path / "tracker").mkdir()
+    (tmp_path / "tracker" / "deep").mkdir()
+    (tmp_path / "wheel").write_bytes(b"12345")
+    look = os.scandir
+
+    def vanishes(folder):
+        if Path(folder).name == "tracker":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))
+        return look(folder)
+
+    monkeypatch.setattr(os, "scandir", vanishes)
+    assert artifacts._largest_file(tmp_path) == 5
+    assert run_folders.size(tmp_path) == 5
 
 
 # ------------------------------------------------------------------------------------------- damage in the cache
