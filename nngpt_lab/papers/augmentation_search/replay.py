@@ -13,6 +13,7 @@ others are good. It does not show whether the model would have written them: her
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections import Counter
@@ -265,7 +266,8 @@ def _rank_all(
         if not path.exists()
     ]
     quick = starmap(_rank, (job for job in missing if job[1] in QUICK))
-    jobs = (delayed(_rank)(*job) for job in missing if job[1] not in QUICK)
+    # Copies, since a task keeps its features when they are first asked for, and joblib's thread reads it meanwhile
+    jobs = [delayed(_rank)(copy.copy(task), *rest) for task, *rest in missing if rest[0] not in QUICK]
     done = chain(quick, Parallel(n_jobs=workers, batch_size=1, return_as="generator_unordered")(jobs))
     for _ in tqdm(done, title, len(missing), unit=" rankings", disable=None, leave=False):
         pass

@@ -217,6 +217,20 @@ def test_an_interrupted_search_goes_on_and_repeats_nothing(small, tmp_path, monk
         assert np.array_equal(one.scores, other.scores, equal_nan=True)
 
 
+def test_what_is_sent_to_workers_is_not_what_is_ranked_here(small, tmp_path, monkeypatch):
+    """joblib reads a task in a thread of its own; to rank it here meanwhile changes it (its features are kept)."""
+    sent, ranked = [], []
+
+    def workers(**_):
+        return lambda jobs: [sent.append(job[1][0]) for job in jobs]
+
+    monkeypatch.setattr(replay, "Parallel", workers)
+    monkeypatch.setattr(replay, "_rank", lambda task, *_: ranked.append(task))
+    with pytest.raises(FileNotFoundError):  # nothing was written
+        search(small, corpus(), tmp_path, workers=1)
+    assert sent and ranked and not {id(task) for task in sent} & {id(task) for task in ranked}
+
+
 def test_other_scores_or_settings_are_not_read_from_the_same_files(small, tmp_path):
     settings = replace(small, methods=("ridge regression",), start_sizes=(10,), seeds=1)
     functions = corpus()
