@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import sys
 
 import nbval.kernel
+import nbval.plugin
 import pytest
 
 from tests.helpers import forks
@@ -50,6 +52,17 @@ def pytest_collection():
         gc.collect()
         gc.freeze()
         gc.enable()
+
+
+def pytest_collection_finish(session):
+    """What notebooks read is fetched before the first of them: else how far that is would stand on a cell's stderr."""
+    if any(isinstance(item, nbval.plugin.IPyNbCell) for item in session.items):
+        from nngpt_lab.corpora import artifacts
+        from nngpt_lab.ground.errors import DataError
+
+        with contextlib.suppress(DataError):  # without a network each test that needs them says so
+            for artifact in artifacts.ARTIFACTS.values():
+                artifacts.fetch(artifact, progress=False)
 
 
 def pytest_ignore_collect(collection_path, config):
