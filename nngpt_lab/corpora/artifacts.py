@@ -25,6 +25,7 @@ from tqdm import tqdm
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.cache import disk_full, read_or_make, require_space
 from nngpt_lab.ground.errors import DataError
+from nngpt_lab.ground.files import sizes_below
 from nngpt_lab.ground.hashing import sha256_file
 
 log = logging.getLogger(__name__)
@@ -177,12 +178,7 @@ def _run_pip(command: list[str], staging: Path, artifact: Artifact, progress: bo
 
 def _largest_file(folder: Path) -> int:
     """Size in bytes of the largest file below ``folder``, which is the wheel: all else that pip writes is small."""
-    largest = 0
-    for base, _, files in os.walk(folder):  # leaves out folders that pip deletes while this looks; rglob would raise
-        for name in files:
-            with contextlib.suppress(OSError):
-                largest = max(largest, Path(base, name).stat().st_size)
-    return largest
+    return max(sizes_below(folder), default=0)
 
 
 NETWORK = re.compile(

@@ -1,4 +1,4 @@
-"""Files that a reader sees whole or not at all."""
+"""Files that a reader sees whole or not at all, and folders that others change while one looks."""
 
 from __future__ import annotations
 
@@ -22,3 +22,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sizes_below(folder: Path) -> Iterator[int]:
+    """Bytes of every file below a folder. What another process deletes meanwhile is left out, whole folders too, where
+    ``rglob`` would raise."""
+    for base, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                yield Path(base, name).lstat().st_size

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nngpt_lab.ground.errors import BusyError, UsageError
+from nngpt_lab.ground.files import sizes_below
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.records import manifest
 from nngpt_lab.records.profiles import PROFILES
@@ -196,12 +197,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def size(run: Path) -> int:
-    total = 0
-    for base, _, files in os.walk(run):  # a process that works there may delete what is seen
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += Path(base, name).lstat().st_size
-    return total
+    return sum(sizes_below(run))
 
 
 def remove(run: Path) -> bool:
