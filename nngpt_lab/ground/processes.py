@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import islice
@@ -21,14 +22,31 @@ SECONDS_TO_END = 30  # for a call whose parent died
 FEW = 500  # items: fewer are done sooner than processes have started
 
 
+def parallel(together: int, **options: Any) -> Parallel:
+    """joblib's ``Parallel`` with ``together`` processes (-1: all cores; 1: this process). They end with this process,
+    however it ends; joblib's own would first finish what they are at, each with a model in memory, say."""
+    return Parallel(n_jobs=together, initializer=_end_when_orphaned, **options)
+
+
+def _end_when_orphaned() -> None:
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], title: str, few: int = FEW
 ) -> Iterator[Result]:
     """``function`` of each item, in order, with a bar on a terminal; for pure Python, which threads do not speed up.
     The processes set to work at once, before a result is asked for; up to ``few`` items are done in this process, as
     they are asked for. joblib's workers start from notebooks and scripts alike."""
-    parallel = Parallel(n_jobs=-1 if len(items) > few else 1, batch_size=64, return_as="generator")
-    results = parallel(delayed(function)(item) for item in items)
+    together = -1 if len(items) > few else 1
+    results = parallel(together, batch_size=64, return_as="generator")(delayed(function)(item) for item in items)
     return iter(tqdm(results, title, len(items), disable=None, leave=False))
 
 

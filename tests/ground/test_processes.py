@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+import nngpt_lab
 from nngpt_lab.ground.processes import side_by_side
 from tests.helpers.waiting import LIMIT, wait_for
 
@@ -21,6 +23,22 @@ from tests.ground.test_processes import waits
 if __name__ == "__main__":
     list(side_by_side(waits, [(Path(sys.argv[1]), number) for number in range(3)], 2))
 """
+
+
+OF_JOBLIB = """
+import sys
+from pathlib import Path
+from nngpt_lab.ground.processes import parallel
+from joblib import delayed
+from tests.ground.test_processes import notes_and_waits
+if __name__ == "__main__":
+    parallel(2)(delayed(notes_and_waits)(Path(sys.argv[1]), number) for number in range(4))
+"""
+
+
+def notes_and_waits(folder: Path, number: int) -> None:
+    (folder / f"{number} {os.getpid()}").touch()
+    wait_for(lambda: False)
 
 
 def meets(folder: Path, number: int, others: int) -> tuple[int, int]:
@@ -64,17 +82,38 @@ def test_an_error_ends_the_others(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"begun 0", "interrupted 0"}
 
 
+def started(text: str, place: Path) -> tuple[subprocess.Popen[str], Path]:
+    """A script in a process of its own, and the folder that it is given."""
+    script, folder = place / "caller.py", place / "said"
+    script.write_text(text)
+    folder.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), str(folder)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment), folder
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere joblib's processes finish what they are at")
+def test_joblib_s_processes_end_with_their_caller(tmp_path):
+    caller, folder = started(OF_JOBLIB, tmp_path)
+    try:
+        wait_for(lambda: len(list(folder.iterdir())) == 2)
+        at_work = [int(path.name.split()[1]) for path in folder.iterdir()]
+        assert all(map(psutil.pid_exists, at_work))
+    finally:
+        caller.kill()
+        caller.communicate(timeout=LIMIT)
+    wait_for(lambda: not any(map(psutil.pid_exists, at_work)))
+
+
+def test_every_room_takes_them_from_there():
+    package = Path(nngpt_lab.__file__).parent
+    named = [path.name for path in sorted(package.rglob("*.py")) if "import Parallel" in path.read_text()]
+    assert named == ["processes.py"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupt_or_the_end_of_the_caller_ends_what_runs(tmp_path, how):
-    script = tmp_path / "caller.py"
-    script.write_text(CALLER)
-    folder = tmp_path / "said"
-    folder.mkdir()
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    caller = subprocess.Popen(
-        [sys.executable, str(script), str(folder)], stderr=subprocess.PIPE, text=True, env=environment
-    )
+    caller, folder = started(CALLER, tmp_path)
     try:
         wait_for(lambda: {path.name for path in folder.iterdir()} == {"begun 0", "begun 1"})
         caller.send_signal(how)

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 from scipy import sparse
 
 from nngpt_lab.candidates import canonical, novelty
 from nngpt_lab.corpora.code import UNREADABLE, describe, no_collection, parse
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.processes import parallel
 
 SHINGLES = {form: rule.shingle for form, rule in novelty.EACH_FORM.items()}
 """Tokens in a shingle by form: the authors' loop, paper B, ours beside it, and a bag."""
@@ -32,7 +33,7 @@ def canonical_forms(codes: Sequence[str], forms: Iterable[str] = tuple(SHINGLES)
     """Codes in every form, for both tables: all the work there is, about 10 ms of a core per network of LEMUR."""
     codes, names = list(codes), list(forms)
     starts = range(0, len(codes), PART)
-    parts = Parallel(n_jobs=jobs)(delayed(_hashes)(codes[i : i + PART], names) for i in starts)
+    parts = parallel(jobs)(delayed(_hashes)(codes[i : i + PART], names) for i in starts)
     return {form: [row[place] for part in parts for row in part] for place, form in enumerate(names)}
 
 
@@ -65,7 +66,7 @@ def nearest_neighbours(
     ours = canonical_forms(codes, forms, jobs=1)
     bags = [tokens.tobytes() for tokens in ours["structure"]], [tokens.tobytes() for tokens in known["structure"]]
     tasks = [delayed(_nearest)(_sets(ours[form], n), _sets(known[form], n)) for form, n in shingles.items()]
-    copies, *nearest = Parallel(n_jobs=jobs)([delayed(_copies)(codes, list(corpus["code"]), *bags), *tasks])
+    copies, *nearest = parallel(jobs)([delayed(_copies)(codes, list(corpus["code"]), *bags), *tasks])
     names, tables = corpus["name"].to_numpy(), []
     place = accepted["code"].map({code: i for i, code in enumerate(codes)}).to_numpy(int)
     for form, (rows, likeness) in zip(shingles, nearest, strict=True):
@@ -89,7 +90,7 @@ def novelty_sensitivity(
     :mod:`nngpt_lab.candidates.novelty`). ``shingles``: tokens in a shingle, by form. Columns: form, shingle, threshold,
     passed, novel, share_novel; a row per setting.
     """
-    counted = Parallel(n_jobs=jobs)(
+    counted = parallel(jobs)(
         delayed(_count_novel)(list(passed), corpus[form], form, lengths, thresholds)
         for form, lengths in shingles.items()
     )

@@ -14,11 +14,12 @@ from time import perf_counter
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from nngpt_lab.candidates import canonical, novelty
 from nngpt_lab.candidates.novelty import PAPER_B, NoveltyIndex, NoveltySettings, Sketch, sketch, sketch_code
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.processes import parallel
 
 
 def draw(sources: pd.DataFrame, size: int, rng: np.random.Generator) -> dict[str, str]:
@@ -69,7 +70,7 @@ def sensitivity(
     ``share_kept``, ``fell_back`` (sources that do not parse), ``seconds`` (this setting alone, on one core).
     """
     tasks = product(corpora.items(), shingles.items())
-    tables = Parallel(n_jobs=jobs)(delayed(_sensitivity)(*corpus, *form, thresholds) for corpus, form in tasks)
+    tables = parallel(jobs)(delayed(_sensitivity)(*corpus, *form, thresholds) for corpus, form in tasks)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -80,7 +81,7 @@ def compare_settings(
     per setting (setting, its fields, sources, kept, share_kept, seconds on one core), and a row per source (name, and
     whether each setting kept it)."""
     names = sorted(codes)
-    runs = Parallel(n_jobs=jobs)(delayed(_keep)([codes[name] for name in names], rule) for rule in settings.values())
+    runs = parallel(jobs)(delayed(_keep)([codes[name] for name in names], rule) for rule in settings.values())
     rows = []
     for (label, rule), (kept, seconds) in zip(settings.items(), runs, strict=True):
         fields = {key: value for key, value in asdict(rule).items() if key != "seed"}
@@ -113,7 +114,7 @@ def near_pairs(
     worst: about 10 s for LEMUR in nn_dup form (2,053 sets), and 3 s a seed.
     """
     names = sorted(codes)
-    shingled = Parallel(n_jobs=jobs, batch_size=100)(delayed(_shingles)(codes[name], settings) for name in names)
+    shingled = parallel(jobs, batch_size=100)(delayed(_shingles)(codes[name], settings) for name in names)
     distinct: dict[bytes, tuple[str, np.ndarray]] = {}
     for name, shingles in zip(names, shingled, strict=True):
         distinct.setdefault(shingles.tobytes(), (name, shingles))

@@ -25,10 +25,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 from sklearn.model_selection import KFold
 
 from nngpt_lab.corpora.architectures import PROTOCOL, one_run_per_epoch
+from nngpt_lab.ground.processes import parallel
 from nngpt_lab.ground.seeds import derive, generator
 from nngpt_lab.papers.architecture_loop.what_decides import explained_by_hyperparameters
 from nngpt_lab.statistics import intervals
@@ -110,7 +111,7 @@ def audit(wides: dict[str, pd.DataFrame], clusters: pd.Series, seed: int, resamp
     rng = generator("paper B", "proxy audit", seed)
     streams = rng.spawn(len(cells))  # one stream per cell: the result ignores the core count
     jobs = (delayed(_audit_cell)(*cell, rng, resamples) for cell, rng in zip(cells, streams, strict=True))
-    return pd.DataFrame(Parallel(n_jobs=-1)(jobs))
+    return pd.DataFrame(parallel(-1)(jobs))
 
 
 def _audit_cell(unit: str, horizon: Horizon, rng: np.random.Generator, resamples: int) -> dict:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 from scipy import sparse
 from scipy.special import expit
 from sklearn.decomposition import TruncatedSVD
@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from nngpt_lab.corpora.architectures import family_of
 from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.processes import parallel
 from nngpt_lab.ground.progress import noted
 from nngpt_lab.ground.seeds import SCHEME, derive, generator
 from nngpt_lab.papers.dataset_prediction.answers import accuracy
@@ -164,7 +165,7 @@ def answer_all(
     missing = {file: job for file, job in jobs.items() if not file.exists()}
     features = CodeFeatures(texts)
     calls = (delayed(kept)(file, partial(_answer, *job, features, seed, rounds)) for file, job in missing.items())
-    done = noted(Parallel(n_jobs=-1, return_as="generator_unordered")(calls), "baselines", len(missing))
+    done = noted(parallel(-1, return_as="generator_unordered")(calls), "baselines", len(missing))
     for _ in tqdm(done, "baselines", total=len(missing), unit=" folds", disable=None, leave=False):
         pass
     return pd.concat(map(pd.read_parquet, jobs), ignore_index=True)

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
+from joblib import delayed
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nngpt_lab.candidates.novelty import NoveltySettings
 from nngpt_lab.corpora.architectures import Lemur
+from nngpt_lab.ground.processes import parallel
 from nngpt_lab.ground.progress import noted
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.llm import models
@@ -103,7 +104,7 @@ def run_design(results: Results, design: Design, lemur: Lemur, seeds: Sequence[i
     for place in places:
         make = functools.partial(_answer_baselines, design, questions, code, place)
         calls.append(delayed(kept)(_file(folder, design, "baselines", *astuple(place)[1:]), make))
-    made = Parallel(n_jobs=workers, return_as="generator")(calls)
+    made = parallel(workers, return_as="generator")(calls)
     tables = list(tqdm(noted(made, "runs", len(calls)), "runs", total=len(calls), leave=False, disable=None))
     done, baselines = tables[: len(jobs)], tables[len(jobs) :]
     answers: list[pd.DataFrame] = []
