@@ -7,10 +7,12 @@ import gc
 import os
 import signal
 import sys
+from unittest import mock
 
 import nbval.kernel
 import nbval.plugin
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from tests.helpers import forks
 from tests.helpers.executed import warnings_in
@@ -18,6 +20,9 @@ from tests.helpers.executed import warnings_in
 if "PYTEST_XDIST_WORKER" in os.environ:  # a thread each: here and in all children
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
     os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # what ``workers`` left out means: a second process imports it all
+
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # images set it: hundreds of processes would compile
+    sys.dont_write_bytecode = False
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -55,14 +60,18 @@ def pytest_collection():
 
 
 def pytest_collection_finish(session):
-    """What notebooks read is fetched before the first of them: else how far that is would stand on a cell's stderr."""
+    """What notebooks read is fetched before the first of them: else how far that is would stand on a cell's stderr. The
+    longest of it is compiled on all cores, since all workers would wait for one of them."""
     if any(isinstance(item, nbval.plugin.IPyNbCell) for item in session.items):
-        from nngpt_lab.corpora import artifacts
+        from nngpt_lab.corpora import architectures, artifacts
         from nngpt_lab.ground.errors import DataError
 
-        with contextlib.suppress(DataError):  # without a network each test that needs them says so
+        with contextlib.suppress(DataError), mock.patch.dict(os.environ):  # no network: each test that needs it says so
+            os.environ.pop("LOKY_MAX_CPU_COUNT", None)
             for artifact in artifacts.ARTIFACTS.values():
                 artifacts.fetch(artifact, progress=False)
+            architectures.load()
+        get_reusable_executor().shutdown()
 
 
 def pytest_ignore_collect(collection_path, config):

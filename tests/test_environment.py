@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import sys
 import tomllib
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from draw_house import imported
 
+from nngpt_lab.cli import cli
 from nngpt_lab.ground.paths import checkout
 
 ROOT = checkout()
@@ -62,6 +64,13 @@ def test_installs_the_lab_itself():
 
 def test_the_environment_says_that_no_conda_has_solved_it():
     assert "# Not solved by conda: no channel can be reached" in (ROOT / "environment.yml").read_text(encoding="utf-8")
+
+
+def test_binder_runs_a_command_that_there_is():
+    """It is a program: repo2docker refuses one that may not be executed."""
+    script = ROOT / "postBuild"
+    command = script.read_text(encoding="utf-8").splitlines()[-1].split()
+    assert os.access(script, os.X_OK) and command[0] in project()["scripts"] and command[1] in cli.commands
 
 
 def code_of(file: Path) -> str:

@@ -14,6 +14,7 @@ from nngpt_lab.corpora import artifacts
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError
 from nngpt_lab.statistics.claims import COLUMNS, VERDICTS, load_claims
+from tests.helpers import forks
 from tests.helpers.executed import warnings_in
 
 NOTEBOOKS = sorted(paths.notebooks_folder().rglob("*.ipynb"))
@@ -111,14 +112,15 @@ def test_the_figure_that_a_claim_names_is_made_by_a_notebook():
 
 @pytest.fixture(scope="module")
 def smoke_run(tmp_path_factory):
-    """Notebook 02, the quickest, as a user would run it."""
+    """Notebook 02, the quickest, as a user would run it; `test_same_seed_same_tables` starts a kernel of its own."""
     try:
         artifacts.fetch(artifacts.NNGPT, progress=False)
     except DataError as error:
         pytest.skip(f"the published data cannot be had: {error.cause}")
     output = tmp_path_factory.mktemp("results")
     name = "02_brute_force_to_semantic_insight"
-    done = CliRunner().invoke(cli, ["run", "02", "--profile", "smoke", "--output", str(output)])
+    with forks.kernels():
+        done = CliRunner().invoke(cli, ["run", "02", "--profile", "smoke", "--output", str(output)])
     assert done.exit_code == 0, done.output
     return output / name / "seed-0"
 

@@ -221,10 +221,10 @@ def test_what_is_sent_to_workers_is_not_what_is_ranked_here(small, tmp_path, mon
     """joblib reads a task in a thread of its own; to rank it here meanwhile changes it (its features are kept)."""
     sent, ranked = [], []
 
-    def workers(**_):
+    def parallel(together, **_):
         return lambda jobs: [sent.append(job[1][0]) for job in jobs]
 
-    monkeypatch.setattr(replay, "Parallel", workers)
+    monkeypatch.setattr(replay, "parallel", parallel)
     monkeypatch.setattr(replay, "_rank", lambda task, *_: ranked.append(task))
     with pytest.raises(FileNotFoundError):  # nothing was written
         search(small, corpus(), tmp_path, workers=1)
