@@ -48,6 +48,7 @@ VERSION = 2
 CODE, RECORDS = "ab/nn/nn/", "ab/nn/stat/train/"
 GENERATED = re.compile(r"(ga-mut|ga|alt|ast|rag|rl)-|(FractalNet)-[0-9a-f]{32}$")
 COLUMNS = ("batch", "lr", "momentum", "dropout", "transform", "uid", "duration")  # what a record should have
+KNOWN = {*COLUMNS, "accuracy", "epoch"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def record_id(*values: str | float | None) -> str:
     Paper C orders the two datasets of a question by it (``d1.id < d2.id``), so the published order can be rebuilt.
     Source: nn-dataset 2.1.2, ``ab/nn/util/db/Write.py`` (``save_stat``) and ``ab/nn/util/Util.py`` (``uuid4``).
     """
-    return hashlib.md5(re.sub(r"\s", "", str(list(values))).encode()).hexdigest()
+    return hashlib.md5("".join(str(list(values)).split()).encode()).hexdigest()
 
 
 def compile_tables(wheel: Path) -> dict[str, pa.Table]:
@@ -175,13 +176,13 @@ def _row(key: dict, trial: dict, name: str, issues: Issues) -> dict | None:
     planned = trial.get("epoch")
     if planned is not None and planned != key["epoch"]:
         issues.add("record whose key 'epoch' is not the file's epoch (read as planned_epochs)", name, kept=True)
-    other = {k: v for k, v in sorted(trial.items()) if k not in (*COLUMNS, "accuracy", "epoch")}
+    other = sorted(trial.keys() - KNOWN)
     return {
         **key,
         "accuracy": float(accuracy),
         **{column: trial.get(column) for column in COLUMNS},
         "planned_epochs": None if planned is None else int(planned),
-        "other": json.dumps(other) if other else None,
+        "other": json.dumps({name: trial[name] for name in other}) if other else None,
         "id": record_id(trial.get("transform"), trial.get("uid"), *key.values(), trial.get("duration"), accuracy),
     }
 

@@ -79,12 +79,35 @@ def describe(text: str) -> CodeFacts:
         nodes = list(ast.walk(tree))  # once for both: walking takes as long as parsing
         layer_calls = sum(isinstance(node, ast.Call) and is_layer(node.func) for node in nodes)
         strip_docstrings(tree)
-        same_program = code_hash(ast.unparse(tree))
-        NameEraser(nodes).erase()
-        same_structure = code_hash(ast.unparse(tree))
+        mark = MARK
+        while mark in text:
+            mark += MARK
+        same_program, same_structure = map(code_hash, _with_and_without_names(tree, NameEraser(nodes), mark))
     except UNREADABLE:
         return CodeFacts(code_hash(text), None, None, False, len(text), lines, 0)
     return CodeFacts(code_hash(text), same_program, same_structure, True, len(text), lines, layer_calls)
+
+
+MARK = "\N{MODIFIER LETTER HALF TRIANGULAR COLON}"  # may stand in a name, so no literal is written otherwise for it
+
+
+def _with_and_without_names(tree: ast.Module, eraser: NameEraser, mark: str) -> tuple[str, str]:
+    """``ast.unparse`` of a tree and of what the eraser makes of it, in the time of one: the names are filled in
+    afterwards, where ``mark``, which the source does not hold, stands around their number. Changes the tree."""
+    own, erased = [], []
+    for table in (eraser.names, eraser.attributes):
+        for name in table:
+            own.append(name)
+            erased.append(table[name])
+            table[name] = f"{mark}{len(own) - 1}{mark}"
+    eraser.erase()
+    pieces = ast.unparse(tree).split(mark)  # a number is every second piece
+    numbers = [int(number) for number in pieces[1::2]]
+    texts = []
+    for names in (own, erased):
+        pieces[1::2] = [names[number] for number in numbers]
+        texts.append("".join(pieces))
+    return texts[0], texts[1]
 
 
 def is_layer(function: ast.expr) -> TypeGuard[ast.Attribute]:

@@ -148,10 +148,10 @@ SMOKE = Profile(
     bootstrap_resamples=100,
     architecture_loop=ArchitectureLoop("nano-smoke", TWO_ARMS, seeds=1, settings="epochs", sources=60, transfer=2),
     augmentation_search=AugmentationSearch("nano-augment-smoke", TWO_ARMS, seeds=1, replay="smoke", policy_seeds=0),
-    dataset_prediction=DatasetPrediction(seeds=1, design="nano-c-smoke", llm_seeds=1, architectures=250, rounds=5),
+    dataset_prediction=DatasetPrediction(seeds=1, design="nano-c-smoke", llm_seeds=1, architectures=150, rounds=3),
     delta_search=DeltaSearch("nano-delta-smoke", TUNED_ARMS, seeds=1, pairs=180, edits=45, formats=TWO_FORMATS),
     walkthroughs=Walkthroughs(
-        "tiny", networks=5, protocol="digits", functions=3, augmentation_protocol="digits-augmentation"
+        "tiny", networks=3, protocol="digits", functions=2, augmentation_protocol="digits-augmentation"
     ),
     tour=Tour("nano-smoke", cycles=2, samples=4),
 )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import nngpt_lab
 from nngpt_lab.corpora import code
-from nngpt_lab.corpora.code import describe, no_collection, strip_docstrings
+from nngpt_lab.corpora.code import MARK, NameEraser, code_hash, describe, no_collection, parse, strip_docstrings
 
 NET = '''"""A small net."""
 import torch.nn as nn
@@ -111,6 +111,19 @@ def test_any_consistent_renaming_keeps_the_structure(names):
 def test_another_program_changes_all_three(old, new):
     assert old in NET
     assert changed(NET.replace(old, new)) == set(HASHES)
+
+
+MARKED = ["x = 1", f"{MARK}0{MARK} = '{MARK}1{MARK}'", f"def {MARK}(a): return f'{{a}}{MARK * 2}0{MARK * 2}'"]
+
+
+@pytest.mark.parametrize("code", [NET, *MARKED, "class a:\n  a = 1\n  def b(self): self.a = a.a"])
+def test_both_trees_are_hashed_as_if_each_were_written_out(code):
+    tree = parse(code)
+    strip_docstrings(tree)
+    facts = describe(code)
+    assert facts.ast_hash == code_hash(ast.unparse(tree))
+    NameEraser(ast.walk(tree)).erase()
+    assert facts.nameless_hash == code_hash(ast.unparse(tree))
 
 
 def test_an_inconsistent_renaming_is_another_program():

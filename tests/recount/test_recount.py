@@ -12,6 +12,7 @@ import pytest
 from tests.recount import loops, paper_a, paper_b, paper_c, published
 from tests.recount.interval import Found, clustered
 
+pytestmark = pytest.mark.slow  # everything is read and counted a second time, half a minute of a core
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 REFERENCE = ROOT / "results" / "reference" / "demo"

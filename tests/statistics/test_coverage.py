@@ -8,6 +8,7 @@ import pytest
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.rank_bootstrap import rank_bootstrap
 
+pytestmark = pytest.mark.slow  # thousands of studies, and a bootstrap in each: a quarter of a minute of a core
 STUDIES = {3: 3000, 10: 3000, 200: 2000}  # SE of a share of 0.95: 0.4 to 0.5 points
 STUDIES_OF_RANKS = 300  # 1.3 points
 
