@@ -15,7 +15,7 @@ from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.novelty import NoveltyIndex, NoveltySettings
 from nngpt_lab.candidates.outcome import Kind
 from nngpt_lab.corpora import architectures, narrow
-from nngpt_lab.ground import paths
+from nngpt_lab.ground.cache import read_or_make
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.papers.architecture_loop.design import Design
@@ -61,13 +61,18 @@ def known_networks(corpus: str, most: int | None = None) -> pd.DataFrame:
 
 
 def known_index(name: str, corpus: pd.DataFrame, settings: NoveltySettings) -> NoveltyIndex:
-    """The index of a corpus, from the user's cache; built on first use, which takes seconds."""
+    """The index of a corpus, from the user's cache; built on first use, which takes seconds, by one process for all."""
     key = sha256_json([list(corpus["name"]), list(corpus["code"]), vars(settings)])[:16]
-    path = paths.cache_folder() / "novelty" / f"{name}-{key}.npz"
-    with contextlib.suppress(DataError):
-        return NoveltyIndex.load(path, settings)
-    index = NoveltyIndex(settings)
-    index.add_many(corpus["name"], corpus["code"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    index.save(path)
-    return index
+
+    def read(path: Path) -> NoveltyIndex | None:
+        with contextlib.suppress(DataError):
+            return NoveltyIndex.load(path, settings)
+        return None
+
+    def make(path: Path, _: Path) -> NoveltyIndex:
+        index = NoveltyIndex(settings)
+        index.add_many(corpus["name"], corpus["code"])
+        index.save(path)
+        return index
+
+    return read_or_make(f"novelty/{name}-{key}.npz", read, make)

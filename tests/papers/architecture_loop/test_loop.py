@@ -5,6 +5,8 @@ import dataclasses
 import json
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,6 +96,22 @@ def test_a_copy_of_the_corpus_is_not_new():
     rows = pd.DataFrame({"position": [0], "score": [0.9], "passed": [True]})
     found = admit(known, NoveltyIndex(), rows, [screen(network(8), Kind.ARCHITECTURE)], only_novel=True)
     assert (found["nearest"][0], found["jaccard"][0], bool(found["accepted"][0])) == ("one", 1.0, False)
+
+
+def test_the_index_of_a_corpus_is_built_once_however_many_ask(tmp_path, monkeypatch):
+    monkeypatch.setenv("NNGPT_LAB_CACHE", str(tmp_path))
+    built, together, add_many = [], threading.Barrier(2), NoveltyIndex.add_many
+    monkeypatch.setattr(NoveltyIndex, "add_many", lambda self, *sources: (built.append(1), add_many(self, *sources)))
+    corpus = pd.DataFrame({"name": ["a", "b"], "code": [network(8), network(9)]})
+
+    def ask(_):
+        together.wait()
+        return len(labs.known_index("two", corpus, PAPER.novelty))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(ask, range(2))) == [2, 2]
+    next(tmp_path.rglob("*.npz")).write_bytes(b"damaged")
+    assert len(labs.known_index("two", corpus, PAPER.novelty)) == 2 and len(built) == 2
 
 
 def test_mix_puts_new_pairs_first():
