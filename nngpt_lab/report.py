@@ -228,10 +228,13 @@ def read_section(folder: Path, notebook: Path) -> Section:
     elif section.record is not None and (missing := sorted(SHOWN - section.record.keys())):
         section.record = None
         section.problems.append(f"manifest.json lacks {', '.join(missing)}, so it is left out: run the notebook again.")
-    if changed := manifest.changed_files(folder, section.record or {}):
-        more = f" and {len(changed) - FILES_SHOWN} more" if len(changed) > FILES_SHOWN else ""
-        names = ", ".join(changed[:FILES_SHOWN])
-        section.problems.append(f"Changed since the run that the manifest describes: {names}{more}.")
+    changed = manifest.changed_files(folder, section.record or {})
+    gone = [name for name in changed if not (folder / name).exists()]  # a reference keeps no ledgers, say
+    altered = sorted({*changed} - {*gone})
+    for what, names in (("Changed since the run", altered), ("Not here, though the run wrote them", gone)):
+        more = f" and {len(names) - FILES_SHOWN} more" if len(names) > FILES_SHOWN else ""
+        if names:
+            section.problems.append(f"{what}: {', '.join(names[:FILES_SHOWN])}{more}.")
     began = str((manifest.read(folder) or {}).get("started", ""))
     for run in run_folders.runs(notebook):
         later = manifest.read(run) or {}

@@ -305,7 +305,13 @@ def test_warnings_of_a_run_are_shown(folder):
 
 def test_files_that_the_manifest_does_not_vouch_for_are_named(tmp_path):
     add_notebook(tmp_path, "01_first", "B", MANIFEST | {"outputs": {"tables/ranks.csv": "0" * 64}})
-    assert "Changed since the run that the manifest describes: tables/ranks.csv." in text_of(tmp_path)
+    assert "Changed since the run: tables/ranks.csv." in text_of(tmp_path)
+
+
+def test_files_that_are_gone_are_not_said_to_have_changed(tmp_path):
+    add_notebook(tmp_path, "01_first", "B", MANIFEST | {"outputs": {"ledger.sqlite": "0" * 64}})
+    page = text_of(tmp_path)
+    assert "Not here, though the run wrote them: ledger.sqlite." in page and "Changed since" not in page
 
 
 def test_long_tables_are_cut_and_say_so(folder):
