@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
-from nngpt_lab.papers.delta_search import loop
-from nngpt_lab.papers.delta_search.design import Arm, Design
+from nngpt_lab.papers.delta_search import loop, pairs
+from nngpt_lab.papers.delta_search.design import MUTATION, Arm, Design
 from nngpt_lab.papers.delta_search.lab import open_lab, parents
 from nngpt_lab.records.results import Results
 from nngpt_lab.study.estimate import Work, of_a_loop
@@ -34,9 +34,9 @@ def planned(formats: Sequence[str], arms: Sequence[Arm]) -> Iterator[tuple[str, 
     """Which formats are run in which arms: mutations at random once, and no tuning in what no published pair says."""
     for arm in arms:
         if arm.proposer != "coder":
-            yield loop.MUTATION, arm
+            yield MUTATION, arm
         for form in formats if arm.proposer == "coder" else ():
-            if not arm.tuned or loop.tunable(form):
+            if not arm.tuned or pairs.tunable(form):
                 yield form, arm
 
 

@@ -14,8 +14,8 @@ from nngpt_lab.corpora.code import code_hash
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.papers.delta_search import claims as paper_claims
-from nngpt_lab.papers.delta_search import figures, lab, loop, runs, tables
-from nngpt_lab.papers.delta_search.design import ARMS, DEMO, DESIGNS, SMOKE, get_formats
+from nngpt_lab.papers.delta_search import figures, lab, pairs, runs, tables
+from nngpt_lab.papers.delta_search.design import ARMS, DEMO, DESIGNS, MUTATION, SMOKE, get_formats
 from nngpt_lab.papers.delta_search.edits import FORMATS, Outcome
 from nngpt_lab.records.results import Results
 from nngpt_lab.statistics import claims
@@ -104,12 +104,12 @@ def test_a_run_is_read_back(live):
 
 def test_no_edit_counts_that_the_model_did_not_write():
     code = PARENTS[0]
-    assert loop.edited(code, f"```python\n{CHILD[code]}\n```", "unified_diff").outcome == Outcome.WRONG_FORMAT
-    assert loop.edited(code, f"```python\n{code}\n```", "whole_file").outcome == Outcome.NO_OP
+    assert pairs.edited(code, f"```python\n{CHILD[code]}\n```", "unified_diff").outcome == Outcome.WRONG_FORMAT
+    assert pairs.edited(code, f"```python\n{code}\n```", "whole_file").outcome == Outcome.NO_OP
     absent = "<delta>\n--- a\n+++ b\n@@ -1,1 +1,1 @@\n-self.no = 1\n+self.no = 2\n</delta>"
-    found = loop.edited(code, absent, "unified_diff")
+    found = pairs.edited(code, absent, "unified_diff")
     assert found.status == "no_code" and found.candidate.code == "" and found.outcome.value in found.message
-    broken = loop.edited(code, "```python\nclass Net:\n  def\n```", "whole_file")
+    broken = pairs.edited(code, "```python\nclass Net:\n  def\n```", "whole_file")
     assert broken.status == "syntax" and broken.outcome == Outcome.DOES_NOT_PARSE
 
 
@@ -121,7 +121,7 @@ def test_tuning_pairs_fit_the_budget_and_keep_or_lose_their_direction(tmp_path):
     ):
         texts = {}
         for name in ("static corpus", "shuffled targets"):
-            examples = loop.training(bench, ARMS[name], 0, 1, [])
+            examples = pairs.training(bench, ARMS[name], 0, 1, [])
             texts[name] = [bench.coder.tokenizer.decode(example.ids) for example in examples]
             assert len(examples) == 20
         worse = dict.fromkeys(texts, 0)
@@ -132,10 +132,10 @@ def test_tuning_pairs_fit_the_budget_and_keep_or_lose_their_direction(tmp_path):
                 worse[name] += added < removed  # the later networks are wider, and better
         assert worse["static corpus"] == 0 and 4 <= worse["shuffled targets"] <= 16
         parent = lab.Parent("p", PARENTS[0], 0.5, 0.5)
-        grown = loop.training(bench, ARMS["growing corpus"], 0, 2, [(parent, CHILD[PARENTS[0]])])
+        grown = pairs.training(bench, ARMS["growing corpus"], 0, 2, [(parent, CHILD[PARENTS[0]])])
         assert "12, 8" in bench.coder.tokenizer.decode(grown[0].ids) and len(grown) == 20
         tight = dataclasses.replace(bench.design, decoding=dataclasses.replace(bench.design.decoding, max_new_tokens=9))
-        assert loop.training(dataclasses.replace(bench, design=tight), ARMS["static corpus"], 0, 1, []) == []
+        assert pairs.training(dataclasses.replace(bench, design=tight), ARMS["static corpus"], 0, 1, []) == []
 
 
 def test_formats_differ_in_the_format_alone_and_unknown_ones_are_refused():
@@ -147,9 +147,7 @@ def test_formats_differ_in_the_format_alone_and_unknown_ones_are_refused():
     with pytest.raises(UsageError, match="whole_fil"):
         dataclasses.replace(DEMO, form="whole_fil")
     planned = list(runs.planned(list(FORMATS), list(ARMS.values())))
-    assert (loop.MUTATION, ARMS["static corpus"]) not in planned and planned.count(
-        (loop.MUTATION, ARMS["no tuning"])
-    ) == 1
+    assert (MUTATION, ARMS["static corpus"]) not in planned and planned.count((MUTATION, ARMS["no tuning"])) == 1
     assert all(design.name == name for name, design in DESIGNS.items())
 
 
