@@ -48,7 +48,7 @@ VERSION = 2
 CODE, RECORDS = "ab/nn/nn/", "ab/nn/stat/train/"
 GENERATED = re.compile(r"(ga-mut|ga|alt|ast|rag|rl)-|(FractalNet)-[0-9a-f]{32}$")
 COLUMNS = ("batch", "lr", "momentum", "dropout", "transform", "uid", "duration")  # what a record should have
-KNOWN = {*COLUMNS, "accuracy", "epoch"}
+KNOWN = {*COLUMNS, "accuracy", "epoch"}  # what is read of one; the rest goes into the column other
 
 
 @dataclass(frozen=True)

@@ -79,10 +79,7 @@ def describe(text: str) -> CodeFacts:
         nodes = list(ast.walk(tree))  # once for both: walking takes as long as parsing
         layer_calls = sum(isinstance(node, ast.Call) and is_layer(node.func) for node in nodes)
         strip_docstrings(tree)
-        mark = MARK
-        while mark in text:
-            mark += MARK
-        same_program, same_structure = map(code_hash, _with_and_without_names(tree, NameEraser(nodes), mark))
+        same_program, same_structure = map(code_hash, _with_and_without_names(tree, NameEraser(nodes), text))
     except UNREADABLE:
         return CodeFacts(code_hash(text), None, None, False, len(text), lines, 0)
     return CodeFacts(code_hash(text), same_program, same_structure, True, len(text), lines, layer_calls)
@@ -91,9 +88,12 @@ def describe(text: str) -> CodeFacts:
 MARK = "\N{MODIFIER LETTER HALF TRIANGULAR COLON}"  # may stand in a name, so no literal is written otherwise for it
 
 
-def _with_and_without_names(tree: ast.Module, eraser: NameEraser, mark: str) -> tuple[str, str]:
+def _with_and_without_names(tree: ast.Module, eraser: NameEraser, source: str) -> tuple[str, str]:
     """``ast.unparse`` of a tree and of what the eraser makes of it, in the time of one: the names are filled in
-    afterwards, where ``mark``, which the source does not hold, stands around their number. Changes the tree."""
+    afterwards, where a mark that its ``source`` does not hold stands around their number. Changes the tree."""
+    mark = MARK
+    while mark in source:
+        mark += MARK
     own, erased = [], []
     for table in (eraser.names, eraser.attributes):
         for name in table:
