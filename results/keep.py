@@ -9,8 +9,9 @@ which every number can be counted again without the lab (``tests/recount/``):
 ``evaluations``  code_hash, protocol_hash, seed, status, message, score, parameters, total_seconds of every evaluation
 ``answers``      paper C: run, file (``answers-03``: of outer epoch 3), question, swapped, log_odds, outcome, text
 
-Nothing is kept of a run that did not end well, of a commit with changes on top, or whose files are not those that its
-manifest vouches for; nor of one too large to commit. The old reference goes only when the new one is complete.
+The table of commands in ``results/README.md`` follows. Nothing is kept of a run that did not end well, of a commit with
+changes on top, or whose files are not those that its manifest vouches for; nor of one too large to commit. The old
+reference goes only when the new one is complete.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import shlex
 import shutil
 import sqlite3
 import sys
@@ -26,6 +29,8 @@ from pathlib import Path
 import pandas as pd
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
+README = REFERENCE.with_name("README.md")
+BEGIN, END = "<!-- runs -->", "<!-- end of runs -->"
 PARTS = ("manifest.json", "contents.json", "executed.ipynb", "tables", "figures")
 MOST, MOST_OF_A_FILE = 16_000_000, 6_000_000  # bytes that a run and a file may have
 LONGEST_MARKDOWN = 300_000  # bytes; the same table as CSV is kept in any case
@@ -102,6 +107,21 @@ def check_sizes(folder: Path) -> None:
         raise SystemExit(f"{sum(sizes.values()) / 1e6:.1f} MB are too much to commit; the largest: {said}")
 
 
+def with_commands(readme: str, reference: Path = REFERENCE) -> str:
+    """``results/README.md`` with a row for each run that is kept: its command, commit and minutes."""
+    rows = ["| run | `nngpt-lab run` | commit | minutes |", "|---|---|---|---|"]
+    for file in sorted(reference.glob("*/*/manifest.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        given = {name: value for name, value in record["parameters"].items() if value not in (None, "minimum")}
+        words = [word for name, value in given.items() for word in ("-p", name, str(value))]
+        notebook = record["notebook"].removeprefix("notebooks/").removesuffix(".ipynb")
+        command = shlex.join([notebook, "--profile", record["profile"], "--seed", str(record["seed"]), *words])
+        minutes = math.ceil(record["seconds"] / 60)
+        rows.append(f"| `{file.parent.relative_to(reference)}` | `{command}` | {record['commit'][:7]} | {minutes} |")
+    before, _, rest = readme.partition(BEGIN)
+    return "\n".join([before + BEGIN, *rows, END]) + rest.partition(END)[2]
+
+
 if __name__ == "__main__":
     if not sys.argv[1:]:
         raise SystemExit(__doc__)
@@ -109,3 +129,4 @@ if __name__ == "__main__":
         kept = keep(Path(argument))
         total = sum(file.stat().st_size for file in kept.rglob("*") if file.is_file())
         print(f"kept  {kept.relative_to(REFERENCE.parent)}  {total / 1e6:.1f} MB")
+    README.write_text(with_commands(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -81,3 +81,31 @@ def test_a_newer_run_replaces_the_older_one_whole(run, tmp_path):
     place = keep.keep(run, tmp_path / "reference")
     (place / "tables" / "gone.csv").write_text("")
     assert keep.keep(run, tmp_path / "reference") == place and not (place / "tables" / "gone.csv").exists()
+
+
+def test_readme_names_the_command_of_every_run_that_is_kept():
+    readme = keep.README.read_text(encoding="utf-8")
+    assert keep.with_commands(readme) == readme, (
+        "results/README.md is older than a manifest: python results/keep.py writes it"
+    )
+
+
+def test_command_leaves_out_what_was_not_given(tmp_path):
+    run = tmp_path / "demo" / "my_notebook"
+    run.mkdir(parents=True)
+    record = {
+        "notebook": "notebooks/ablations/my_notebook.ipynb",
+        "profile": "demo",
+        "seed": 3,
+        "seconds": 61,
+        "commit": "abc" * 9,
+    }
+    given = {"coder": None, "isolation": "minimum", "arms": "a, b"}
+    (run / "manifest.json").write_text(json.dumps(record | {"parameters": given}))
+    table = keep.with_commands(f"before {keep.BEGIN} an older table {keep.END} after", tmp_path)
+    assert (
+        "| `demo/my_notebook` | `ablations/my_notebook --profile demo --seed 3 -p arms 'a, b'` | abcabca | 2 |" in table
+    )
+    assert table.startswith("before ")
+    assert table.endswith(" after")
+    assert "older" not in table
