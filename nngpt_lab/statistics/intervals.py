@@ -131,6 +131,23 @@ def cluster_mean(
     return Estimate(float(total.sum() / count.sum()), *percentile_interval(draws), len(count))
 
 
+def cluster_share(
+    values: np.ndarray,
+    clusters: np.ndarray,
+    rng: np.random.Generator,
+    resamples: int,
+    weights: np.ndarray | None = None,
+) -> Estimate:
+    """:func:`cluster_mean` of outcomes from 0 to 1. Where all are 0, or all 1, every resample says the same, and a
+    width of zero would claim certainty: there Wilson's interval of as many units as there are clusters."""
+    return widened(cluster_mean(values, clusters, rng, resamples, weights))
+
+
+def widened(share: Estimate) -> Estimate:
+    """A share of 0 or 1 with Wilson's interval of its ``n``; any other as it is."""
+    return wilson(share.value * share.n, share.n) if share.value in (0, 1) else share
+
+
 FEWEST = 3  # units below which there is no interval
 FEWEST_OF_RATIO = 100
 
@@ -205,7 +222,8 @@ def pair_agreement(
     One row per bin: gap_low, gap_high, pairs, still_better (their share), ci_low, ci_high. Bins are of
     ``|first_i - first_j|``, between ``edges`` (ascending, length b + 1; pairs outside are left out, and so are ties in
     ``first``); a tie in ``second`` counts one half. Exact over all n(n-1)/2 pairs. Pairs share units, so the interval
-    is a jackknife over units, or over whole ``clusters`` of them: O(n**2) time, O(n * b) memory.
+    is a jackknife over units, or over whole ``clusters`` of them: O(n**2) time, O(n * b) memory. A jackknife of a
+    share of 0 or 1 has no width; there it is Wilson's of half the clusters, as many pairs as can share none.
     """
     n, bins = len(first), len(edges) - 1
     code = np.arange(n) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
@@ -226,9 +244,12 @@ def pair_agreement(
     left = total - counts
     left_out = np.divide(total_agreed - agreed, left, out=np.broadcast_to(share, left.shape).copy(), where=left > 0)
     error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean(0)) ** 2).sum(0))
+    low, high = np.maximum(share - Z * error, 0), np.minimum(share + Z * error, 1)
+    for edge in np.flatnonzero((share == 0) | (share == 1)):
+        sure = widened(Estimate(share[edge], n=max(1, np.count_nonzero(counts[:, edge]) // 2)))
+        low[edge], high[edge] = sure.low, sure.high
     bins_table = {"gap_low": edges[:-1], "gap_high": edges[1:], "pairs": total.astype(int), "still_better": share}
-    ends = {"ci_low": np.maximum(share - Z * error, 0), "ci_high": np.minimum(share + Z * error, 1)}
-    return pd.DataFrame(bins_table | ends)
+    return pd.DataFrame(bins_table | {"ci_low": low, "ci_high": high})
 
 
 def best_of_n_weights(size: int, n: int) -> np.ndarray:

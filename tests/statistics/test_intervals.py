@@ -122,6 +122,26 @@ def test_cluster_mean_of_unequal_clusters():
     assert evenly.value == 0.5 and (evenly.low, evenly.high) == (0, 1)
 
 
+def test_share_of_all_or_none_claims_no_certainty():
+    rng, clusters = np.random.default_rng(0), np.repeat(np.arange(20), 5)
+    assert s.cluster_share(np.ones(100), clusters, rng, 50) == s.wilson(20, 20)
+    assert s.cluster_share(np.zeros(100), clusters, rng, 50, np.linspace(0.1, 2, 100)) == s.wilson(0, 20)
+    mixed = np.arange(100) % 3 / 2
+    plain = s.cluster_mean(mixed, clusters, np.random.default_rng(1), 50)
+    assert s.cluster_share(mixed, clusters, np.random.default_rng(1), 50) == plain
+    assert s.widened(s.Estimate(n=0)).n == 0  # of nothing there is no share
+
+
+def test_share_near_one_is_covered_where_resampling_alone_is_not():
+    """40 networks, each right in 97 of 100: in 30 of 100 samples all are right, and a resample knows nothing else."""
+
+    def of_networks(interval):
+        return lambda rng: interval((rng.random(40) < 0.97).astype(float), np.arange(40), rng, 200)
+
+    assert coverage(of_networks(s.cluster_mean), 0.97, 300, seed=4) < 0.75
+    assert coverage(of_networks(s.cluster_share), 0.97, 300, seed=4) >= 0.93
+
+
 def test_resamples_of_a_cluster_mean_in_which_nothing_counts_are_left_out():
     values, clusters = np.array([1.0, 2.0]), np.array(["unasked", "asked"])
     found = s.cluster_mean(values, clusters, np.random.default_rng(0), 50, np.array([0.0, 1.0]))
@@ -330,6 +350,20 @@ def test_difference_of_paired_proportions_by_hand():
     assert (turned.value, turned.low, turned.high) == (-0.8, -1, pytest.approx(reach - 8 / 12))
     many = s.difference_of_paired_proportions(30, 20, 100)
     assert (many.low, many.high) == pytest.approx((-0.0387, 0.2348), abs=1e-3)
+
+
+def test_pairs_that_all_agree_claim_no_certainty():
+    """Half of the units behind a bin's pairs: as many pairs as can share none. Clusters count as units."""
+    values, edges = np.arange(8.0), np.array([0, 3, 6, 100])
+    found = s.pair_agreement(values, values, edges)
+    assert found["still_better"].tolist() == [1, 1, 1]
+    units = [8, 8, 4]  # of gaps from 6 on: 0-6, 0-7, 1-7
+    assert found["ci_low"].tolist() == [s.wilson(n // 2, n // 2).low for n in units]
+    assert found["ci_high"].tolist() == [1, 1, 1]
+    turned = s.pair_agreement(values, -values, edges, np.arange(8) // 2)
+    assert turned["still_better"].tolist() == [0, 0, 0]
+    assert turned["ci_high"].tolist() == [s.wilson(0, n).high for n in (2, 2, 1)]
+    assert s.pair_agreement(values, values, np.array([50, 100.0]))["ci_low"].isna().all()
 
 
 def test_mcnemar_is_exact():

@@ -246,6 +246,7 @@ def ablations_table(altered: pd.DataFrame, rng: np.random.Generator, resamples: 
             mean = accuracy(pairs, rng, resamples)
             row = dict(zip(CELL, cell, strict=True)) | {"condition": condition} | mean.columns("accuracy")
             row |= paired(pairs["correct"], pairs["correct_plain"], pairs["group"], rng, resamples)
+            row |= intervals.exact(0.0, mean.n).columns("difference") if condition == "as asked" else {}
             row |= {"changed": 100 * (pairs["said_first"] != pairs["said_first_plain"]).mean()}
             rows.append(row)
     return pd.DataFrame(rows).rename(columns={"only_first": "only_altered", "only_second": "only_unaltered"})
@@ -254,7 +255,7 @@ def ablations_table(altered: pd.DataFrame, rng: np.random.Generator, resamples: 
 def accuracy(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Estimate:
     """Mean of ``correct``, per cent; the bootstrap resamples groups, and n counts them."""
     correct = answers["correct"].to_numpy(float)
-    return intervals.cluster_mean(correct, answers["group"], rng, resamples).scaled(100)
+    return intervals.cluster_share(correct, answers["group"], rng, resamples).scaled(100)
 
 
 def paired(a: pd.Series, b: pd.Series, clusters: pd.Series, rng: np.random.Generator, resamples: int) -> dict:
@@ -264,7 +265,10 @@ def paired(a: pd.Series, b: pd.Series, clusters: pd.Series, rng: np.random.Gener
     alone has right; a tie is half right and counts for neither), p (exact McNemar; nan if ties are all that differs).
     """
     a, b = a.to_numpy(float), b.to_numpy(float)
-    gap = intervals.cluster_mean(a - b, clusters, rng, resamples).scaled(100)
+    gap = intervals.cluster_mean(a - b, clusters, rng, resamples)
+    if (a == b).all():  # no resample differs, but another sample of questions may
+        gap = intervals.difference_of_paired_proportions(0, 0, gap.n)
+    gap = gap.scaled(100)
     alone = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
     p = intervals.mcnemar(*alone) if sum(alone) or (a == b).all() else np.nan
     row = {"n": len(a), "programs": gap.n} | gap.columns("difference")

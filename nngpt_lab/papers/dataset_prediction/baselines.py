@@ -256,7 +256,8 @@ def unseen_bases(
     for name, within in (("of all bases", ["pair"]), ("within a base", ["pair", "base"])):
         weight = balancing_weights(table, within)
         part, weight = table[weight > 0], weight[weight > 0]
-        mean = intervals.cluster_mean(part["correct"].to_numpy(float), part["base"], rng, resamples, weight).scaled(100)
+        correct = part["correct"].to_numpy(float)
+        mean = intervals.cluster_share(correct, part["base"], rng, resamples, weight).scaled(100)
         row = {"balanced": name, "questions": round(weight.sum()), "bases": mean.n}
         rows.append(row | mean.columns("accuracy", "ci_low", "ci_high"))
     return pd.DataFrame(rows)

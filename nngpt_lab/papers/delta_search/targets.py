@@ -26,7 +26,7 @@ from nngpt_lab.ground import paths
 from nngpt_lab.ground.processes import in_processes
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.papers.delta_search.edits import diff_lines
-from nngpt_lab.statistics.intervals import Estimate, percentile_interval, resample_counts
+from nngpt_lab.statistics.intervals import Estimate, percentile_interval, resample_counts, widened
 
 NARROW = "ast-dimension-AlexNet"
 POOLS = ("all of CIFAR-10", "within a family", NARROW)
@@ -204,8 +204,8 @@ def summarise(table: pd.DataFrame, rng: np.random.Generator, resamples: int) -> 
         hits = np.array([share(part).to_numpy(float) for share in SHARES.values()])
         draws = np.array([hits @ weight / weight.sum() for weight in weights])
         for name, hit, drawn in zip(SHARES, hits, draws.T, strict=True):
-            low, high = percentile_interval(drawn)
-            row |= {name: 100 * hit.mean(), f"{name}_low": 100 * low, f"{name}_high": 100 * high}
+            estimate = widened(Estimate(float(hit.mean()), *percentile_interval(drawn), row["networks"]))
+            row |= estimate.scaled(100).columns(name)
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -11,6 +11,7 @@ from scipy import stats
 
 from nngpt_lab.papers.dataset_prediction import answers as da
 from nngpt_lab.papers.dataset_prediction.questions import DATASETS
+from nngpt_lab.statistics.intervals import difference_of_paired_proportions
 
 CELL = {"model": "m", "prompt": "code", "split": "architectures", "question_set": "balanced", "part": "a fifth"}
 
@@ -215,6 +216,10 @@ def test_altered_inputs_are_paired_with_the_unaltered_ones(made):
                          flipped.assign(condition="names masked")])  # fmt: skip
     table = da.ablations_table(da.decisions(altered), rng, 200).set_index("condition")
     assert table.loc["no code", "difference"] == 0 and table.loc["no code", "p"] == 1
+    ends = ["difference_low", "difference_high"]
+    assert table.loc["as asked", ends].tolist() == [0, 0]  # compared with itself
+    none_differs = difference_of_paired_proportions(0, 0, table.loc["no code", "programs"]).scaled(100)
+    assert table.loc["no code", ends].tolist() == [none_differs.low, none_differs.high]
     base = table.loc["as asked", "accuracy"]
     assert table.loc["names masked", "difference"] == pytest.approx(100 - 2 * base)
     assert table["changed"].to_dict() == {"as asked": 0, "no code": 0, "names masked": 100}

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from nngpt_lab.papers.dataset_prediction import questions as dq
+from nngpt_lab.statistics.intervals import wilson
 
 SOME = ["cifar-10", "cifar-100", "mnist", "svhn"]
 
@@ -205,7 +206,9 @@ def test_the_balanced_row_has_the_composition_of_a_balanced_draw():
 def test_labels_of_noiseless_trials_are_fully_reproducible():
     true = np.random.default_rng(0).uniform(size=(150, 4))
     found = reliability(trials(lambda name, d: true[int(name[4:]), SOME.index(d)]), 1, 50)
-    assert (found[["agreement", "agreement_low", "agreement_high", "ceiling"]] == 100).all(axis=None)
+    assert (found[["agreement", "agreement_high", "ceiling", "ceiling_high"]] == 100).all(axis=None)
+    seen = [100 * wilson(n, n).low for n in found["architectures"]]  # that many agree; another might not have
+    assert found["agreement_low"].tolist() == pytest.approx(seen)
     assert found.set_index("pair").loc["all", "questions"] == 150 * 6 == found["questions"][3:].sum()
 
 
