@@ -53,8 +53,10 @@ def rate_table(who: str, unit: str, rates: Mapping[str, Sequence[float]]) -> pd.
     return pd.DataFrame(rows)
 
 
-def write_result(title: str, tables: Mapping[str, pd.DataFrame], notes: Iterable[str], packages: Iterable[str]) -> None:
-    """Write ``results/<name of the script>.md`` and print it.
+def write_result(
+    title: str, tables: Mapping[str, pd.DataFrame], notes: Iterable[str], packages: Iterable[str], name: str = ""
+) -> None:
+    """Write ``results/<name>.md`` and print it; the name left out is the script's.
 
     Args:
         title: the heading.
@@ -69,7 +71,7 @@ def write_result(title: str, tables: Mapping[str, pd.DataFrame], notes: Iterable
     text = "\n".join(f"{part}\n" for part in parts)
     text = manifest.without_machine_paths(text, RESULTS)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{Path(sys.argv[0]).stem}.md").write_text(text, encoding="utf-8")
+    (RESULTS / f"{name or Path(sys.argv[0]).stem}.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import click
 import pandas as pd
 import torch
-from common import timed, write_result
+from common import RESULTS, timed, write_result
 
 from nngpt_lab.candidates import proxy as candidates_proxy
 from nngpt_lab.candidates.ledger import Ledger
@@ -285,6 +285,14 @@ def loop(coder: Coder, size: Size, device: str) -> Row:
 ROWS = {row.__name__: row for row in (answers, sampling, lora, lora_paper, evaluator, loop)}
 
 
+def named_rows(names: str) -> list[str]:
+    """The rows that are named, in the order of :data:`ROWS`; click.BadParameter for what is none."""
+    wanted = {name.strip() for name in names.split(",")}
+    if unknown := sorted(wanted - set(ROWS)):
+        raise click.BadParameter(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    return [name for name in ROWS if name in wanted]
+
+
 # --- the call ---------------------------------------------------------------------------------------------------------
 
 
@@ -327,12 +335,24 @@ def table(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
 @click.option("--model", help="A name, a folder or a GGUF file.  [default: random weights of --shape]")
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="0.5B", show_default=True)
 @click.option("--minutes", default=8.0, show_default=True, help="About so long in all.")
-@click.option("--rows", default=",".join(ROWS), show_default=True, help="Which parts, separated by commas.")
+@click.option(
+    "--rows",
+    default=",".join(ROWS),
+    show_default=True,
+    callback=lambda context, option, given: named_rows(given),
+    help="Which parts, separated by commas; some alone are written to a file of their own.",
+)
 @click.option("--candidates", type=click.IntRange(1), help="Of the evaluator and the loop.  [default: 48]")
 @click.option("--dry-run", is_flag=True, help="A tiny model on a CPU: whether every row works.")
 @click.option("--row", hidden=True)
 def main(
-    model: str | None, shape: str, minutes: float, rows: str, candidates: int | None, dry_run: bool, row: str | None
+    model: str | None,
+    shape: str,
+    minutes: float,
+    rows: list[str],
+    candidates: int | None,
+    dry_run: bool,
+    row: str | None,
 ) -> None:
     """Answers, sampling, tuning, evaluation and the loop on this machine's GPU, the plain way and the fast way."""
     size, device = (DRY, "cpu") if dry_run else (FULL, "cuda")
@@ -344,22 +364,20 @@ def main(
     options = ["--shape", shape, "--candidates", str(size.networks), *(["--dry-run"] if dry_run else [])]
     options += ["--model", model] if model else []
     prepare(get_protocol(size.protocol))  # images are compiled once, so that no row has to wait for it
-    lines = run_rows([name.strip() for name in rows.split(",")], options, minutes)
+    lines = run_rows(rows, options, minutes)
     notes = (
         f"Model: {(model and Path(model).name) or f'random weights, {shape}'}; {size.groups} networks asked about, "
         f"{size.texts} texts of up to {size.tokens} tokens, {size.examples} examples, {size.networks} candidates.",
         "One run; every row in a process of its own, warmed up before it is timed.",
     )
-    if dry_run:
+    failed = any("failed" in line for line in lines)
+    name = "gpu" if rows == list(ROWS) else "-".join(["gpu", *rows])
+    if dry_run or (failed and (RESULTS / f"{name}.md").exists()):  # what was measured before stays
         print(table(lines).to_string(index=False))
     else:
-        write_result(
-            "On a GPU: the plain way and the fast way",
-            {"Parts": table(lines)},
-            notes,
-            ("torch", "transformers", "peft"),
-        )
-    sys.exit(any("failed" in line for line in lines))
+        title, packages = "On a GPU: the plain way and the fast way", ("torch", "transformers", "peft")
+        write_result(title, {"Parts": table(lines)}, notes, packages, name)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
