@@ -64,6 +64,7 @@ from nngpt_lab.sandbox import child
 child.main(sys.argv[1])
 """
 OURS = code_sha256()  # when this process read it
+NO_DRIVER = Path(__file__).with_name("no_driver")
 PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")  # the machine's, not the user's
 TICK_SECONDS = 0.2  # how often memory is looked at
 START_SECONDS, GRACE_SECONDS = 300.0, 15.0  # for importing torch on a loaded machine; for a zygote to obey
@@ -486,8 +487,11 @@ def _environment(folder: str, gpu: bool = False) -> dict[str, str]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     python = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    # cuBLAS repeats its sums only so; without a GPU nothing shall look for one, for a process that did cannot fork
-    kept |= {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    if gpu:
+        kept["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS repeats its sums only so
+    else:  # torch starts the driver even to learn that no card is visible, and a process with its threads cannot fork
+        kept["CUDA_VISIBLE_DEVICES"] = ""
+        kept["LD_LIBRARY_PATH"] = os.pathsep.join([str(NO_DRIVER), *filter(None, [kept.get("LD_LIBRARY_PATH")])])
     fixed = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
     fixed |= {"USER": "nobody", "LOGNAME": "nobody"}  # torch.compile asks, and a namespace's user has no name
     fixed |= {"TORCHDYNAMO_DISABLE": "1"}  # torch.compile gives back what it was given: no compiler starts in there

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
+import torch
 
+from nngpt_lab.sandbox import parent
 from nngpt_lab.sandbox.parent import Sandbox, SandboxError
 from nngpt_lab.sandbox.status import Status
 
@@ -83,6 +86,48 @@ def test_the_driver_s_own_folder_can_be_read(driver_folder, tmp_path, monkeypatc
     (tmp_path / "taken_away.py").write_text("from nngpt_lab.sandbox import child\nchild.driver_places = lambda: []\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert refused("taken_away", folders=(str(driver_folder),)) == {f"read {driver_folder}"}
+
+
+DRIVER = """
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+static void *handle_events(void *nothing) { for (;;) pause(); return nothing; }
+int cuInit(unsigned flags) {  /* "no device", and yet a thread that stays, as the real one has */
+  pthread_t thread;
+  pthread_create(&thread, 0, handle_events, 0);
+  return 100;
+}
+int cuDriverGetVersion(int *version) { *version = 99000; return 0; }
+int cuGetExportTable(const void **table, const void *id) { return 100; }
+static int no_device(void) { return 100; }
+int cuGetProcAddress_v2(const char *name, void **found, int version, unsigned long long flags, int *status) {
+  if (status) *status = 0;
+  if (!strcmp(name, "cuInit")) *found = cuInit;
+  else if (!strcmp(name, "cuDriverGetVersion")) *found = cuDriverGetVersion;
+  else if (!strcmp(name, "cuGetExportTable")) *found = cuGetExportTable;
+  else if (!strcmp(name, "cuGetProcAddress")) *found = cuGetProcAddress_v2;
+  else *found = no_device;
+  return 0;
+}
+int cuGetProcAddress(const char *name, void **found, int version, unsigned long long flags) {
+  return cuGetProcAddress_v2(name, found, version, flags, 0);
+}
+"""
+
+
+@pytest.mark.skipif(torch.version.cuda is None or not shutil.which("cc"), reason="needs torch for CUDA and a compiler")
+def test_a_candidate_on_the_cpu_of_a_machine_with_a_driver_does_not_start_it(tmp_path, monkeypatch):
+    """torch counts the cards before its first backward pass, also where none is visible, and the zygote takes one."""
+    (tmp_path / "driver.c").write_text(DRIVER)
+    library = ["-o", str(tmp_path / "libcuda.so.1"), str(tmp_path / "driver.c")]
+    subprocess.run(["cc", "-shared", "-fPIC", *library, "-lpthread"], check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    with Sandbox(setup="nngpt_lab.candidates.training") as sandbox:
+        assert sandbox.isolation
+    monkeypatch.setattr(parent, "NO_DRIVER", tmp_path)
+    with pytest.raises(SandboxError, match="starts threads when imported"):
+        Sandbox(setup="nngpt_lab.candidates.training").start()
 
 
 OTHER_SOCKETS = """
