@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 from nngpt_lab.ground.paths import checkout
+from nngpt_lab.sandbox import parent
 
 ROOT = checkout()
 pytestmark = pytest.mark.skipif(ROOT is None, reason="needs the source checkout")
@@ -57,6 +58,7 @@ def installed(tmp_path_factory):
 def test_it_knows_its_notebooks_and_the_reference_without_a_checkout(installed):
     no_checkout, own_notebook, table, judged = json.loads(installed[0]("-c", ASK))
     assert no_checkout and own_notebook and table and judged > 10
+    assert (installed[1] / "site" / parent.NO_DRIVER.relative_to(ROOT) / "libcuda.so.1").is_file()
 
 
 def test_a_notebook_runs_from_it_and_its_results_land_where_one_stands(installed):
