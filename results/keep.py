@@ -28,7 +28,10 @@ from pathlib import Path
 
 import pandas as pd
 
-REFERENCE = Path(__file__).resolve().parent / "reference"
+from nngpt_lab.parameters import read_notebook, read_parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "results" / "reference"
 README = REFERENCE.with_name("README.md")
 BEGIN, END = "<!-- runs -->", "<!-- end of runs -->"
 PARTS = ("manifest.json", "contents.json", "executed.ipynb", "tables", "figures")
@@ -108,16 +111,21 @@ def check_sizes(folder: Path) -> None:
 
 
 def with_commands(readme: str, reference: Path = REFERENCE) -> str:
-    """``results/README.md`` with a row for each run that is kept: its command, commit and minutes."""
+    """``results/README.md`` with a row for each run that is kept: its command with what is not the notebook's default
+    (a manifest does not tell what was given), its commit and minutes."""
     rows = ["| run | `nngpt-lab run` | commit | minutes |", "|---|---|---|---|"]
     for file in sorted(reference.glob("*/*/manifest.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
-        given = {name: value for name, value in record["parameters"].items() if value not in (None, "minimum")}
-        words = [word for name, value in given.items() for word in ("-p", name, str(value))]
         notebook = record["notebook"].removeprefix("notebooks/").removesuffix(".ipynb")
-        command = shlex.join([notebook, "--profile", record["profile"], "--seed", str(record["seed"]), *words])
+        known = read_parameters(read_notebook(ROOT / record["notebook"]), notebook)
+        words = [notebook, "--profile", record["profile"], "--seed", str(record["seed"])]
+        for name, value in record["parameters"].items():
+            if name not in known or value != known[name].default:
+                words += ["-p", name, "none" if value is None else str(value)]
         minutes = math.ceil(record["seconds"] / 60)
-        rows.append(f"| `{file.parent.relative_to(reference)}` | `{command}` | {record['commit'][:7]} | {minutes} |")
+        rows.append(
+            f"| `{file.parent.relative_to(reference)}` | `{shlex.join(words)}` | {record['commit'][:7]} | {minutes} |"
+        )
     before, _, rest = readme.partition(BEGIN)
     return "\n".join([before + BEGIN, *rows, END]) + rest.partition(END)[2]
 

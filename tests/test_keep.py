@@ -90,22 +90,14 @@ def test_readme_names_the_command_of_every_run_that_is_kept():
     )
 
 
-def test_command_leaves_out_what_was_not_given(tmp_path):
-    run = tmp_path / "demo" / "my_notebook"
+def test_command_leaves_out_defaults_and_only_these(tmp_path):
+    run = tmp_path / "demo" / "from_text_to_score"
     run.mkdir(parents=True)
-    record = {
-        "notebook": "notebooks/ablations/my_notebook.ipynb",
-        "profile": "demo",
-        "seed": 3,
-        "seconds": 61,
-        "commit": "abc" * 9,
-    }
-    given = {"coder": None, "isolation": "minimum", "arms": "a, b"}
-    (run / "manifest.json").write_text(json.dumps(record | {"parameters": given}))
+    given = {"isolation": "minimum", "workers": None, "networks": 720, "parameters": 500_000, "corpus": None}
+    record = {"notebook": "notebooks/walkthroughs/from_text_to_score.ipynb", "profile": "demo", "seed": 3}
+    record |= {"seconds": 61, "commit": "abc" * 9, "parameters": given | {"protocol": "a b", "gone": 1}}
+    (run / "manifest.json").write_text(json.dumps(record))
     table = keep.with_commands(f"before {keep.BEGIN} an older table {keep.END} after", tmp_path)
-    assert (
-        "| `demo/my_notebook` | `ablations/my_notebook --profile demo --seed 3 -p arms 'a, b'` | abcabca | 2 |" in table
-    )
-    assert table.startswith("before ")
-    assert table.endswith(" after")
-    assert "older" not in table
+    command = "--profile demo --seed 3 -p networks 720 -p corpus none -p protocol 'a b' -p gone 1"
+    assert f"| `demo/from_text_to_score` | `walkthroughs/from_text_to_score {command}` | abcabca | 2 |" in table
+    assert table.startswith("before ") and table.endswith(" after") and "older" not in table
