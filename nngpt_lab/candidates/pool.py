@@ -25,6 +25,7 @@ from nngpt_lab.candidates.outcome import Candidate, Outcome
 from nngpt_lab.candidates.proxy import Proxy
 from nngpt_lab.ground import isolation
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.progress import bar_hidden
 from nngpt_lab.sandbox.parent import layers_here
 from nngpt_lab.sandbox.status import Status
 
@@ -139,9 +140,8 @@ def evaluate(
     if first := next(waiting, None):  # no process is started for nothing
         with contextlib.ExitStack() as stack:
             used = pool or stack.enter_context(open_pool(proxy, workers))
-            hidden = None if progress else True  # None: shown on a terminal, hidden in a log
             bar = stack.enter_context(
-                tqdm(desc="evaluated", total=total, unit=" candidates", disable=hidden, leave=False)
+                tqdm(desc="evaluated", total=total, unit=" candidates", disable=bar_hidden(progress), leave=False)
             )
             stack.enter_context(_interrupts_deferred(used.interrupt))
             results = stack.enter_context(contextlib.closing(used.map(chain([first], waiting))))

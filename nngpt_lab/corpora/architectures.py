@@ -43,6 +43,7 @@ from tqdm import tqdm
 from nngpt_lab.corpora import artifacts, compiled
 from nngpt_lab.corpora.code import CodeFacts, describe
 from nngpt_lab.ground.processes import in_processes
+from nngpt_lab.ground.progress import bar_hidden
 
 VERSION = 2
 CODE, RECORDS = "ab/nn/nn/", "ab/nn/stat/train/"
@@ -123,7 +124,7 @@ class Issues:
 
 def _records(archive: zipfile.ZipFile, names: list[str], issues: Issues) -> pa.Table:
     rows: list[dict] = []
-    for name in tqdm(sorted(names), "training records", unit=" files", disable=None, leave=False):
+    for name in tqdm(sorted(names), "training records", unit=" files", disable=bar_hidden(), leave=False):
         path = PurePosixPath(name)
         config = path.parent.name.split("_", 3)
         if len(config) != 4 or not path.stem.isdigit():

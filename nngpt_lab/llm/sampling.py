@@ -35,6 +35,7 @@ import torch
 from tqdm import tqdm
 
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.progress import bar_hidden
 from nngpt_lab.llm import slots
 from nngpt_lab.llm.decoding import Decoding, Row, choose, end_tokens, refuse_diverged
 from nngpt_lab.llm.kv_cache import open_batch
@@ -232,8 +233,7 @@ def _metered(written: Iterator[Row], coder: Coder, count: int, progress: bool) -
     tokens, seconds = 0, 0.0
     training = coder.model.training
     coder.model.eval()  # no dropout
-    hidden = None if progress else True  # None: shown on a terminal, hidden in a log
-    with tqdm(desc="sampled", total=count, unit=" texts", disable=hidden, leave=False) as bar:
+    with tqdm(desc="sampled", total=count, unit=" texts", disable=bar_hidden(progress), leave=False) as bar:
         try:
             start = time.perf_counter()
             for row in written:

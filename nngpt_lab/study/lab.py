@@ -22,7 +22,7 @@ from nngpt_lab.ground import isolation, progress
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.processes import carried, side_by_side
-from nngpt_lab.ground.progress import noted
+from nngpt_lab.ground.progress import bar_hidden, noted
 from nngpt_lab.llm import lora, models
 from nngpt_lab.llm.catalogue import GIB
 from nngpt_lab.llm.models import Coder, one_thread
@@ -53,7 +53,7 @@ class Lab(Generic[D]):
     def bar(self, items: Iterable, title: str, total: int | None = None) -> tqdm:
         """A progress bar over ``items``; ``total``: how many they are, where they have no length."""
         total = len(items) if total is None else total  # type: ignore[arg-type]
-        return tqdm(noted(items, title, total), title, total, leave=False, disable=None if self.progress else True)
+        return tqdm(noted(items, title, total), title, total, leave=False, disable=bar_hidden(self.progress))
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def run_ahead(lab: Bench, open_lab: Callable, run: Callable[..., Any], calls: Se
         return
     alone = functools.partial(_alone, open_lab, run, lab.ledger.path, lab.folder, lab.proxy.device, workers // together)
     ended = noted(side_by_side(alone, calls, together), "runs", len(calls))
-    for _ in tqdm(ended, "runs", len(calls), leave=False, disable=None if lab.progress else True):
+    for _ in tqdm(ended, "runs", len(calls), leave=False, disable=bar_hidden(lab.progress)):
         pass
 
 

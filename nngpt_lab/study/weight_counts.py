@@ -22,6 +22,7 @@ from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.corpora import architectures
 from nngpt_lab.corpora.code import code_hash
 from nngpt_lab.ground.errors import DataError
+from nngpt_lab.ground.progress import bar_hidden
 from nngpt_lab.sandbox.parent import Limits, Sandbox
 from nngpt_lab.sandbox.status import Status
 
@@ -81,7 +82,7 @@ def count(sources: pd.DataFrame) -> pd.DataFrame:
             free.put(sandbox)
         with ThreadPoolExecutor(len(sandboxes)) as threads:
             found: Iterator = threads.map(counted, sources["code"])
-            results = list(tqdm(found, "weights", len(sources), unit=" networks"))
+            results = list(tqdm(found, "weights", len(sources), unit=" networks", disable=bar_hidden()))
     finally:
         for sandbox in sandboxes:
             sandbox.close()

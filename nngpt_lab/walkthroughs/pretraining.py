@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from nngpt_lab.ground.progress import bar_hidden
 from nngpt_lab.llm import checkpoint, lora
 from nngpt_lab.llm.lora import Example
 from nngpt_lab.llm.recipe import Recipe
@@ -152,7 +153,7 @@ def pretrain(
     rows = checkpoint.read(file, key, parameters, optimizer)
     began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
     model.train()
-    with tqdm(total=len(steps), initial=len(rows), desc="pretraining", unit=" steps", disable=None) as bar:
+    with tqdm(total=len(steps), initial=len(rows), desc="pretraining", unit=" steps", disable=bar_hidden()) as bar:
         for step in range(len(rows), len(steps)):
             epoch, batch = steps[step]
             lr = learning_rate(step, len(steps), schedule)

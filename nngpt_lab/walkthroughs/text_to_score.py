@@ -17,6 +17,7 @@ from nngpt_lab.candidates.proxy import Evaluator, Proxy
 from nngpt_lab.candidates.screening import screen
 from nngpt_lab.corpora import architectures, augmentations
 from nngpt_lab.ground.hashing import sha256_json
+from nngpt_lab.ground.progress import bar_hidden
 from nngpt_lab.ground.settings import choose
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.walkthroughs import evaluations
@@ -96,7 +97,7 @@ def send(
     run = f"{run} {sha256_json(list(table['name']))[:8]}"
     index, sound = NoveltyIndex(), {}
     rows: list[tuple] = []
-    for row in tqdm(table.itertuples(), "screened", len(table), leave=False, disable=None):
+    for row in tqdm(table.itertuples(), "screened", len(table), leave=False, disable=bar_hidden()):
         checked = screen(row.code, kind, index, row.name)
         ledger.add_sample(run, len(rows), checked.candidate, checked.status, checked.message, checked.source.value)
         if checked.status in (Status.OK, Status.DUPLICATE):

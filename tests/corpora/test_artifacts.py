@@ -87,7 +87,7 @@ class Lab:
         self.monkeypatch.setattr(artifacts, "_pip_command", lambda *ends: [*self.command(mode), *map(str, ends)])
 
     def fetch(self, **options) -> Path:
-        return artifacts.fetch(self.artifact, progress=False, **options)
+        return artifacts.fetch(self.artifact, **options)
 
     def downloads(self) -> int:
         return len(self.calls.read_text().split()) if self.calls.exists() else 0
@@ -102,7 +102,7 @@ class Lab:
             "import json, logging, sys; from nngpt_lab.corpora import artifacts as a; logging.basicConfig(level=20)\n"
             "command, artifact = json.loads(sys.argv[1])\n"
             "a._pip_command = lambda *ends: [*command, *map(str, ends)]\n"
-            "a.fetch(a.Artifact(**artifact), progress=False)"
+            "a.fetch(a.Artifact(**artifact))"
         )
         argument = json.dumps([self.command(mode), dataclasses.asdict(self.artifact)])
         environment = os.environ | {"PYTHONPATH": str(paths.PACKAGE.parent)}
@@ -174,6 +174,10 @@ def test_the_bar_shows_bytes_while_they_arrive(lab, monkeypatch):
     seen = []
 
     class Recorder(artifacts.tqdm):
+        def __init__(self, *, disable, **options):
+            assert disable is None  # hidden where there is no terminal, as here
+            super().__init__(**options)
+
         def update(self, n=1):
             super().update(n)
             seen.append(self.n)
@@ -182,9 +186,15 @@ def test_the_bar_shows_bytes_while_they_arrive(lab, monkeypatch):
 
     monkeypatch.setattr(artifacts, "tqdm", Recorder)
     lab.pip("waits")
-    artifacts.fetch(lab.artifact, progress=True)
+    lab.fetch()
     assert len(lab.data) // 2 in seen  # in the middle of the download, not only after it
     assert seen[-1] == len(lab.data)
+
+
+def test_a_log_or_a_notebook_shows_no_bar(lab, capsys):
+    lab.pip("works")
+    lab.fetch()
+    assert lab.downloads() == 1 and capsys.readouterr().err == ""
 
 
 def test_a_folder_that_is_deleted_while_it_is_looked_at_is_left_out(tmp_path, monkeypatch):
@@ -272,7 +282,7 @@ def test_a_marker_of_another_pin_vouches_for_nothing(lab):
     lab.fetch()
     other = dataclasses.replace(lab.artifact, sha256="0" * 64)
     with pytest.raises(DataError, match="wrong hash"):
-        artifacts.fetch(other, progress=False)
+        artifacts.fetch(other)
 
 
 # --------------------------------------------------------------------------------- processes, signals, leftovers
@@ -395,7 +405,7 @@ def real_pip(lab, monkeypatch):
 
 def real_error(lab, artifact) -> DataError:
     with pytest.raises(DataError) as caught:
-        artifacts.fetch(artifact, progress=False)
+        artifacts.fetch(artifact)
     assert not lab.wheel.exists() and visible_leftovers(lab.folder) == []
     return caught.value
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from nngpt_lab.corpora import augmentations
 from nngpt_lab.corpora.code import tidy
 from nngpt_lab.ground.errors import DataError, LabError, UsageError
+from nngpt_lab.ground.progress import bar_hidden
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.ground.settings import choose
 from nngpt_lab.llm import models
@@ -210,7 +211,8 @@ def run_study(
         for seed in seeds:
             start_archive(lab, seed)  # is scored once, for all runs
         run_ahead(lab, open_lab, loop.run, calls, workers)
-        tables, bar = [], tqdm(zip(todo, calls, strict=True), lab.coder.name, len(todo), leave=False, disable=None)
+        tables, both = [], zip(todo, calls, strict=True)
+        bar = tqdm(both, lab.coder.name, len(todo), leave=False, disable=bar_hidden())
         for (style, shots, tuned, _, seed), (design, arm, _) in bar:
             bar.set_postfix_str(f"{style}, {setting(shots, tuned)}, seed {seed}")
             own = replace(lab, design=design)

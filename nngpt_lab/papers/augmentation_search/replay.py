@@ -33,6 +33,7 @@ from nngpt_lab.ground.files import replacing
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.names import named
 from nngpt_lab.ground.processes import parallel
+from nngpt_lab.ground.progress import bar_hidden
 from nngpt_lab.ground.seeds import SCHEME, generator
 from nngpt_lab.llm.models import one_thread
 from nngpt_lab.papers.augmentation_search import replay_tables
@@ -270,7 +271,7 @@ def _rank_all(
     # Copies, since a task keeps its features when they are first asked for, and joblib's thread reads it meanwhile
     jobs = [delayed(_rank)(copy.copy(task), *rest) for task, *rest in missing if rest[0] not in QUICK]
     done = chain(quick, parallel(workers, batch_size=1, return_as="generator_unordered")(jobs))
-    for _ in tqdm(done, title, len(missing), unit=" rankings", disable=None, leave=False):
+    for _ in tqdm(done, title, len(missing), unit=" rankings", disable=bar_hidden(), leave=False):
         pass
     return [{ranker: np.load(path)["scores"] for ranker, path in files.items()} for files in paths]
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from nngpt_lab.corpora.architectures import family_of
 from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.ground.processes import parallel
-from nngpt_lab.ground.progress import noted
+from nngpt_lab.ground.progress import bar_hidden, noted
 from nngpt_lab.ground.seeds import SCHEME, derive, generator
 from nngpt_lab.papers.dataset_prediction.answers import accuracy
 from nngpt_lab.papers.dataset_prediction.questions import (
@@ -166,7 +166,7 @@ def answer_all(
     features = CodeFeatures(texts)
     calls = (delayed(kept)(file, partial(_answer, *job, features, seed, rounds)) for file, job in missing.items())
     done = noted(parallel(-1, return_as="generator_unordered")(calls), "baselines", len(missing))
-    for _ in tqdm(done, "baselines", total=len(missing), unit=" folds", disable=None, leave=False):
+    for _ in tqdm(done, "baselines", total=len(missing), unit=" folds", disable=bar_hidden(), leave=False):
         pass
     return pd.concat(map(pd.read_parquet, jobs), ignore_index=True)
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from nngpt_lab.candidates.novelty import NoveltySettings
 from nngpt_lab.corpora.architectures import Lemur
 from nngpt_lab.ground.processes import parallel
-from nngpt_lab.ground.progress import noted
+from nngpt_lab.ground.progress import bar_hidden, noted
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.llm import models
 from nngpt_lab.llm.models import one_thread
@@ -105,7 +105,7 @@ def run_design(results: Results, design: Design, lemur: Lemur, seeds: Sequence[i
         make = functools.partial(_answer_baselines, design, questions, code, place)
         calls.append(delayed(kept)(_file(folder, design, "baselines", *astuple(place)[1:]), make))
     made = parallel(workers, return_as="generator")(calls)
-    tables = list(tqdm(noted(made, "runs", len(calls)), "runs", total=len(calls), leave=False, disable=None))
+    tables = list(tqdm(noted(made, "runs", len(calls)), "runs", total=len(calls), leave=False, disable=bar_hidden()))
     done, baselines = tables[: len(jobs)], tables[len(jobs) :]
     answers: list[pd.DataFrame] = []
     of_networks: list[pd.DataFrame] = []
