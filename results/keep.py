@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
 README = REFERENCE.with_name("README.md")
 BEGIN, END = "<!-- runs -->", "<!-- end of runs -->"
+PUBLISHED = ("from_text_to_score",)  # notebooks that evaluate others' code, none of which is committed: a hash names it
 PARTS = ("manifest.json", "contents.json", "executed.ipynb", "tables", "figures")
 MOST, MOST_OF_A_FILE = 16_000_000, 6_000_000  # bytes that a run and a file may have
 LONGEST_MARKDOWN = 300_000  # bytes; the same table as CSV is kept in any case
@@ -60,6 +61,8 @@ def keep(run: Path, reference: Path = REFERENCE) -> Path:
             if file.stat().st_size > LONGEST_MARKDOWN:
                 file.unlink()
         for name, table in what_was_drawn(run).items():
+            if place.name in PUBLISHED:
+                table = table.drop(columns="text", errors="ignore")
             table.to_parquet(new / f"{name}.parquet", index=False, compression="zstd", compression_level=19)
         check_sizes(new)
         if place.exists():

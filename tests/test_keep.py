@@ -10,6 +10,7 @@ import pytest
 
 from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.candidates.outcome import Candidate, Kind
+from nngpt_lab.corpora import architectures, augmentations
 from nngpt_lab.ground.paths import checkout
 from nngpt_lab.sandbox.status import Status
 
@@ -81,6 +82,21 @@ def test_a_newer_run_replaces_the_older_one_whole(run, tmp_path):
     place = keep.keep(run, tmp_path / "reference")
     (place / "tables" / "gone.csv").write_text("")
     assert keep.keep(run, tmp_path / "reference") == place and not (place / "tables" / "gone.csv").exists()
+
+
+def test_code_of_others_is_kept_by_its_hash_alone(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(keep, "PUBLISHED", ("my_notebook",))
+    kept = pd.read_parquet(keep.keep(run, tmp_path / "reference") / "samples.parquet")
+    assert "text" not in kept and kept["code_hash"].notna().all()
+
+
+def test_no_text_of_the_published_corpora_is_committed():
+    functions = augmentations.load()
+    tables = (architectures.load().architectures, functions.brute_force, functions.llm)
+    published = {code_hash for table in tables for code_hash in table["code_hash"]}
+    for file in sorted(keep.REFERENCE.glob("*/*/samples.parquet")):
+        kept = pd.read_parquet(file)
+        assert "text" not in kept or not published & set(kept["code_hash"]), file
 
 
 def test_readme_names_the_command_of_every_run_that_is_kept():
