@@ -114,7 +114,7 @@ def test_the_figure_that_a_claim_names_is_made_by_a_notebook():
 def smoke_run(tmp_path_factory):
     """Notebook 02, the quickest, as a user would run it; `test_same_seed_same_tables` starts a kernel of its own."""
     try:
-        artifacts.fetch(artifacts.NNGPT, progress=False)
+        artifacts.fetch(artifacts.NNGPT)
     except DataError as error:
         pytest.skip(f"the published data cannot be had: {error.cause}")
     output = tmp_path_factory.mktemp("results")

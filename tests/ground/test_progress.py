@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from jupyter_server.services.sessions.sessionmanager import SessionManager
 from tqdm import tqdm
 
 from nngpt_lab.ground import paths, progress
@@ -23,8 +22,9 @@ def kernel(monkeypatch):
 
 def test_a_bar_is_shown_in_a_notebook_that_is_open(kernel, monkeypatch):
     assert progress.bar_hidden() is None
-    server = SessionManager.__new__(SessionManager)  # what Jupyter's own server gives its kernels
-    for name, value in server.get_kernel_env("a notebook.ipynb").items():
+    jupyter = pytest.importorskip("jupyter_server.services.sessions.sessionmanager")  # JupyterLab brings it
+    server = jupyter.SessionManager.__new__(jupyter.SessionManager)
+    for name, value in server.get_kernel_env("a notebook.ipynb").items():  # what it gives its kernels
         monkeypatch.setenv(name, value)
     assert progress.bar_hidden() is False and progress.bar_hidden(False) is True
     monkeypatch.setenv(progress.VARIABLE, "how-far.json")  # the lab runs a notebook, from a notebook
