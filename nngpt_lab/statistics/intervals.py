@@ -131,20 +131,9 @@ def cluster_mean(
     return Estimate(float(total.sum() / count.sum()), *percentile_interval(draws), len(count))
 
 
-def cluster_share(
-    values: np.ndarray,
-    clusters: np.ndarray,
-    rng: np.random.Generator,
-    resamples: int,
-    weights: np.ndarray | None = None,
-) -> Estimate:
-    """:func:`cluster_mean` of outcomes from 0 to 1. Where all are 0, or all 1, every resample says the same, and a
-    width of zero would claim certainty: there Wilson's interval of as many units as there are clusters."""
-    return widened(cluster_mean(values, clusters, rng, resamples, weights))
-
-
 def widened(share: Estimate) -> Estimate:
-    """A share of 0 or 1 with Wilson's interval of its ``n``; any other as it is."""
+    """A share of 0 or 1 with Wilson's interval of its ``n``; any other as it is. Where all outcomes are 0, or all 1,
+    every resample says the same, and a width of zero would claim certainty."""
     return wilson(share.value * share.n, share.n) if share.value in (0, 1) else share
 
 

@@ -255,7 +255,7 @@ def ablations_table(altered: pd.DataFrame, rng: np.random.Generator, resamples: 
 def accuracy(answers: pd.DataFrame, rng: np.random.Generator, resamples: int) -> Estimate:
     """Mean of ``correct``, per cent; the bootstrap resamples groups, and n counts them."""
     correct = answers["correct"].to_numpy(float)
-    return intervals.cluster_share(correct, answers["group"], rng, resamples).scaled(100)
+    return intervals.widened(intervals.cluster_mean(correct, answers["group"], rng, resamples)).scaled(100)
 
 
 def paired(a: pd.Series, b: pd.Series, clusters: pd.Series, rng: np.random.Generator, resamples: int) -> dict:

@@ -257,7 +257,8 @@ def unseen_bases(
         weight = balancing_weights(table, within)
         part, weight = table[weight > 0], weight[weight > 0]
         correct = part["correct"].to_numpy(float)
-        mean = intervals.cluster_share(correct, part["base"], rng, resamples, weight).scaled(100)
+        mean = intervals.cluster_mean(correct, part["base"], rng, resamples, weight)
+        mean = intervals.widened(mean).scaled(100)
         row = {"balanced": name, "questions": round(weight.sum()), "bases": mean.n}
         rows.append(row | mean.columns("accuracy", "ci_low", "ci_high"))
     return pd.DataFrame(rows)

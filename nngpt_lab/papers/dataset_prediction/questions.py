@@ -192,7 +192,7 @@ def label_reliability(
     rows = []
     for name, part in parts:
         agrees, architectures, weights = (part[column].to_numpy() for column in ("agrees", "architecture", "weight"))
-        mean = intervals.cluster_share(agrees, architectures, rng, resamples, weights)
+        mean = intervals.widened(intervals.cluster_mean(agrees, architectures, rng, resamples, weights))
         ceiling = mean.mapped(_ceiling)
         row = {"pair": name, "questions": int((part["weight"] > 0).sum()), "architectures": mean.n}
         rows.append(row | mean.scaled(100).columns("agreement") | ceiling.scaled(100).columns("ceiling"))
