@@ -80,7 +80,11 @@ class SandboxError(LabError):
 
 
 class _MachineFault(Exception):
-    """A task was ended by what it cannot have done itself."""
+    """A task was ended by what it cannot have done itself, perhaps before it had begun."""
+
+    def __init__(self, what: str, begun: bool = True):
+        super().__init__(what)
+        self.begun = begun
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,7 @@ class Sandbox:
                 except _MachineFault as fault:
                     if tries < TRIES:
                         log.warning("%s; the candidate, whose fault that is not, is run again", fault)
-                    elif "pid namespace" in self.isolation:  # no candidate can reach what was killed
+                    elif "pid namespace" in self.isolation or not fault.begun:  # no candidate can reach what was killed
                         cure = "free memory or use fewer workers, and repeat the call"
                         raise SandboxError(f"{fault}, {TRIES} times one after the other", cure) from None
                     else:
@@ -280,11 +284,15 @@ class Sandbox:
         return f"{module}:{function}"
 
     def _await_warm_child(self, limits: Limits) -> None:
-        """SandboxError if none gets warm, which is no task's fault."""
+        """SandboxError if none gets warm, which is no task's fault; _MachineFault if the zygote is gone."""
+        deadline = time.monotonic() + START_SECONDS
         try:
             with contextlib.suppress(OSError):  # a zygote that is gone does not answer
                 self._control.sendall(json.dumps(asdict(limits)).encode() + b"\n")
-            reason = self._hear(time.monotonic() + START_SECONDS).get("not warm", "the zygote does not answer")
+            said = self._hear(deadline)
+            if not said and time.monotonic() < deadline and not self._leaving:
+                raise _MachineFault("the sandbox's zygote was killed", begun=False)
+            reason = said.get("not warm", "the zygote does not answer")
             if reason:
                 raise SandboxError(f"no child of the sandbox gets ready: {reason}", "see `nngpt-lab doctor`, isolation")
         except BaseException:

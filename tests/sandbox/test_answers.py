@@ -206,9 +206,12 @@ def test_a_hundred_tasks_leave_nothing(box):
 
 def task_runs(box):
     """A condition: the sandbox, at rest now, has forked a task."""
-    launcher = psutil.Process(box._process.pid)
-    resting = len(launcher.children(recursive=True))
-    return lambda: len(launcher.children(recursive=True)) > resting
+
+    def processes():
+        return len(psutil.Process(box._process.pid).children(recursive=True))
+
+    resting = settled(processes)  # where spares get warm, the next one may still be forking
+    return lambda: processes() > resting
 
 
 # --- faults of the machine, which are no candidate's --------------------------------------------------------------

@@ -62,6 +62,10 @@ def spare_processes(box: Sandbox) -> list[psutil.Process]:
     return [psutil.Process(pid) for pid in confine.descendants(box._process.pid)[1:]]
 
 
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 # --- what it brings -----------------------------------------------------------------------------------------------
 
 
@@ -170,7 +174,7 @@ def test_one_that_was_killed_is_replaced(place):
                 pytest.skip("no spare waits without namespaces")
             killed = spare_processes(box)[place]
             killed.kill()
-            wait_for(lambda: not killed.is_running() or killed.status() == psutil.STATUS_ZOMBIE)  # noqa: B023
+            wait_for(lambda: not alive(killed))  # noqa: B023
         assert box.zygotes == 1
 
 
@@ -203,6 +207,35 @@ def test_one_that_nobody_asks_for_ends(tmp_path, monkeypatch):
         for number in range(3):
             assert attack(box, f"value = {number}").value == number
             wait_for(lambda: len(confine.descendants(box._process.pid)) == ("pid namespace" in box.isolation))
+
+
+@pytest.mark.parametrize("moment", ["at rest", "while one gets warm"])
+@pytest.mark.parametrize("namespaces", [True, False], ids=["namespaces", "no namespaces"])
+def test_a_task_whose_zygote_was_killed_before_it_began_is_run_again(moment, namespaces, weak, caplog):
+    with sandbox(namespaces=namespaces, cpu=1.0) as box:
+        box.start()
+        zygote, forked = psutil.Process(box._process.pid), spares(box)  # the launcher's only child, where it has one
+        warming = lambda: len(confine.descendants(zygote.pid)) > forked  # noqa: E731
+        killer = when(warming if moment == "while one gets warm" else lambda: True, zygote.kill)
+        if moment == "at rest":
+            wait_for(lambda: not alive(zygote))
+        assert attack(box, "value = 5").value == 5
+        killer.join()
+        assert (box.zygotes, sum("is run again" in record.getMessage() for record in caplog.records)) == (2, 1)
+
+
+@pytest.mark.parametrize("namespaces", [True, False], ids=["namespaces", "no namespaces"])
+def test_a_zygote_killed_before_each_try_is_never_the_candidate_s_fault(namespaces, weak, monkeypatch):
+    with sandbox(namespaces=namespaces) as box:
+        start = box.start
+
+        def start_and_kill():
+            start()
+            box._process.kill()
+
+        monkeypatch.setattr(box, "start", start_and_kill)
+        with pytest.raises(SandboxError, match="zygote was killed, 3 times"):
+            attack(box, "value = 5")
 
 
 @pytest.mark.parametrize("ending", ["close", "kill"])
