@@ -14,7 +14,7 @@ import pandas as pd
 from nngpt_lab.corpora.architectures import Lemur
 from nngpt_lab.ground.formatting import bracketed
 from nngpt_lab.papers.delta_search.design import PAPER, Design
-from nngpt_lab.papers.delta_search.tables import TESTED, WHOLE
+from nngpt_lab.papers.delta_search.tables import ARM, FORM, TESTED, WHOLE
 from nngpt_lab.papers.delta_search.targets import POOLS, best_at, share_saved
 from nngpt_lab.statistics import intervals
 from nngpt_lab.statistics.claims import Measured, load_claims
@@ -25,7 +25,6 @@ FALLS = {"deepseek": 9, "qwen": 12, "mistral": 12}  # of 21, 2605.30103, cycle_d
 WITHIN = {"mnist": 0.75, "celeba-gender": 0.83}  # 2605.30103, proxy_full_pairs.csv, recomputed in the notes
 APPLIED, WHOLE_VALID, CANDIDATES = 0.7133, 0.506, 3300
 MODELS = {"DeepSeek-Coder-7B": "deepseek", "Qwen2.5-Coder-7B": "qwen", "Mistral-7B": "mistral"}
-FORM, ARM = "unified_diff", "static corpus"  # paper D's
 OF_A_RUN = ("D-more-valid", "D-better", "D-improves", "D-tokens", "D-theory-growing", "D-theory-monotone")
 
 

@@ -19,13 +19,15 @@ from nngpt_lab.statistics.intervals import Estimate
 from nngpt_lab.study import comparison
 from nngpt_lab.study.comparison import RESULT, Mean, Measure, PairedProportion, PairedRatio, compare
 from nngpt_lab.study.history import by_step, history
+from nngpt_lab.study.ladder import FAILED, JUDGED
 from nngpt_lab.study.samples import FEWEST, SEEDS
 
 LEAST = 0.2
 """Valid share below which a format is not tested."""
 TESTED, UNTESTED = "tested", "not tested at this scale"
 IDENTITY, AGAIN = "identity", "re-run"
-WHOLE = "whole_file"
+WHOLE, FORM, ARM = "whole_file", "unified_diff", "static corpus"
+"""What paper D compares with, its own format, and its own arm."""
 OVER_PARENTS = "t over parents; does not cover the seed"
 MEASURES: dict[str, Measure] = {
     "valid, first attempt": PairedProportion("valid, first attempt", "first_valid"),
@@ -131,3 +133,17 @@ def compared(edits: pd.DataFrame, arms: Sequence[tuple[str, str]] = ()) -> pd.Da
 
 
 ARM_PAIRS = (("static corpus", "no tuning"), ("static corpus", "shuffled targets"), ("growing corpus", "static corpus"))
+
+
+def rung(arms: pd.DataFrame, compared: pd.DataFrame) -> dict:
+    """What paper D's scale ladder says of a run's model, as :mod:`nngpt_lab.study.ladder` takes it: how much more often
+    a diff is valid than a whole file, on the first attempt. The control is the rule of all tables here: of both formats
+    at least LEAST are valid in the end; shown is the lesser. Empty where one of the two was not run."""
+    sides = arms[(arms["arm"] == ARM) & arms["form"].isin([FORM, WHOLE])]
+    row = compared.query("within == @ARM and first == @FORM and second == @WHOLE and measure == 'valid, first attempt'")
+    if row.empty:
+        return {}
+    lesser, found = Estimate.of(sides.loc[sides["valid"].idxmin()], "valid", "sampled"), row.iloc[0]
+    state = JUDGED if (sides["state"] == TESTED).all() else FAILED
+    own = {"state": state, "n": found["n"], "method": found["method"]}
+    return own | Estimate.of(found, "difference").columns("rise") | lesser.scaled(0.01).columns("valid")

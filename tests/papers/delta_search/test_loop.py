@@ -19,7 +19,7 @@ from nngpt_lab.papers.delta_search.design import ARMS, DEMO, DESIGNS, MUTATION, 
 from nngpt_lab.papers.delta_search.edits import FORMATS, Outcome
 from nngpt_lab.records.results import Results
 from nngpt_lab.statistics import claims
-from nngpt_lab.study import comparison, proposals
+from nngpt_lab.study import comparison, ladder, proposals
 from nngpt_lab.study.design import get_arms
 
 NETWORK = (paths.PACKAGE / "candidates" / "small_network.py").read_text()
@@ -221,6 +221,31 @@ def test_formats_and_arms_are_compared_sample_by_sample():
     assert ("unified_diff", "static corpus", "no tuning", "child minus parent") in compared.index
     outcomes = tables.outcome_table(edits)
     assert (outcomes.groupby(["form", "arm", "attempt"])["count"].sum() == 36).all()
+
+
+@pytest.mark.parametrize(("valid", "state"), [(0.8, ladder.JUDGED), (0.1, ladder.FAILED)])
+def test_the_scale_ladder_has_diffs_minus_whole_files_and_greys_a_model_that_writes_neither(valid, state):
+    edits, pool = made_up(valid=valid)
+    # The diff is the lesser of both
+    edits.loc[(edits["form"] == "unified_diff") & (edits["position"] == 0), ["first_valid", "valid"]] = False
+    own = tables.rung(tables.arm_table(edits, pool), tables.compared(edits))
+    table = ladder.scale_ladder(own, "SmolLM2-135M", "Qwen2.5-Coder-7B")
+    row = table.set_index("model").loc["SmolLM2-135M"]
+    shares = edits[edits["arm"] == "static corpus"].groupby("form")["first_valid"].mean()
+    assert row["state"] == state and row["n"] == 3
+    assert row["rise"] == pytest.approx(shares["unified_diff"] - shares["whole_file"])
+    assert row["rise_low"] < row["rise"] < row["rise_high"]
+    assert row["valid"] == pytest.approx(shares.min()) and row["valid_low"] < row["valid"] < row["valid_high"]
+    assert table["state"].tolist().count(ladder.NOT_RUN) == 4
+    figure = ladder.scale_ladder_figure(table, "diffs minus whole files", "the lesser", tables.LEAST)
+    assert figure.axes[0].get_ylabel() == "diffs minus whole files, points"
+
+
+@pytest.mark.parametrize("left", ["form == 'whole_file'", "form == 'unified_diff'", "arm == 'no tuning'"])
+def test_a_run_without_both_tuned_formats_is_no_rung(left):
+    edits, pool = made_up()
+    edits = edits.query(left)
+    assert tables.rung(tables.arm_table(edits, pool), tables.compared(edits)) == {}
 
 
 def test_only_the_published_protocol_judges(lemur):
