@@ -150,7 +150,7 @@ class Pool:
                 self._fill(source, again)  # before anything is yielded, so that no worker waits for it
                 while finished:
                     yield finished.popleft()
-                if not self._running:
+                if not (self._running or self._interrupted):
                     return
                 wait(self._running, TICK_SECONDS, FIRST_COMPLETED)
                 if self._interrupted:
@@ -169,8 +169,8 @@ class Pool:
 
     def _fill(self, source: Iterator[Job], again: deque[Job]) -> None:
         """Give out jobs while there is room, first those of lost nodes, each to the node with the most room. What has
-        finished is not kept waiting for a job that would only wait."""
-        while True:
+        finished is not kept waiting for a job that would only wait, nor is an interrupt for one more to be read."""
+        while not self._interrupted:
             if not self._hosts:
                 raise LabError("no node is left to evaluate on", "start the cluster's nodes again and repeat the call")
             loads = [sum(host is other for _, other in self._running.values()) for host in self._hosts]

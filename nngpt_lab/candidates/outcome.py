@@ -8,6 +8,8 @@ from enum import StrEnum
 from nngpt_lab.corpora.code import code_hash
 from nngpt_lab.sandbox.status import Status
 
+CROWDED = "others fill the card"  # how the message of an evaluation begins that ran out of memory within its own share
+
 
 class Kind(StrEnum):
     """What a candidate's code is."""

@@ -31,7 +31,10 @@ from nngpt_lab.sandbox.status import Status
 
 log = logging.getLogger(__name__)
 
-GPU_GIB = 5  # of a card, for one candidate: CUDA's own part takes half a GiB, and once more in its spare
+GPU_GIB = 5  # of a card, for one candidate and its spare
+CUDA_GIB = 1.3  # of these, what both take for CUDA and the images before a candidate has allocated anything
+LEAST_GIB = 0.5  # without which hardly any candidate can be trained
+SAMPLING = 0.25  # of a card, left to the keys and values of a language model that writes beside them
 JOBS_AHEAD = 256  # on a GPU, where a language model writes faster than candidates are trained: a cycle's and more
 
 
@@ -78,15 +81,21 @@ def default_workers(device: str = "cpu") -> int:
 
 def open_pool(proxy: Proxy, workers: int | None = None, engine: str = "local") -> Pool:
     """A pool of the engine's kind: ``local``, or ``ray`` (extra ``cluster``), where ``workers`` counts per node; there
-    are :func:`default_workers` else. On a GPU each candidate may use an equal share of the memory, and one more share
-    is left to a language model. IsolationError: no candidate may run here (:mod:`nngpt_lab.ground.isolation`)."""
+    are :func:`default_workers` else. On a GPU each candidate may use an equal share of the memory that is free now, but
+    for what a language model samples with, and there are no more workers than that carries.
+
+    Raises:
+        IsolationError: no candidate may run here (:mod:`nngpt_lab.ground.isolation`).
+        UsageError: there is no such engine, or a card is too full for a single candidate.
+    """
     if engine == "local":  # each node of a cluster finds out for itself
         layers = layers_here()
         isolation.require(layers)
         log.log(logging.WARNING if isolation.lacking(layers) else logging.INFO, isolation.described(layers))
     workers = default_workers(proxy.device) if workers is None else workers
     if proxy.gpu and workers > 0:
-        proxy = replace(proxy, gpu_fraction=1 / (workers + 1))
+        workers, fraction = _shares(proxy.device, workers) if engine == "local" else (workers, 1 / (workers + 1))
+        proxy = replace(proxy, gpu_fraction=fraction)
     if engine == "local":
         return LocalPool(proxy, workers, JOBS_AHEAD if proxy.gpu else 0)
     if engine == "ray":
@@ -94,6 +103,23 @@ def open_pool(proxy: Proxy, workers: int | None = None, engine: str = "local") -
 
         return RayPool(proxy, workers)
     raise UsageError(f"there is no engine {engine!r}", "use 'local' or 'ray'")
+
+
+def _shares(device: str, workers: int) -> tuple[int, float]:
+    """How many of so many workers a card carries beside what is on it, and the part of it that each candidate gets."""
+    import torch
+
+    free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
+    room = free - SAMPLING * total
+    carried = max(1, min(workers, int(room // GPU_GIB)))
+    share = room / carried - CUDA_GIB
+    if share < LEAST_GIB:
+        cause = f"{device} has {free:.1f} of {total:.1f} GiB free, too little for a candidate beside a language model"
+        raise UsageError(cause, "end what else uses the card, or take a smaller model, or --device cpu")
+    if carried < workers:
+        log.warning("%s carries %d candidates at a time instead of %d: %.1f of %.1f GiB are free", device, carried,
+                    workers, free, total)  # fmt: skip
+    return carried, min(share / total, 1 / (carried + 1))
 
 
 def evaluate(

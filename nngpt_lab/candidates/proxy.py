@@ -19,13 +19,13 @@ from typing import Any, Self
 import numpy as np
 
 from nngpt_lab.candidates import contract
-from nngpt_lab.candidates.outcome import Candidate, Outcome
+from nngpt_lab.candidates.outcome import CROWDED, Candidate, Outcome
 from nngpt_lab.candidates.protocols import Protocol, get_protocol
 from nngpt_lab.corpora.code import code_hash
 from nngpt_lab.ground.errors import DataError, UsageError
 from nngpt_lab.ground.seeds import generator
 from nngpt_lab.sandbox.parcels import Report
-from nngpt_lab.sandbox.parent import Limits, Sandbox
+from nngpt_lab.sandbox.parent import TRIES, Limits, Sandbox
 from nngpt_lab.sandbox.status import Status
 
 TASK = "nngpt_lab.candidates.training"
@@ -155,7 +155,11 @@ class Evaluator:
         payload |= {"protocol": proxy.protocol.as_dict(), "seed": seed}
         payload |= {"device": proxy.device, "gpu_fraction": proxy.gpu_fraction}
         expect = {"logits": ("float32", (len(proxy.labels), proxy.classes))}
-        return self._judge(base, self.sandbox.run("train_and_predict", payload, expect=expect))
+        for _ in range(TRIES):
+            report = self.sandbox.run("train_and_predict", payload, expect=expect)
+            if report.status != Status.OUT_OF_MEMORY or not report.message.startswith(CROWDED):
+                break  # the candidate's own doing; and where it says so wrongly, it gains nothing but another try
+        return self._judge(base, report)
 
     def _judge(self, base: Outcome, report: Report) -> Outcome:
         """The outcome that a report amounts to. Its numbers beside the predictions are the child's word."""
@@ -225,6 +229,10 @@ def _device_name(device: str, threads: int) -> str:
 
     if device == "cpu":
         return f"cpu, {threads} thread{'s' * (threads != 1)}"
-    if not device.startswith("cuda") or not torch.cuda.is_available():
-        raise UsageError(f"there is no device {device!r} here", "use 'cpu', or a machine with a CUDA device")
+    kind, _, index = device.partition(":")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind != "cuda" or not (index or "0").isdigit() or int(index or 0) >= count:
+        raise UsageError(
+            f"there is no device {device!r} here", "use 'cpu', or a CUDA device that `nngpt-lab doctor` shows"
+        )
     return torch.cuda.get_device_name(device)

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from nngpt_lab.candidates import batched_operations as operations
 from nngpt_lab.candidates.batched_transforms import batch_pipeline, pil_pipeline
-from nngpt_lab.candidates.outcome import Kind
+from nngpt_lab.candidates.outcome import CROWDED, Kind
 from nngpt_lab.candidates.protocols import Protocol
 from nngpt_lab.candidates.step_count import StepCount
 from nngpt_lab.sandbox.status import Status
@@ -71,7 +71,7 @@ def train_and_predict(payload: Mapping[str, Any], arrays: Mapping[str, np.ndarra
     images = on_device(arrays, device)
     labels = images["train_labels"]
     clock = Stopwatch(device)
-    with typed_failures(), StepCount() as count:
+    with typed_failures(), on_a_shared_card(device, payload.get("gpu_fraction", 1.0)), StepCount() as count:
         prepares, path = preparations(payload, protocol, torch.Generator().manual_seed(draws))
         pinned = protocol.kind == Kind.AUGMENTATION
         source = (payload["network"], NETWORK) if pinned else (payload["code"], CANDIDATE)
@@ -361,6 +361,26 @@ def typed_failures() -> Iterator[None]:
         if place:
             error.add_note(place)
         raise
+
+
+@contextlib.contextmanager
+def on_a_shared_card(device: torch.device, gpu_fraction: float) -> Iterator[None]:
+    """Name an allocation that failed although this process had room left in its share of a GPU: others filled it."""
+    try:
+        yield
+    except Exception as error:
+        of_the_card = status_of(error) == Status.OUT_OF_MEMORY and re.search("CUDA|CUBLAS|cuDNN", str(error))
+        if device.type == "cuda" and of_the_card:
+            allowed = gpu_fraction * torch.cuda.get_device_properties(device).total_memory
+            if torch.cuda.memory_reserved(device) + asked_for(str(error)) <= allowed:
+                raise Failure(Status.OUT_OF_MEMORY, f"{CROWDED}: {error}") from error
+        raise
+
+
+def asked_for(message: str) -> float:
+    """Bytes of the allocation that a message of torch's is about; 0 where it does not say, as the driver's."""
+    found = re.search(r"Tried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)", message)
+    return float(found[1]) * 1024 ** ("bytes", "KiB", "MiB", "GiB").index(found[2]) if found else 0.0
 
 
 def place_of(error: Exception) -> str:

@@ -57,7 +57,12 @@ def load_adapter(coder: Coder, folder: str | Path, trainable: bool = True) -> Co
         )
     # It is initialised before it is read; the caller's generator stays untouched
     with quiet(), seeded(coder.device, "adapter that is read"):
-        model = PeftModel.from_pretrained(coder.model, str(folder), is_trainable=trainable)
+        model = PeftModel.from_pretrained(
+            coder.model,
+            str(folder),
+            is_trainable=trainable,
+            torch_device=str(coder.device),  # else the first card, whatever the model is on
+        )
     return replace(coder, model=model.eval())
 
 

@@ -162,6 +162,8 @@ def check(path: Path) -> None:
     """Raise the error that ``unpack`` would."""
     file = read(path)
     tensor_names(file, configuration(file))
+    if missing := {"tokenizer.ggml.model", "tokenizer.ggml.tokens"} - file.about.keys():
+        raise UsageError(f"{path} lacks {min(missing)}, and so a tokenizer", "take a file that a chat model came in")
 
 
 def unpack(path: Path, target: Path, dtype: torch.dtype) -> None:
@@ -171,7 +173,7 @@ def unpack(path: Path, target: Path, dtype: torch.dtype) -> None:
     from transformers import GenerationConfig
 
     file = read(path)
-    config = configuration(file)
+    config, words = configuration(file), tokenizer(file)  # what may fail before what takes long
     config.dtype = dtype
     target.mkdir()
     weights = {theirs: _weight(file, own, dtype) for own, theirs in tensor_names(file, config).items()}
@@ -180,7 +182,7 @@ def unpack(path: Path, target: Path, dtype: torch.dtype) -> None:
     bos, eos, eot, pad = (file.token(role) for role in ("bos", "eos", "eot", "padding"))
     ends = sorted({end for end in (eos, eot, pad) if end is not None})
     GenerationConfig(bos_token_id=bos, eos_token_id=ends, pad_token_id=pad).save_pretrained(target)
-    tokenizer(file).save_pretrained(target)
+    words.save_pretrained(target)
 
 
 def configuration(file: GgufFile) -> PreTrainedConfig:

@@ -26,7 +26,7 @@ import math
 import operator
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.ground.errors import LabError, UsageError
 from nngpt_lab.ground.progress import bar_hidden
 from nngpt_lab.llm import slots
 from nngpt_lab.llm.decoding import Decoding, Row, choose, end_tokens, refuse_diverged
@@ -76,7 +76,7 @@ def stream(
     batch_size: int = 32,
     engine: str = "auto",
     progress: bool = True,
-) -> Iterator[tuple[int, Sample]]:
+) -> Generator[tuple[int, Sample]]:
     """Yield (index of the prompt, its sample) as samples end; what was yielded is safe when the rest is interrupted.
 
     Args:
@@ -89,7 +89,7 @@ def stream(
         progress: show samples and tokens per second on a terminal; both are logged in any case.
 
     Raises:
-        UsageError: before any work. LabError: the model's scores are not numbers.
+        UsageError: before any work. LabError: the model's scores are not numbers, or a GPU's memory is full.
     """
     if engine not in ENGINES:
         raise UsageError(f"there is no engine {engine!r}", f"use one of {', '.join(ENGINES)}")
@@ -166,7 +166,7 @@ def _rows(coder: Coder, prompts: Sequence, seeds: Sequence[int], decoding: Decod
     return rows
 
 
-def _write(coder: Coder, rows: list[Row], decoding: Decoding, batch_size: int) -> Iterator[Row]:
+def _write(coder: Coder, rows: list[Row], decoding: Decoding, batch_size: int) -> Generator[Row]:
     """Yield rows as they are done. Each turn either reads new prompts or writes one more token of every live row."""
     if not rows:
         return
@@ -197,7 +197,7 @@ def _write(coder: Coder, rows: list[Row], decoding: Decoding, batch_size: int) -
 
 def _write_in_slots(
     coder: Coder, rows: list[Row], decoding: Decoding, batch_size: int, must: bool = True
-) -> Iterator[Row]:
+) -> Generator[Row]:
     """The same by ``slots.py``; unless it ``must`` be so, by :func:`_write` where slots cannot be had."""
     if not rows:
         return
@@ -208,6 +208,8 @@ def _write_in_slots(
         if must:
             raise
         slots.warn_once(f"{coder.name} is sampled from in a batch that grows and shrinks, for want of slots: {error}")
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            batch_size = max(1, batch_size // 4)
     if opened is None:
         yield from _write(coder, rows, decoding, batch_size)
     else:
@@ -227,13 +229,14 @@ def _without(count: int, gone: Sequence[int]) -> list[int]:
     return places
 
 
-def _metered(written: Iterator[Row], coder: Coder, count: int, progress: bool) -> Iterator[tuple[int, Sample]]:
+def _metered(written: Generator[Row], coder: Coder, count: int, progress: bool) -> Generator[tuple[int, Sample]]:
     """Samples from rows; time them, without what the caller spends with a sample, show them, and leave the model as it
     was."""
     tokens, seconds = 0, 0.0
     training = coder.model.training
     coder.model.eval()  # no dropout
-    with tqdm(desc="sampled", total=count, unit=" texts", disable=bar_hidden(progress), leave=False) as bar:
+    bar = tqdm(desc="sampled", total=count, unit=" texts", disable=bar_hidden(progress), leave=False)
+    with bar, contextlib.closing(written):  # so that memory is given back, whatever holds on to an error's traceback
         try:
             start = time.perf_counter()
             for row in written:
@@ -245,6 +248,9 @@ def _metered(written: Iterator[Row], coder: Coder, count: int, progress: bool) -
                 bar.update()
                 yield row.index, Sample(text, row.seed, len(row.ids), row.ended)
                 start = time.perf_counter()
+        except torch.cuda.OutOfMemoryError as error:
+            cure = "end what else uses the card, evaluate with fewer workers, or take a smaller model"
+            raise LabError(f"{coder.name} takes more memory than {coder.device} has left: {error}", cure) from error
         finally:
             coder.model.train(training)
     logger.info("%s wrote %d texts of %d tokens in %.1f s: %.0f tokens/s",

@@ -21,9 +21,9 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -105,24 +105,19 @@ class Server:
 
     def chats(
         self, asked: Sequence[list[dict[str, str]]], seeds: Sequence[int], settings: Mapping[str, Any], at_once: int
-    ) -> Iterator[tuple[int, Answer]]:
+    ) -> Generator[tuple[int, Answer]]:
         """Yield (index of the messages, their answer) as answers come, ``at_once`` requests under way at a time; the
         server applies the model's chat template. ``settings``: temperature, top_p, max_tokens, top_k (sent if the
         server takes it and it is not 0)."""
         sent = {name: value for name, value in settings.items() if name != "top_k" or (self.top_k and value)}
 
-        def chat(place: int) -> Answer:
+        def chat(place: int) -> tuple[int, Answer]:
             seed = derive("server", seeds[place]) % 2**31  # what all servers take; to some 2**32 - 1 means random
             body = {"model": self.model, "messages": asked[place], "seed": seed, "stream": False, **sent}
-            return _answer(self.url, self.ask("/chat/completions", body, LONGEST))
+            return place, _answer(self.url, self.ask("/chat/completions", body, LONGEST))
 
-        pool = ThreadPoolExecutor(at_once)
-        try:
-            jobs = {pool.submit(chat, place): place for place in range(len(asked))}
-            for job in as_completed(jobs):
-                yield jobs[job], job.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        with ThreadPool(at_once) as pool:  # whose threads, unlike an executor's, keep no process that wants to end
+            yield from pool.imap_unordered(chat, range(len(asked)))
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None, timeout: float = 10.0) -> Any:
         """What the server answers to a request, read as JSON ({} if it is none); a busy one is asked again. Refused: it

@@ -34,13 +34,14 @@ from transformers.integrations import sdpa_attention
 
 from nngpt_lab.llm.decoding import Decoding, Row, choose, refuse_diverged
 from nngpt_lab.llm.kv_cache import Forward, plain_layers
+from nngpt_lab.llm.passes import card_bytes
 
 logger = logging.getLogger(__name__)
 warn_once = functools.cache(logger.warning)
 
 LOOK = 8  # steps between two looks of the host, each of which waits for the GPU
 ROUND = 16  # columns come in so many: CUDA's attention wants masks aligned
-MEMORY_SHARE = 0.25  # of all of a GPU's memory, for keys and values: the number of slots shall not depend on the hour
+MEMORY_SHARE = 0.25  # of a GPU's memory that this process may take: the number of slots shall not depend on the hour
 WARM_RUNS = 3  # before a step is recorded: libraries choose kernels and take memory when they are first called
 PACKED = "nngpt_lab_packed_heads"  # what transformers shall call our attention
 KINDS = {"full_attention", "sliding_attention"}  # of layers whose masks are made here
@@ -156,7 +157,8 @@ class Slots:
             self._graph.reset()
             self._graph = None
         if self._forward.device.type == "cuda":
-            torch.cuda.empty_cache()
+            with contextlib.suppress(RuntimeError) if _not_recorded else contextlib.nullcontext():
+                torch.cuda.empty_cache()
 
     def _read(self, prompt: Sequence[int]) -> tuple[DynamicCache, Tensor]:
         """A prompt's states and the logits of what follows it, (1, vocabulary)."""
@@ -206,12 +208,19 @@ def write(slots: Slots, rows: Iterable[Row], ends: frozenset[int], name: str) ->
         slots.close()
 
 
+_not_recorded: list[str] = []
+"""Errors of recordings in this process. After one, torch's allocator believes that recording goes on (pytorch#180395):
+every further try keeps memory for good, and ``empty_cache`` may refuse. So one is enough."""
+
+
 def record(step: Callable[[], None], forward: Forward) -> torch.cuda.CUDAGraph | None:
     """The step as a CUDA graph; None where there is none: on a CPU, with 4 bits, or where a step asks the host. It runs
     the step a few times in any case, so that one which cannot run at all fails here."""
     step()
     device = forward.device
     if device.type != "cuda":
+        return None
+    if _not_recorded:
         return None
     if getattr(forward.model, "is_quantized", False):
         warn_once("quantised weights are sampled from without a CUDA graph, which is slow")
@@ -226,6 +235,7 @@ def record(step: Callable[[], None], forward: Forward) -> torch.cuda.CUDAGraph |
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 step()
     except RuntimeError as error:
+        _not_recorded.append(str(error))
         generator.graphsafe_set_state(numbers)  # as it is, it believes that recording goes on, and refuses
         warn_once(f"a step could not be recorded as a CUDA graph, and sampling is slow: {error}")
         return None
@@ -246,7 +256,7 @@ def _most_slots(states: DynamicCache, width: int, device: torch.device) -> int:
         return 2**30
     parts = [part for layer in states.layers for part in (layer.keys, layer.values)]
     bytes_a_slot = width * sum(part.shape[1] * part.shape[3] * part.element_size() for part in parts)
-    return max(1, int(MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory) // bytes_a_slot)
+    return max(1, int(MEMORY_SHARE * card_bytes(device)) // bytes_a_slot)
 
 
 # ----------------------------------------------------------------------------- attention where transformers copies keys

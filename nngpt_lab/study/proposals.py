@@ -28,6 +28,7 @@ from nngpt_lab.sandbox.status import Status
 from nngpt_lab.study.lab import Bench
 
 Reader = Callable[[int, str], Screened]
+CUT = "cut"  # a folder beside the adapters, a file a run: SHA-256 of each place and text that the length limit cut
 TOKENS = "served_tokens.jsonl"  # beside the adapters: SHA-256 of a server's text, and how many tokens it took
 
 
@@ -43,39 +44,55 @@ def write(
     """Sample what the ledger does not hold yet, batch by batch; file each text and yield it as it ends, with its place.
 
     ``coder`` is called when it is needed. A batch that was interrupted is written again whole: on the same machine the
-    same batch gives the same texts. ``read``: what makes a candidate of a place and its text, instead of ``screen``.
+    same batch gives the same texts. A server's never are, and only what is missing is asked for. ``read``: what makes a
+    candidate of a place and its text, instead of ``screen``.
     """
     held, design = bench.ledger.texts(run), bench.design
+
+    def filed(place: int, text: str) -> tuple[int, Screened]:
+        return place, file_text(bench, run, place, text, seeds[place], sha256_json(asked[place]), read)
+
     decoding = replace(
         design.decoding, temperature=min(design.decoding.temperature + heat, max(1.0, design.decoding.temperature))
     )
     for start in range(0, len(asked), design.batch):
         places = range(start, min(start + design.batch, len(asked)))
-        texts = ((place, held[place]) for place in places)
-        if not all(place in held for place in places):
-            texts = _sampled(bench, coder(), asked, seeds, places, decoding)
-        for place, text in texts:
-            text = held.get(place, text)
-            yield place, file_text(bench, run, place, text, seeds[place], sha256_json(asked[place]), read)
+        yield from (filed(place, held[place]) for place in places if place in held)
+        if not (missing := [place for place in places if place not in held]):
+            continue
+        model = coder()
+        drawn = _sampled(bench, model, asked, seeds, missing if model.server else places, decoding)
+        with contextlib.closing(drawn):
+            for place, answer in drawn:
+                if place in held:
+                    continue
+                if not answer.finished:
+                    _note_cut(bench, run, place, answer.text)
+                yield filed(place, answer.text)
 
 
 def _sampled(
-    bench: Bench, model: Coder, asked: list, seeds: Sequence[int], places: range, decoding: sampling.Decoding
-) -> Generator[tuple[int, str]]:
-    """The texts of one batch as they end."""
+    bench: Bench, model: Coder, asked: list, seeds: Sequence[int], places: Sequence[int], decoding: sampling.Decoding
+) -> Generator[tuple[int, Answer | sampling.Sample]]:
+    """The answers of some places of a batch as they end."""
     drawn = [seeds[place] for place in places]
     if model.server:
         settings = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
         settings |= {"max_tokens": decoding.max_new_tokens}
-        with _at_the_server(model) as server:
-            for index, reply in server.chats([asked[place] for place in places], drawn, settings, len(places)):
+        texts = [asked[place] for place in places]
+        with (
+            _at_the_server(model) as server,
+            contextlib.closing(server.chats(texts, drawn, settings, len(places))) as replies,
+        ):
+            for index, reply in replies:
                 _note_tokens(bench, reply)
-                yield places[index], reply.text
+                yield places[index], reply
         return
     prompts = [encode(model.tokenizer, asked[place]) for place in places]
-    with sampling.merged(model):
-        for index, answer in sampling.stream(model, prompts, drawn, decoding, batch_size=len(places), progress=False):
-            yield places[index], answer.text
+    written = sampling.stream(model, prompts, drawn, decoding, batch_size=len(places), progress=False)
+    with sampling.merged(model), contextlib.closing(written):
+        for index, answer in written:
+            yield places[index], answer
 
 
 @contextlib.contextmanager
@@ -97,6 +114,24 @@ def _note_tokens(bench: Bench, reply: Answer) -> None:
         bench.folder.mkdir(parents=True, exist_ok=True)
         with (bench.folder / TOKENS).open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps([sha256_json(reply.text), reply.tokens])}\n")
+
+
+def _cuts(bench: Bench, run: str) -> Path:
+    return bench.folder / CUT / f"{sha256_json(run)[:16]}.txt"
+
+
+def _note_cut(bench: Bench, run: str, place: int, text: str) -> None:
+    file = _cuts(bench, run)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(f"{sha256_json([place, text])}\n")
+
+
+def was_cut(bench: Bench, run: str, place: int, text: str) -> bool:
+    """Whether the length limit cut this text of a run: only whoever wrote it knows. Its tokens, counted again, may be
+    fewer than were written, and some servers' models have no tokenizer here."""
+    file = _cuts(bench, run)
+    return file.exists() and sha256_json([place, text]) in file.read_text(encoding="utf-8").splitlines()
 
 
 def count_tokens(bench: Bench, texts: Sequence[str]) -> list[float]:

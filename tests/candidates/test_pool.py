@@ -265,6 +265,22 @@ def test_an_interrupt_drops_what_waits(recipe, ledger):
     assert sorted(code for code, _ in recipe.events.begun) == codes[4:]  # of two workers either may begin first
 
 
+def test_no_job_is_read_any_more_once_there_was_an_interrupt(recipe):
+    read = []
+    with LocalPool(recipe, workers=1, ahead=50) as pool:
+
+        def jobs():
+            for number in range(40):
+                read.append(number)
+                if number == 3:
+                    pool.interrupt()
+                yield candidate("hang" if number == 0 else f"score 0.{number}"), 0
+
+        with pytest.raises(KeyboardInterrupt):
+            list(pool.map(jobs()))
+    assert read == [0, 1, 2, 3]
+
+
 def test_a_warm_pool_keeps_its_evaluators(recipe, ledger):
     with LocalPool(recipe, workers=1) as pool:
         evaluate([candidate("score 0.1")], recipe, ledger, pool=pool)

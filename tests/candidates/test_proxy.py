@@ -19,13 +19,15 @@ from torch import nn
 
 from nngpt_lab.candidates import pool, proxy, training
 from nngpt_lab.candidates.ledger import Ledger
-from nngpt_lab.candidates.outcome import Candidate, Kind, Outcome
+from nngpt_lab.candidates.outcome import CROWDED, Candidate, Kind, Outcome
 from nngpt_lab.candidates.protocols import get_protocol
 from nngpt_lab.ground import hashing
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.llm import slots
 from nngpt_lab.sandbox import confine, parcels, parent
 from nngpt_lab.sandbox.parent import SandboxError
 from nngpt_lab.sandbox.status import Status
+from nngpt_lab.sandbox.task import status_of
 from tests.candidates import test_training
 
 if not confine.LINUX:
@@ -289,6 +291,12 @@ def test_bad_choices_are_refused_before_anything_starts(digits):
     for choice in ({"device": "cuda:99"}, {"device": "tpu"}, {"protocol": "digit"}):
         with pytest.raises(UsageError):
             proxy.prepare(**({"protocol": digits.protocol} | choice))
+    with pytest.MonkeyPatch.context() as patch:  # a machine with one card
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        for device in ("cuda:1", "cuda0", "cuda:x", "cuda:-1"):
+            with pytest.raises(UsageError, match=f"no device '{device}' here"):
+                proxy.prepare(digits.protocol, device=device)
     with pytest.raises(UsageError, match="holdout"):
         proxy.prepare(replace(digits.protocol, holdout_fraction=0.0))
     assert get_protocol("digits") == digits.protocol
@@ -310,6 +318,7 @@ def test_a_child_that_got_ready_first_predicts_the_same(evaluator, digits):
 
 def test_a_driver_that_does_not_start_is_no_candidates_fault(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(proxy, "_device_name", lambda device, threads: "a card whose driver does not start")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 * 2**30, 80 * 2**30))
     on_gpu = replace(digits, device="cuda")
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         with pytest.raises(SandboxError, match="CUDA does not start in the sandbox"):
@@ -317,10 +326,71 @@ def test_a_driver_that_does_not_start_is_no_candidates_fault(digits, tmp_path, m
         assert ledger.table("evaluations").empty
 
 
-def test_every_child_of_a_pool_has_a_share_of_the_card(digits, monkeypatch):
+@pytest.mark.parametrize(
+    ("free", "total", "workers", "carried"),
+    [(139, 140, 12, 12), (79, 80, 12, 11), (23, 24, 4, 3), (10.6, 24, 4, 1), (139, 140, 3, 3)],
+)
+def test_every_child_of_a_pool_has_a_share_of_what_is_free(free, total, workers, carried, digits, monkeypatch, caplog):
     monkeypatch.setattr(proxy, "_device_name", lambda device, threads: "a card")
-    with pool.open_pool(replace(digits, device="cuda"), workers=3) as opened:
-        assert opened._hosts[0]._proxy.gpu_fraction == 1 / 4
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 2**30, total * 2**30))
+    with pool.open_pool(replace(digits, device="cuda"), workers=workers) as opened:
+        share = total * opened._hosts[0]._proxy.gpu_fraction
+        assert opened._workers == carried and share <= total / (carried + 1)
+    assert pool.LEAST_GIB <= share <= (free - slots.MEMORY_SHARE * total) / carried - pool.CUDA_GIB
+    assert ("candidates at a time instead of" in caplog.text) == (carried < workers)
+
+
+def test_a_card_that_a_model_fills_is_told_before_any_work(digits, monkeypatch):
+    monkeypatch.setattr(proxy, "_device_name", lambda device, threads: "a card")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7 * 2**30, 24 * 2**30))
+    with pytest.raises(UsageError, match=r"7\.0 of 24\.0 GiB free"):
+        pool.open_pool(replace(digits, device="cuda"), workers=1)
+
+
+ASKED = "CUDA out of memory. Tried to allocate {}. GPU 0 has a total capacity of 24 GiB of which 3.00 MiB is free."
+
+
+@pytest.mark.parametrize(
+    ("error", "crowded"),
+    [
+        (torch.OutOfMemoryError(ASKED.format("20.00 MiB")), True),
+        (torch.OutOfMemoryError(ASKED.format("2.00 GiB")), False),  # with what it holds over its own share
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError(), False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), False),
+        (ValueError("of another kind"), False),
+    ],
+)
+def test_memory_that_others_took_is_told_from_what_a_candidate_asked_for(error, crowded, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=24 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 << 30)
+    for device, named in ("cuda:0", crowded), ("cpu", False):
+        with pytest.raises(Exception) as caught, training.on_a_shared_card(torch.device(device), 4.7 / 24):
+            raise error
+        assert str(caught.value).startswith(CROWDED) == named
+        assert status_of(caught.value) == status_of(error)
+
+
+@pytest.mark.parametrize(("messages", "status", "runs"), [
+    ([CROWDED, "ok"], Status.OK, 2),
+    ([CROWDED] * 9, Status.OUT_OF_MEMORY, parent.TRIES),
+    (["MemoryError: ", "ok"], Status.OUT_OF_MEMORY, 1),
+])  # fmt: skip
+def test_what_ran_out_of_memory_because_of_others_is_run_again(evaluator, messages, status, runs, monkeypatch):
+    given = iter(messages)
+    logits = np.zeros((HOLDOUT, 10), np.float32)
+    count = []
+
+    def run(task, payload, expect):
+        count.append(message := next(given))
+        if message == "ok":
+            return parcels.Report(Status.OK, arrays={"logits": logits}, value={})
+        return parcels.Report(Status.OUT_OF_MEMORY, message=message)
+
+    monkeypatch.setattr(evaluator.sandbox, "run", run)
+    assert evaluator.evaluate(candidate(network()), 0).status == status
+    assert len(count) == runs
 
 
 @pytest.mark.parametrize(("cores", "gib", "on_gpu"), [(16, 141, 12), (16, 16, 3), (6, 80, 3), (2, 80, 1), (1, 2, 1)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import socket
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,6 +156,14 @@ class TestBeforeAnyWork:
     def test_tensors_that_the_architecture_does_not_have(self, tmp_path):
         with pytest.raises(UsageError, match=r"no llama that transformers knows: blk\.0\.attn_k\.bias"):
             load(write_gguf(tmp_path / "biased.gguf", tiny_model("Llama", attention_bias=True)))
+
+    @pytest.mark.parametrize("key", ["tokenizer.ggml.tokens", "tokenizer.ggml.model"])
+    def test_a_file_without_a_tokenizer(self, tiny, monkeypatch, key):
+        whole = gguf_file.read(tiny)
+        about = {name: value for name, value in whole.about.items() if name != key}
+        monkeypatch.setattr(gguf_file, "read", lambda path: replace(whole, about=about))
+        with pytest.raises(UsageError, match=f"lacks {key}"):
+            check(tiny)
 
     def test_a_file_that_is_cut_short_anywhere(self, tiny, tmp_path):
         whole, cut = tiny.read_bytes(), tmp_path / "cut.gguf"

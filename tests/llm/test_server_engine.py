@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ from nngpt_lab.study import proposals
 from nngpt_lab.study.lab import check
 from tests.helpers.stand_in_server import StandIn, served
 from tests.helpers.tiny_model import save_tiny
+from tests.helpers.waiting import LIMIT
 
 SETTINGS = {"temperature": 0.8, "top_p": 0.9, "top_k": 50, "max_tokens": 24}
 ASKED = [[{"role": "user", "content": f"question {number}"}] for number in range(6)]
@@ -182,6 +185,42 @@ def test_a_loop_samples_from_it_and_asks_for_no_text_twice(stand_in, tmp_path):
     assert first == ([f"question {i} by tiny" for i in range(3)], [7, 7, 7])
     stand_in.write = lambda body: pytest.fail("asked again")
     assert write(stand_in, tmp_path, f"local/tiny@{stand_in.url}") == first
+
+
+def test_a_stopped_loop_asks_for_what_is_missing_alone(stand_in, tmp_path):
+    name = f"local/tiny@{stand_in.url}"
+    with (
+        Ledger(tmp_path / "ledger.sqlite") as ledger,
+        open_lab(replace(design(name), batch=4), ledger, tmp_path, workers=1, progress=False) as lab,
+    ):
+        stopped = proposals.write(lab, "run", ASKED[:4], range(4), lambda: lab.coder)
+        first = dict(next(stopped) for _ in range(2))
+        stopped.close()
+        before = len(stand_in.bodies("/v1/chat/completions"))
+        held = set(ledger.texts("run"))
+        rest = dict(proposals.write(lab, "run", ASKED[:4], range(4), lambda: lab.coder))
+    asked = [body["messages"][-1]["content"] for body in stand_in.bodies("/v1/chat/completions")[before:]]
+    assert held == set(first) and sorted(rest) == [0, 1, 2, 3]
+    assert {f"question {place}" for place in set(range(4)) - held} <= set(asked)
+    assert not {f"question {place}" for place in held} & set(asked)
+
+
+def test_whoever_wants_no_more_answers_waits_for_none(stand_in, tmp_path):
+    """Another process: it ends although its server has two answers to go."""
+    never = threading.Event()
+    stand_in.write = lambda body: (body["messages"][-1]["content"] == "now" or never.wait(LIMIT)) and echo(body)
+    code = f"""
+from nngpt_lab.llm.server_engine import Server
+asked = [[{{"role": "user", "content": text}}] for text in ("now", "never", "never")]
+chats = Server("tiny", {stand_in.url!r}).chats(asked, range(3), {{"max_tokens": 5}}, 3)
+print(next(chats)[1].text)
+chats.close()
+"""
+    try:
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=False)
+    finally:
+        never.set()
+    assert (ended.returncode, ended.stdout) == (0, "now by tiny\n"), ended.stderr
 
 
 def test_an_adapter_is_pushed_under_a_new_name_each_time_and_taken_off(stand_in, tmp_path):

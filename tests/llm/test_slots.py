@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.cache_utils import DynamicCache
 from transformers.integrations import sdpa_attention
 
 from nngpt_lab.ground.errors import LabError, UsageError
-from nngpt_lab.llm import slots
+from nngpt_lab.llm import sampling, slots
 from nngpt_lab.llm.decoding import Decoding, Row
 from nngpt_lab.llm.models import Coder
 from nngpt_lab.llm.sampling import Sample, sample, stream
@@ -269,6 +269,35 @@ def test_engine_follows_device_and_wish(llama, device, engine, used, monkeypatch
     assert sample(llama, [], [], GREEDY, engine=engine, progress=False) == []
 
 
+def test_an_interrupt_between_steps_gives_memory_back_while_its_traceback_is_held(monkeypatch):
+    coder, opened, write = coder_with_ends(), [], slots.write
+    monkeypatch.setattr(slots, "write", lambda one, *rest: opened.append(one) or write(one, *rest))
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(coder.tokenizer, "decode", interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt) as held:
+        in_slots(coder)
+    assert held.tb and opened and not opened[0]._cache.layers
+
+
+def test_a_full_card_is_tried_with_fewer_texts_and_then_named(llama, monkeypatch):
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    sizes, write = [], sampling._write
+    monkeypatch.setattr(slots, "record", full)
+    monkeypatch.setattr(Coder, "device", torch.device("cuda"))
+    monkeypatch.setattr(sampling, "_write", lambda *a: sizes.append(a[-1]) or write(*a))
+    expected = sample(llama, PROMPTS, SEEDS, DRAWN, engine="joining", progress=False)
+    assert sample(llama, PROMPTS, SEEDS, DRAWN, progress=False, batch_size=32) == expected
+    assert sizes == [32, 8]
+    monkeypatch.setattr(LlamaForCausalLM, "forward", full)
+    with pytest.raises(LabError, match="more memory than cuda has left"):
+        sample(llama, PROMPTS, SEEDS, DRAWN, progress=False)
+
+
 def test_model_that_slots_cannot_hold_after_all_is_sampled_from_as_before(llama, monkeypatch, caplog):
     def broken(*_):
         raise TypeError("no masks of four dimensions")
@@ -323,8 +352,9 @@ def test_recording_and_what_is_done_without(case, monkeypatch, caplog):
     graph = Graph(monkeypatch)
     graph.fails = case == "failed"
     slots.warn_once.cache_clear()
+    monkeypatch.setattr(slots, "_not_recorded", [])
     forward = SimpleNamespace(device=torch.device("cuda", 0), model=SimpleNamespace(is_quantized=case == "quantised"))
-    for _ in range(2):
+    for again in range(2):
         graph.log.clear()
         result = slots.record(lambda: graph.log.append("step"), forward)
         warm = ["wait", "enter", *["step"] * slots.WARM_RUNS]
@@ -332,7 +362,8 @@ def test_recording_and_what_is_done_without(case, monkeypatch, caplog):
             "recorded": [*warm, "record", "step", "leave", "wait"],
             "failed": [*warm, "record", "step", "as it was", "wait"],
         }
-        assert graph.log == ["step", *ends.get(case, [])]
+        tried = ends.get(case, []) if case == "recorded" or not again else []  # a failure is not repeated
+        assert graph.log == ["step", *tried]
         assert result is (graph if case == "recorded" else None)
     assert len(caplog.records) == (case != "recorded")
 
@@ -340,11 +371,15 @@ def test_recording_and_what_is_done_without(case, monkeypatch, caplog):
 def test_slots_follow_a_gpus_memory(monkeypatch):
     states = DynamicCache()
     states.update(torch.zeros(1, 2, 3, 64, dtype=torch.bfloat16), torch.zeros(1, 2, 3, 64, dtype=torch.bfloat16), 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2**30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 2**30))
+    fraction = {"raising": False}  # torch 2.8 and later
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda index: 1.0, **fraction)
     a_slot = 1024 * 2 * 2 * 64 * 2  # columns, keys and values, heads, dimension, bytes
     assert slots._most_slots(states, 1024, torch.device("cuda")) == 2**28 // a_slot
     assert slots._most_slots(states, 2**30, torch.device("cuda")) == 1
     assert slots._most_slots(states, 1024, torch.device("cpu")) > 10_000
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda index: 0.25, **fraction)
+    assert slots._most_slots(states, 1024, torch.device("cuda")) == 2**26 // a_slot  # one of four runs on the card
 
 
 def on_gpu(dtype: torch.dtype) -> Coder:
@@ -393,6 +428,7 @@ def test_on_cuda_slots_are_chosen_and_leave_no_memory_behind():
 @on_cuda
 def test_step_that_cannot_be_recorded_is_done_and_random_numbers_can_be_had_after(monkeypatch, caplog):
     coder, choose = on_gpu(torch.float32), slots.choose
+    monkeypatch.setattr(slots, "_not_recorded", [])
     expected = in_slots(coder)
     slots.warn_once.cache_clear()
     monkeypatch.setattr(slots, "choose", lambda logits, *rest: choose(logits, *rest) + int(logits.isnan().any()))

@@ -26,7 +26,7 @@ from nngpt_lab.papers.delta_search.mutations import random_mutation
 from nngpt_lab.papers.delta_search.pairs import Edited, edited, question, training
 from nngpt_lab.sandbox.status import Status
 from nngpt_lab.study.lab import ArmRun
-from nngpt_lab.study.proposals import file_text, score, write
+from nngpt_lab.study.proposals import file_text, score, was_cut, write
 from nngpt_lab.study.run_state import RunState
 
 
@@ -105,8 +105,9 @@ def propose(
     limit, form = lab.design.decoding.max_new_tokens, lab.design.form if arm.proposer == "coder" else MUTATION
 
     def read(place: int, text: str) -> Edited:
-        complete = lab.coder.tokenizer is None or length(lab, text) < limit
-        return edited(own[place].code, text, form, complete)
+        # Ledgers from before the cuts were noted have the length alone, counted again
+        cut = was_cut(lab, name, place, text) or (lab.coder.tokenizer is not None and length(lab, text) >= limit)
+        return edited(own[place].code, text, form, complete=not cut)
 
     if arm.proposer == "coder":
         yield from write(lab, name, asked, seeds, coder, read=read)  # type: ignore[misc]

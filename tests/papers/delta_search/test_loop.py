@@ -13,6 +13,7 @@ from nngpt_lab.candidates.ledger import Ledger
 from nngpt_lab.corpora.code import code_hash
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
+from nngpt_lab.llm.server_engine import Answer
 from nngpt_lab.papers.delta_search import claims as paper_claims
 from nngpt_lab.papers.delta_search import figures, lab, pairs, runs, tables
 from nngpt_lab.papers.delta_search.design import ARMS, DEMO, DESIGNS, MUTATION, SMOKE, get_formats
@@ -43,7 +44,7 @@ def scripted(bench, model, asked, seeds, places, decoding):
     for place in places:
         code = next(code for code in PARENTS if code in asked[place][0]["content"])
         right = FORMATS[bench.design.form].write(code, CHILD[code], 3)
-        yield place, right if len(asked[place]) > 1 else f"```python\n{code}"
+        yield place, Answer(right if len(asked[place]) > 1 else f"```python\n{code}", None, True)
 
 
 def run(folder, formats=("whole_file", "unified_diff"), arms="no tuning, random mutation", writer=scripted, seeds=(0,)):
@@ -100,6 +101,18 @@ def test_a_run_is_read_back(live):
     with Ledger(folder / "ledger.sqlite") as ledger:
         samples = ledger.table("samples")
     assert samples["parent"].isin([code_hash(code) for code in PARENTS]).all()
+
+
+def test_what_the_length_limit_cut_is_never_applied_however_short_and_whole_it_looks(tmp_path):
+    """Also where the tokens cannot be counted again, or come out fewer; and again when it is read back."""
+
+    def cut(*given):
+        for place, answer in scripted(*given):
+            yield place, dataclasses.replace(answer, finished=len(given[2][place]) < 2)
+
+    found, again = (run(tmp_path, formats=["unified_diff"], arms="no tuning", writer=cut).edits for _ in range(2))
+    assert set(found["outcome"]) == {Outcome.TRUNCATED.value} and not found["valid"].any()
+    pd.testing.assert_frame_equal(found, again)
 
 
 def test_no_edit_counts_that_the_model_did_not_write():
