@@ -85,6 +85,9 @@ def cli(debug: bool) -> None:
     """
 
 
+SEED = click.IntRange(0, 2**63 - 1)  # what torch and a ledger can hold
+
+
 def profile_option(purpose: str, default: str = "demo") -> Any:
     """``--profile``, and what it is for."""
     return click.option("--profile", default=default, show_default=True, metavar="|".join(PROFILES), help=purpose)
@@ -94,9 +97,7 @@ def common_options(command: Any) -> Any:
     """The options that every command which runs notebooks has."""
     for option in (
         click.option("--force", is_flag=True, help="Run again even what is up to date."),
-        click.option(
-            "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed of all randomness.  [default: 0]"
-        ),
+        click.option("--seed", type=SEED, default=0, metavar="N", help="Seed of all randomness.  [default: 0]"),
         click.option(
             "--minutes",
             type=click.FloatRange(min=0, min_open=True),
@@ -192,7 +193,7 @@ def run(
 @click.argument("place", metavar="FILE|FOLDER")
 @click.option("--protocol", default="digits", show_default=True, metavar="NAME", help="What a score means.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Trainings each.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="The first one.")
+@click.option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="The first one.")
 @click.option("--net", metavar="NAME", help="The class or function that is the network, where it cannot be told.")
 @click.option("--no-novelty", is_flag=True, help="Do not look for the nearest published source.")
 @click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda|cuda:N", help="Train there.")
@@ -328,20 +329,29 @@ def claims(folder: str | None, form: str) -> None:
     In Python the same is `nngpt_lab.claims()`, a pandas DataFrame. bibtex: the papers, and this lab with its commit.
     """
     from nngpt_lab import registry
+    from nngpt_lab.records import manifest
 
     if form == "bibtex":
         click.echo(registry.bibtex())
         return
     table = registry.claims(folder)
+    if folder is None and (shown := registry.newest()):
+        click.echo(f"claims of {manifest.display(shown)}; name another folder to see its own", err=True)
     as_text = {"csv": lambda: table.to_csv(index=False), "json": lambda: table.to_json(orient="records", indent=1)}
     click.echo(registry.latex(table) if form == "latex" else as_text[form]())
 
 
 @cli.command("export", short_help="A run, the corpora or the lab in the forms that other tools read.")
 @click.argument("form", type=click.Choice(["ro-crate", "every-eval-ever", "croissant", "codemeta"]))
-@click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--output", metavar="DIR", type=click.Path(path_type=Path), help="Where it goes.  [default: RUN]")
-def export_as(form: str, run: Path | None, output: Path | None) -> None:
+@click.argument("run", required=False)
+@profile_option("Look for RUN among the runs of this profile, if it is no folder.")
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where it goes.  [default: RUN; ./corpora; . for codemeta]",
+)
+def export_as(form: str, run: str | None, profile: str, output: Path | None) -> None:
     """Describe in a form that other tools read; all of it from manifests, tables and the package's own metadata.
 
     \b
@@ -350,9 +360,11 @@ def export_as(form: str, run: Path | None, output: Path | None) -> None:
     croissant        the compiled corpora as Parquet with their Croissant description, in ./corpora
     codemeta         the lab itself: codemeta.json
     """
-    from nngpt_lab import exports
+    from nngpt_lab import compare, exports
 
-    for file in exports.export(form, run, output):
+    get_profile(profile)
+    place = compare.find_run(run, paths.results_root() / profile) if run and not Path(run).is_dir() else run
+    for file in exports.export(form, Path(place) if place else None, output):
         click.echo(f"export  {file}")
 
 
@@ -374,7 +386,8 @@ def new(name: str, folder: str) -> None:
 def prune(folder: str | None, profile: str, yes: bool) -> None:
     """List, and with --yes delete, runs in FOLDER, or else in results/PROFILE.
 
-    Of each notebook the newest finished run stays, and so does what began after it, has not ended, or is running.
+    Those go that the same call has replaced, and those that failed before the newest run of their notebook that
+    finished. Other seeds and parameters are other runs: they stay, as does what has not ended or is running.
     """
     from nngpt_lab.records import run_folders
 
@@ -385,6 +398,8 @@ def prune(folder: str | None, profile: str, yes: bool) -> None:
     if not place.is_dir():
         cure = "name a results folder, or another --profile"
         raise UsageError(f"there is no folder {place}", cure + run_folders.elsewhere(place))
+    if not any(run_folders.runs(notebook) for notebook in run_folders.notebooks(place)):
+        raise UsageError(f"there are no runs in {place}", "name a results folder" + run_folders.elsewhere(place))
     total = 0
     for notebook in run_folders.notebooks(place):
         for run in run_folders.prunable(notebook):

@@ -10,10 +10,11 @@ Everything comes from manifests, tables and the package's own metadata; nothing 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mimetypes
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
@@ -256,8 +257,7 @@ def croissant(folder: Path) -> Path:
     for corpus, artifact in ((architectures.load(), artifacts.LEMUR), (augmentations.load(), artifacts.NNGPT)):
         for table, frame in vars(corpus).items():
             name = f"{artifact.name}/{table}.parquet"
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            frame.to_parquet(folder / name, index=False, compression="zstd")
+            _write_table(frame, folder / name)
             origin = f"Compiled by nngpt-lab from {artifact.name} {artifact.version} ({artifact.licence})."
             files.append({"@type": "cr:FileObject", "@id": name, "name": name, "contentUrl": name,
                           "encodingFormat": "application/x-parquet", "sha256": sha256_file(folder / name),
@@ -273,6 +273,15 @@ def croissant(folder: Path) -> Path:
         "distribution": files, "recordSet": sets, "citeAs": f"{authors}: {title}. arXiv {number}",
     }  # fmt: skip
     return write(described, folder / "croissant.json")
+
+
+def _write_table(frame: pd.DataFrame, file: Path) -> None:
+    """As Parquet that any reader knows: Croissant has no type for pandas' categories."""
+    categories = frame.select_dtypes("category")
+    plain = frame.astype({name: categories[name].cat.categories.dtype for name in categories})
+    with _writable(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        plain.to_parquet(file, index=False, compression="zstd")
 
 
 def _record_set(name: str, table: Path) -> dict[str, Any]:
@@ -312,21 +321,29 @@ def codemeta() -> dict[str, Any]:
 
 def write(content: dict[str, Any], file: Path) -> Path:
     """Write JSON in one step; a UsageError where that is not allowed."""
-    try:
+    with _writable(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as out:
             out.write(f"{json.dumps(content, indent=1, ensure_ascii=False)}\n".encode())
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {manifest.display(file)}: {error.strerror}", "choose another --output"
-        ) from error
     return file
+
+
+@contextlib.contextmanager
+def _writable(file: Path) -> Iterator[None]:
+    """A UsageError where a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        cause = f"cannot write {manifest.display(file)}: {error.strerror}"
+        raise UsageError(cause, "choose another --output") from error
 
 
 def export(form: str, run: Path | None, output: Path | None) -> list[Path]:
     """Write one of :data:`FORMS`; the files written. ``output``: a folder; None: the run's, or where one stands."""
     if form in ("ro-crate", "every-eval-ever") and run is None:
         raise UsageError(f"{form} describes a run", f"nngpt-lab export {form} RUN, one that `nngpt-lab runs` lists")
+    if form in ("croissant", "codemeta") and run is not None:
+        raise UsageError(f"{form} describes no run", f"leave out {manifest.display(run)}")
     return FORMS[form](run, output)
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nngpt_lab.candidates.protocols import get_protocol
+from nngpt_lab.candidates.protocols import PROTOCOLS, get_protocol
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import UsageError
 from nngpt_lab.ground.hashing import sha256_file, sha256_json
@@ -167,10 +167,13 @@ def _read_literal(text: str, kind: type | None) -> Any:
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
-COUNTS = ("altered", "batch", "corpus", "cycles", "edits", "epochs", "examples", "functions", "live_seeds",
-          "llm_seeds", "loop_seeds", "lora_epochs", "minutes", "networks", "pairs", "rank", "repeats", "resamples",
-          "sample", "samples", "seeds", "test", "train", "train_images", "workers")  # fmt: skip
-LEAST = dict.fromkeys(COUNTS, 1) | {"policy_seeds": 0}
+COUNTS = ("alpha", "altered", "batch", "corpus", "cycles", "edits", "epochs", "examples", "functions", "live_seeds",
+          "llm_seeds", "loop_seeds", "lora_epochs", "minutes", "networks", "pairs", "parameters", "rank", "repeats",
+          "resamples", "sample", "samples", "seeds", "texts", "train_images", "workers")  # fmt: skip
+LEAST = dict.fromkeys(COUNTS, 1) | {"policy_seeds": 0, "test": 4, "train": 4}
+LEAST_THERE = {("minhash", "repeats"): 2}  # notebooks that need more of what others need one of
+LISTS = ("axes", "coder", "prompts")  # of names, separated by commas, each of which is run
+SEVERAL_MODELS = ("03_code_to_prediction", "cot_vs_direct", "network_prompts")
 CHANGED = ("rank", "lr", "lora_epochs", "temperature", "threshold")  # of a paper's design
 LARGEST_HASHED = 16 * 2**20  # bytes
 
@@ -185,14 +188,25 @@ def check_values(notebook: Path, given: dict[str, Any], profile: Profile) -> Non
         tables["prompts"] = lambda names, profile: _questions(names, None, profile)
     if notebook.stem.startswith("04"):
         tables["arms"] = partial(_arms, "04")
+    if notebook.stem not in SEVERAL_MODELS:
+        tables["coder"] = _coder
+    least = LEAST | {name: number for (stem, name), number in LEAST_THERE.items() if stem == notebook.stem}
     for name, value in given.items():
         if isinstance(value, str) and name in tables:
+            _check_list(name, value)
             tables[name](value, profile)
-        elif type(value) is int and value < LEAST.get(name, value):
-            raise UsageError(f"{name} takes a whole number from {LEAST[name]} up, not {value}", f"say -p {name} 3")
+        elif type(value) is int and value < least.get(name, value):
+            raise UsageError(f"{name} takes a whole number from {least[name]} up, not {value}", f"say -p {name} 8")
         elif type(value) is float and name in LEAST and value <= 0:
             raise UsageError(f"{name} takes a number above 0, not {value:g}", f"say -p {name} 0.5")
     _resized(notebook, given, profile)
+
+
+def _check_list(name: str, value: str) -> None:
+    """A UsageError if a list names one thing twice: the same would be run again, and counted twice."""
+    parts = [part.strip() for part in value.split(",") if part.strip()] if name in LISTS else []
+    if twice := next((part for place, part in enumerate(parts) if part in parts[:place]), None):
+        raise UsageError(f"{name} names {twice!r} twice", f"say -p {name} {','.join(dict.fromkeys(parts))}")
 
 
 def check_own_claims(notebook: Path, values: dict[str, Any]) -> None:
@@ -261,6 +275,18 @@ def _coders(names: str, profile: Profile) -> None:
             models.check_template(found)
 
 
+def _coder(name: str, profile: Profile) -> None:
+    if "," in name or name == "all":
+        raise UsageError(f"coder is one model here, not {name!r}", "run the notebook once for each")
+    _coders(name, profile)
+
+
+def _protocol(kind: str, name: str, profile: Profile) -> None:
+    if get_protocol(name).kind.value != kind:
+        own = ", ".join(each.name for each in PROTOCOLS.values() if each.kind.value == kind)
+        raise UsageError(f"protocol {name!r} is not for {kind}s", f"use one of {own}")
+
+
 def _designs(number: str) -> Any:
     """The design module of the paper whose notebook has this number; imported only here, for it takes seconds."""
     from nngpt_lab.papers.architecture_loop import design as architectures
@@ -297,8 +323,9 @@ def _replay(name: str, profile: Profile) -> None:
 
 
 def _prompts(names: str, profile: Profile) -> None:
+    own = _designs("01")
     for name in names.split(","):
-        prompt(name.strip())
+        check_fields(name.strip(), own.filled(own.DESIGNS[profile.architecture_loop.design]))
 
 
 def _questions(prompts: str | None, splits: str | None, profile: Profile) -> None:
@@ -308,7 +335,7 @@ def _questions(prompts: str | None, splits: str | None, profile: Profile) -> Non
 
 TABLES: dict[str, Callable[[str, Profile], Any]] = {
     "arms": partial(_arms, "01"),
-    "augmentation_protocol": lambda name, profile: get_protocol(name),
+    "augmentation_protocol": partial(_protocol, "augmentation"),
     "axes": _axes,
     "coder": _coders,
     "device": lambda device, profile: profile.on(device),
@@ -318,7 +345,7 @@ TABLES: dict[str, Callable[[str, Profile], Any]] = {
     "live_arms": partial(_arms, "02"),
     "prompt": lambda name, profile: prompt(name),
     "prompts": _prompts,
-    "protocol": lambda name, profile: get_protocol(name),
+    "protocol": partial(_protocol, "architecture"),
     "replay": _replay,
     "splits": lambda names, profile: _questions(None, names, profile),
 }

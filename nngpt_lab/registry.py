@@ -26,14 +26,15 @@ PAPERS = {  # by the letter that claims use: arXiv number, title, authors
     "C": ("2605.03686", "From Code to Prediction: Fine-Tuning LLMs for NN Performance Classification in NNGPT",
           "Hanouneh, Mahmoud and Timofte, Radu and Ignatov, Dmitry"),
     "D": ("2605.04903", "Delta-Based Neural Architecture Search: LLM Fine-Tuning via Code Diffs",
-          "Adhikari and Timofte and Ignatov"),
+          "Adhikari, Santosh Premi and Timofte, Radu and Ignatov, Dmitry"),
 }  # fmt: skip
 FOUND = ["verdict", "our_value", "ci_low", "ci_high", "n", "p_holm", "note", "run"]  # what a run adds
 
 
 def claims(results: str | Path | None = None) -> pd.DataFrame:
     """Every registered claim, with what a results folder (``results/demo``) says of it: of each notebook its latest run
-    counts. None: the newest of this machine's ``results/<profile>``, or else the reference runs.
+    counts. None: the newest of this machine's ``results/<profile>`` but ``smoke``, which judges nothing, or else the
+    reference runs.
 
     A row per claim: claim_id, paper, claim, test, paper_value, unit, margin, least, units, grade, source; then
     :data:`FOUND`: ``verdict`` is "not yet run" where no run of the folder judged it, and ``run`` names which did.
@@ -54,15 +55,13 @@ def claims(results: str | Path | None = None) -> pd.DataFrame:
 
 
 def newest() -> Path | None:
-    """The results folder of a profile in which a claims table was written last; else the reference runs, if any."""
+    """The results folder of a profile in which a claims table was written last; else the reference runs, if any. A run
+    of ``smoke`` is too small to judge, and must not hide what judges: it comes last."""
     root = paths.results_root()
-    own = [path for path in sorted(root.glob("*")) if path.is_dir() and path.name != "reference"]
-    began = {folder: max(_latest(folder).values(), default="") for folder in own}
-    best = max(began, key=lambda folder: began[folder], default=None)
-    if best is not None and began[best]:
-        return best
-    reference = paths.reference_folder() / "demo"
-    return reference if _latest(reference) else None
+    own = [path for path in sorted(root.glob("*")) if path.is_dir() and path.name not in ("reference", "smoke")]
+    own.sort(key=lambda folder: max(_latest(folder).values(), default=""), reverse=True)
+    places = [*own, paths.reference_folder() / "demo", root / "smoke"]
+    return next((folder for folder in places if _latest(folder)), None)
 
 
 def _latest(folder: Path) -> dict[Path, str]:

@@ -142,7 +142,6 @@ def run_notebooks(
     outcomes = []
     with contextlib.ExitStack() as locks:
         for job in jobs:  # all before the first starts: a second run must fail now, not in ten minutes
-            run_folders.adopt(job.folder.parent, job.folder.name, job.defaults)
             job.folder.mkdir(exist_ok=True)
             locks.enter_context(run_folders.hold(job.folder))
         deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
@@ -186,6 +185,7 @@ def prepare(
     device = str(given.get("device"))  # in a notebook of the user's it may mean anything
     doctor.check_hardware(profile.on(device) if re.fullmatch(r"cpu|cuda(:\d+)?", device) else profile)
     for job in jobs:
+        run_folders.check_ours(job.folder)
         doctor.check_writable(job.folder.parent)
         run_folders.claim(job.notebook, job.folder.parent)
     return jobs

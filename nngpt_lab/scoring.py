@@ -160,8 +160,9 @@ def _fill(row: Scored, outcomes: Sequence[Outcome]) -> None:
     if row.scores:
         estimate = t_interval(np.array(row.scores))
         row.mean = estimate.value
-        if not np.isnan(estimate.low):  # an accuracy cannot lie outside [0, 1], though a t-interval can
-            row.low, row.high = max(0.0, estimate.low), min(1.0, estimate.high)
+        if not np.isnan(estimate.low):
+            bounded = estimate.within(0, 1)  # though a t-interval is not
+            row.low, row.high = bounded.low, bounded.high
 
 
 def published(kind: Kind) -> dict[str, NoveltyIndex]:

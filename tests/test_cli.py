@@ -241,8 +241,9 @@ def test_fetch_by_name_compiles_nothing(published):
 
 
 def test_prune_lists_deletes_when_told_and_keeps_the_reference(tmp_path, monkeypatch):
-    for name, day in ("seed-0", 1), ("seed-1", 2):
-        leave(tmp_path / "01_x" / name, day=day)
+    assert "there are no runs" in lab("prune", tmp_path).output
+    for name, day, status in ("seed-0", 1, "failed"), ("seed-1", 2, "ok"):
+        leave(tmp_path / "01_x" / name, status, day=day)
     listed = lab("prune", tmp_path)
     assert "would go  01_x/seed-0" in listed.stdout and "--yes" in listed.stdout and (tmp_path / "01_x/seed-0").exists()
     assert "deleted  01_x/seed-0" in lab("prune", tmp_path, "--yes").stdout

@@ -186,7 +186,7 @@ def test_a_run_s_own_measurement_of_a_published_model_is_a_record_of_its_own(run
 def test_the_corpora_as_croissant(tmp_path, monkeypatch, caplog):
     """Described as they are: mlcroissant accepts the description and reads the rows by it."""
     codes = pd.DataFrame({"name": ["a", "b"], "code": ["x = 1", "y"], "lines": [1, 2], "parses": [True, False]})
-    records = pd.DataFrame({"architecture": ["a"], "accuracy": [0.5]})
+    records = pd.DataFrame({"architecture": pd.Categorical(["a"]), "accuracy": [0.5]})  # as the compiled ones are
     issues = pd.DataFrame({"reason": ["r"], "count": [1]})
     functions = pd.DataFrame({"name": ["f"], "operations": [["Pad", "Crop"]], "score": [0.7]})
     monkeypatch.setattr(architectures, "load", lambda: architectures.Lemur(codes, records, issues))
@@ -206,6 +206,13 @@ def test_the_corpora_as_croissant(tmp_path, monkeypatch, caplog):
     assert "nn-gpt 1.0.6 (MIT)" in (tmp_path / "croissant.json").read_text()
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for form in "croissant", "codemeta":
+        done = lab("export", form, "--output", tmp_path / "file" / "out")
+        assert done.exit_code == 2 and "choose another --output" in done.output
+
+
 def test_codemeta_is_the_package_s_own_metadata(tmp_path):
     assert lab("export", "codemeta", "--output", tmp_path).exit_code == 0
     content = json.loads((tmp_path / "codemeta.json").read_text())
@@ -219,7 +226,9 @@ def test_codemeta_is_the_package_s_own_metadata(tmp_path):
     ("arguments", "said"),
     [
         (["ro-crate"], "describes a run"),
-        (["ro-crate", "nowhere"], "nowhere is no finished run"),
+        (["ro-crate", "nowhere"], "there is no run 'nowhere'"),
+        (["codemeta", "nowhere"], "there is no run"),
+        (["codemeta", "."], "describes no run"),
         (["bagit"], "Invalid value"),
     ],
 )

@@ -236,6 +236,22 @@ VALUES = [
     ("walkthroughs/from_text_to_score", {"protocol": "nosuch"}, "no protocol 'nosuch'"),
     ("walkthroughs/from_text_to_score", {"augmentation_protocol": "nosuch"}, "no protocol 'nosuch'"),
     ("walkthroughs/from_text_to_score", {"minutes": "0"}, "above 0, not 0"),
+    ("walkthroughs/from_text_to_score", {"protocol": "digits-augmentation"}, "not for architectures"),
+    ("walkthroughs/from_text_to_score", {"augmentation_protocol": "digits"}, "not for augmentations"),
+    ("walkthroughs/from_text_to_score", {"parameters": "-5"}, "from 1 up, not -5"),
+    ("walkthroughs/minhash", {"repeats": "1"}, "from 2 up, not 1"),
+    ("walkthroughs/lora", {"alpha": "0"}, "from 1 up, not 0"),
+    ("walkthroughs/lora", {"texts": "-1"}, "from 1 up, not -1"),
+    ("ablations/network_prompts", {"prompts": "transform_nano"}, "which this loop does not fill"),
+    ("ablations/network_prompts", {"prompts": "architecture_paper, architecture_paper"}, "twice"),
+    ("ablations/loop_settings", {"axes": "rank,rank"}, "axes names 'rank' twice"),
+    ("ablations/loop_settings", {"coder": "all"}, "one model here"),
+    ("ablations/cot_vs_direct", {"coder": "nano-coder,nano-coder"}, "names 'nano-coder' twice"),
+    ("03_code_to_prediction", {"coder": "nano-coder, nano-coder"}, "names 'nano-coder' twice"),
+    ("03_code_to_prediction", {"test": "1"}, "from 4 up, not 1"),
+    ("03_code_to_prediction", {"train": "1"}, "from 4 up, not 1"),
+    ("01_memorization_to_creativity", {"coder": "nano-coder,SmolLM2-135M"}, "one model here"),
+    ("04_delta_search", {"coder": "all"}, "one model here"),
 ]
 
 

@@ -37,7 +37,7 @@ ALLOWED = {
         "+6.1": "counted by tests/recount", "6.1": "counted by tests/recount", "4.3": "the same", "2.1.2": "a version",
         "3.11": "of Python", "0.1": "%, the best that are searched for, and a version", "4.0": "a licence",
         "3.3": "M weights of the nano coder; and paper A's +3.3, counted by tests/recount", "2,000": "of a universe",
-        "6,000": "a fact", "1,000": "damaged diffs, notebook 04", "1,854": "networks, the same",
+        "6,000": "a fact", "1,854": "networks, the same",
         "10,482": "counted by tests/recount", "5,982": "the same",
         "578,595": "records that tests/corpora/test_architectures.py counts",
     },
@@ -72,6 +72,7 @@ CELLS = [  # notebook, table, rows, column, times, digits: single numbers of REA
     (SEARCH, "replay_needed", "n0 == 50 and target == 'top 0.1%' and method.str[:3] == 'LLM'", "times_fewer", 1, 1),
     (SEARCH, "ordering", "test == 'held-out operations'", "oracle", 100, 1),
     (SEARCH, "best_of_n", "n in (10, 100, 6000)", "expected_best", 100, 0),
+    ("04_delta_search", "live_formats", "form == 'whole_file' or arm == 're-run'", "worse", 1, 1),
     *[("cot_vs_direct", "paired_tests", "tuned and measure in ('valid', 'new')", style, 100, 1)
       for style in ("direct", "cot")],
 ]  # fmt: skip

@@ -40,6 +40,9 @@ def test_every_claim_has_the_verdict_of_the_newest_or_of_a_given_folder(results)
     assert older["paper_value"].notna().all()
     with pytest.raises(UsageError, match="has a claims table"):
         nngpt_lab.claims(results / "nothing")
+    leave_claims(results / "smoke" / "03_x" / "seed-0", "2026-03-01T00:00:00", "not tested")  # the newest of all
+    assert nngpt_lab.claims().set_index("claim_id").loc["C-chance", "verdict"] == "wrong comparator"
+    assert "claims of" in lab("claims").stderr and "gpu" in lab("claims").stderr
 
 
 def test_without_any_run_all_wait(tmp_path, monkeypatch):

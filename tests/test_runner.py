@@ -117,6 +117,24 @@ def test_an_executed_notebook_run_again_takes_the_new_parameters_and_shows_no_fo
         assert private not in text, private
 
 
+def test_what_lies_where_results_go_is_neither_moved_nor_cleared(tmp_path):
+    """A notebook in the very folder that its results get, beside files with the names of results."""
+    (tmp_path / "mine").mkdir()
+    notebook = write_notebook(tmp_path / "mine" / "mine.ipynb", "1 + 1")
+    files = ["mine/figures/mine.png", "mine/tables/by_hand.csv", "mine/executed.html", "mine/data.csv"]
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("by hand")
+    outcome = run_notebook(notebook, output=tmp_path)
+    assert outcome.status == "ok" and notebook.exists()
+    assert all((tmp_path / file).read_text() == "by hand" for file in files)
+    (outcome.job.folder / "manifest.json").unlink()
+    for trace in (".calls.jsonl", ".lock"):
+        (outcome.job.folder / trace).unlink(missing_ok=True)
+    assert "not of a run" in refused(notebook, output=tmp_path)
+    assert (outcome.job.folder / "executed.ipynb").exists()
+
+
 def test_a_wrong_value_after_a_good_run_costs_nothing(tmp_path):
     """Neither one that is refused, nor one that fails in the notebook; nor a change after which the same run fails."""
     notebook = write_notebook(tmp_path / "n.ipynb", WRITES_A_TABLE, "assert top < 9", parameters="top = 1")

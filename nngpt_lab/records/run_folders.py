@@ -25,7 +25,7 @@ from nngpt_lab.ground.hashing import sha256_json
 from nngpt_lab.records import manifest
 from nngpt_lab.records.profiles import PROFILES
 
-LATEST, BY_HAND = "latest", "by-hand"
+LATEST, BY_HAND, AGAIN = "latest", "by-hand", "-before-"
 RUN = re.compile(rf"seed-\d+(-.*)?|{BY_HAND}")
 FINISHED = ("ok", "incomplete")  # what a manifest says of a run that went to its notebook's end
 LOCK, HOLDER = ".lock", ".lock-holder.json"
@@ -110,7 +110,7 @@ def set_aside(run: Path) -> None:
     if record.get("status") not in FINISHED:
         return
     stamp = re.sub(r"[-:]", "", str(record.get("started", "")))[:15].replace("T", "-")
-    place = free(run.with_name(f"{run.name.partition('-before-')[0]}-before-{stamp}"))
+    place = free(run.with_name(f"{run.name.partition(AGAIN)[0]}{AGAIN}{stamp}"))
     place.mkdir()
     for part in manifest.RESULTS:
         if part != manifest.FILENAME and (run / part).exists():
@@ -142,32 +142,25 @@ def claim(notebook: Path, folder: Path) -> None:
     note.write_text(f"{here}\n", encoding="utf-8")
 
 
-def adopt(folder: Path, run: str, own: Mapping[str, Any]) -> None:
-    """Make a run folder of what an earlier version of the lab left in the notebook's folder itself. ``run``: its name,
-    if no manifest says whose run it was: most likely this one's, which then continues. ``own``: the notebook's own
-    parameters, from which a run's name leaves out what is the same."""
-    if not any((folder / part).exists() for part in (*manifest.RESULTS, manifest.LEDGER)):
-        return
-    if record := manifest.read(folder):
-        known = record.get("parameters", {})
-        given = {key: value for key, value in known.items() if key not in own or own[key] != value}
-        run = name(record.get("seed", 0), given)
-    with hold(folder):  # an earlier version may be at work there
-        place = free(folder / run)
-        place.mkdir()
-        ours = {LATEST, LOCK, HOLDER, NOTEBOOK, *(path.name for path in runs(folder))}
-        for path in [path for path in folder.iterdir() if path.name not in ours]:
-            path.rename(place / path.name)
+def check_ours(run: Path) -> None:
+    """A UsageError if a run's folder holds anything without a trace that the lab made it: a new run would clear it."""
+    traces = (manifest.FILENAME, manifest.CALLS, manifest.LEDGER, LOCK)
+    if run.is_dir() and any(run.iterdir()) and not any((run / trace).exists() for trace in traces):
+        cause = f"{manifest.display(run)} holds files that are not of a run, and a run would write over them"
+        raise UsageError(cause, "choose another --output, or move them")
 
 
 def prunable(notebook: Path) -> list[Path]:
-    """Runs that may go: those that ended and began before the newest finished one. Without such a one none may, nor
-    may any that has no manifest: a call may still continue it."""
+    """Runs that may go: those that the same call has replaced, and those that failed before the newest finished one
+    began. Other seeds and parameters are other runs, and stay; so does what has no manifest: a call may continue it."""
     keep = latest(notebook)
     if keep is None or status(keep) not in FINISHED:
         return []
     began = {run: str((manifest.read(run) or {}).get("started", "")) for run in runs(notebook)}
-    return [run for run, when in began.items() if run != keep and when and when <= began[keep]]
+    failed = [run for run, when in began.items() if status(run) == "failed" and when <= began[keep]]
+    aside = {run: notebook / run.name.partition(AGAIN)[0] for run in began if AGAIN in run.name}
+    replaced = [run for run, by in aside.items() if status(by) in FINISHED]
+    return sorted({*failed, *replaced} - {keep})
 
 
 @contextlib.contextmanager

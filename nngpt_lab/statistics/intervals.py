@@ -37,6 +37,11 @@ class Estimate:
         low, high = sorted(float(function(end)) for end in (self.low, self.high))
         return Estimate(float(function(self.value)), low, high, self.n)
 
+    def within(self, least: float, most: float) -> Estimate:
+        """The same with ends that the quantity can have: 0 and 1 of a share, say."""
+        low, high = np.clip([self.low, self.high], least, most).tolist()
+        return Estimate(self.value, low, high, self.n)
+
     def columns(self, name: str, low: str = "", high: str = "") -> dict[str, float]:
         """As columns of a table: ``name``, ``name_low`` and ``name_high``, or other names for the ends."""
         return {name: self.value, low or f"{name}_low": self.low, high or f"{name}_high": self.high}

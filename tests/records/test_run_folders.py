@@ -112,30 +112,34 @@ def test_moved_together_or_alone_results_still_belong_to_their_notebook(tmp_path
     run_folders.claim(tmp_path / "new" / "n.ipynb", tmp_path / "new" / "results" / "n")
 
 
-def test_what_an_earlier_version_left_becomes_a_run(notebook):
-    own = {"samples": 8, "arms": None}
-    leave(notebook, "ok", seed=3, parameters={"samples": 48, "arms": None, "gone": 1})
-    leave(notebook / "seed-0")
-    (notebook / "runs").mkdir()
-    run_folders.adopt(notebook, "seed-0", own)
-    adopted = notebook / run_folders.name(3, {"samples": 48, "gone": 1})
-    assert sorted(path.name for path in adopted.iterdir()) == ["ledger.sqlite", "manifest.json", "runs", "tables"]
-    assert {path.name for path in notebook.iterdir()} == {"seed-0", adopted.name, ".lock"}
-    run_folders.adopt(notebook, "seed-0", own)
-    assert len(run_folders.runs(notebook)) == 2
-    (notebook / "ledger.sqlite").write_text("of a run that was stopped")
-    run_folders.adopt(notebook, "seed-7", own)  # the call that continues it
-    assert (notebook / "seed-7" / "ledger.sqlite").exists()
+@pytest.mark.parametrize("trace", ["manifest.json", ".calls.jsonl", "ledger.sqlite", ".lock", ""])
+def test_a_folder_without_a_trace_of_the_lab_is_not_taken_for_a_run(notebook, trace):
+    run = notebook / "seed-0"
+    run_folders.check_ours(run)
+    (run / "figures").mkdir(parents=True)
+    (run / "figures" / "mine.png").write_text("by hand")
+    if trace:
+        (run / trace).touch()
+        run_folders.check_ours(run)
+        return
+    with pytest.raises(UsageError, match="not of a run"):
+        run_folders.check_ours(run)
 
 
-def test_only_what_ended_before_the_newest_finished_run_may_go(notebook):
+def test_only_what_was_replaced_or_failed_before_the_newest_finished_run_may_go(notebook):
     for name, status, day in (
         ("seed-0", "ok", 1), ("seed-1", "failed", 2), ("seed-2", "", 0), ("seed-3", "ok", 3), ("seed-4", "failed", 4)
     ):  # fmt: skip
         leave(notebook / name, status, day)
-    assert [run.name for run in run_folders.prunable(notebook)] == ["seed-0", "seed-1"]
+    assert [run.name for run in run_folders.prunable(notebook)] == ["seed-1"]  # seed-0 is another run than seed-3
+    run_folders.set_aside(notebook / "seed-0")
+    (replaced,) = [run.name for run in run_folders.runs(notebook) if "-before-" in run.name]
+    assert [run.name for run in run_folders.prunable(notebook)] == ["seed-1"]  # nothing has taken its place yet
+    leave(notebook / "seed-0", "ok", 2)
+    assert [run.name for run in run_folders.prunable(notebook)] == [replaced, "seed-1"]
     leave(notebook / "seed-3", "failed", 3)
-    assert [run.name for run in run_folders.prunable(notebook)] == []  # seed-0 is the newest that finished
+    found = [run.name for run in run_folders.prunable(notebook)]
+    assert found == [replaced, "seed-1"]  # seed-3 failed after seed-0, the newest that finished
 
 
 def test_a_running_one_is_not_removed(notebook):

@@ -68,9 +68,9 @@ def measure(
             measured[f"B-cycle-{cycle}-{name}"] = _in_per_cent(rows.iloc[0], column)
     of_cycles = runs.assign(rate=100 * runs["valid"] / runs["sampled"], mean=100 * runs["mean"]).groupby("seed")
     recovered = runs[runs["cycle"].isin(CYCLES)].groupby("seed")
-    measured["B-mean-accuracy"] = intervals.t_interval(of_cycles["mean"].mean())
-    measured["B-mean-valid"] = intervals.t_interval(of_cycles["rate"].mean())
-    measured["B-peak-valid"] = intervals.t_interval(of_cycles["rate"].max())
+    measured["B-mean-accuracy"] = intervals.t_interval(of_cycles["mean"].mean()).within(0, 100)
+    measured["B-mean-valid"] = intervals.t_interval(of_cycles["rate"].mean()).within(0, 100)
+    measured["B-peak-valid"] = intervals.t_interval(of_cycles["rate"].max()).within(0, 100)
     measured["B-novel-total"] = intervals.t_interval(of_cycles["novel"].sum())
     measured["B-novel-cycles"] = intervals.t_interval(recovered["novel"].sum())
     for key, (control, measure_) in CONTROLS.items():

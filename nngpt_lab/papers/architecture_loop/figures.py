@@ -244,8 +244,10 @@ def _density(values: np.ndarray, x: np.ndarray, width: float) -> np.ndarray:
 
 
 def failures(table: pd.DataFrame) -> Figure:
-    """How the loop's samples ended, per cycle, as stacked areas (``failure_table``)."""
-    wide = 100 * table[table["arm"] == LOOP].pivot(index="cycle", columns="status", values="share").fillna(0)
+    """How the samples of the loop, or without one of the first arm, ended, per cycle, as stacked areas
+    (``failure_table``)."""
+    shown = LOOP if LOOP in set(table["arm"]) else table["arm"].iloc[0]
+    wide = 100 * table[table["arm"] == shown].pivot(index="cycle", columns="status", values="share").fillna(0)
     seen = [status for status in STATUSES if status in wide and wide[status].any()]
     figure, ax = new_figure(width=9, height=4.2)
     cycle_axis(ax, int(wide.index.max()))
@@ -255,7 +257,7 @@ def failures(table: pd.DataFrame) -> Figure:
         ax.set_xlim(wide.index.min(), wide.index.max())
     else:
         plots.stack(ax, wide, {status: STATUSES[status] for status in seen}, horizontal=False)
-    ax.set(ylabel="samples, %", ylim=(0, 100), title="How the samples ended")
+    ax.set(ylabel="samples, %", ylim=(0, 100), title=f"How the samples ended: {shown}")
     plots.legend_right(figure, upwards=True)  # as they are stacked
     return figure
 

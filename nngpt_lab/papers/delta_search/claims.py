@@ -87,8 +87,9 @@ def measure(
     if published:
         scores = edits[(edits["form"] == FORM) & (edits["arm"] == ARM)].dropna(subset="score")
         found[f"D-valid-{published}"] = Estimate.of(row, "valid", "sampled")
-        found[f"D-mean-{published}"] = intervals.t_interval(100 * scores["score"].to_numpy())
-        found[f"D-best-{published}"] = intervals.t_interval(100 * scores.groupby("seed")["score"].max().to_numpy())
+        found[f"D-mean-{published}"] = intervals.t_interval(100 * scores["score"].to_numpy()).within(0, 100)
+        best = scores.groupby("seed")["score"].max().to_numpy()
+        found[f"D-best-{published}"] = intervals.t_interval(100 * best).within(0, 100)
         return {key: Measured(value) for key, value in found.items() if value is not None}
     said = {key: _text(value) if value else f"{row['state']}." for key, value in found.items()}
     return {key: Measured(None, f"Our scaled comparison: {text}") for key, text in said.items()}
