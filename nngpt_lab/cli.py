@@ -185,6 +185,9 @@ def run(
 
     chosen = [find_notebook(name) for name in notebook]
     own = {"device": device, "isolation": isolation}
+    known = {name for each in chosen for name in runner.read_parameters(runner.read_notebook(each), each.name)}
+    for option in [name for name, value in own.items() if value is not None and name not in known]:
+        click.echo(f"--{option} {own.pop(option)}: nothing in {', '.join(notebook)} takes it", err=True)
     given = dict(parameters) | {name: value for name, value in own.items() if value is not None}
     stop_if_failed(runner.run_notebooks(chosen, profile, seed, given, output, force, on_done=tell, minutes=minutes))
 

@@ -138,6 +138,8 @@ def run_notebooks(
         UsageError: something given is wrong; BusyError: another process is working in one of the folders; nothing was
             started.
     """
+    if minutes is not None and not minutes > 0:
+        raise UsageError(f"a run of {minutes:g} minutes does nothing", "give a number above 0, or none")
     jobs = prepare(notebooks, get_profile(profile), seed, parameters or {}, output)
     outcomes = []
     with contextlib.ExitStack() as locks:

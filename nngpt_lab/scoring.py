@@ -5,6 +5,7 @@ What ``nngpt-lab score`` and ``nngpt-lab novelty`` do. Files are read; only the 
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -192,19 +193,32 @@ def _neighbour(form: str, index: NoveltyIndex, code: str) -> Neighbour:
 
 def novelty(sources: Mapping[str, str], known: Mapping[str, NoveltyIndex] | None) -> list[dict]:
     """Each file's nearest source of ``known`` (None: of what was published of its kind) by form, and the first file
-    before it in the folder that it repeats there."""
-    kinds = {name: kind_of(code) for name, code in sources.items()}
+    before it in the folder that it repeats there. A file that is ``no_code``, which says why, is compared with none."""
+    wrong = {name: reason for name, code in sources.items() if (reason := _no_code(code))}
+    kinds = {name: kind_of(code) for name, code in sources.items() if name not in wrong}
     against = {kind: known or published(kind) for kind in dict.fromkeys(kinds.values())}
     within = {form: NoveltyIndex(rule) for form, rule in EACH_FORM.items()}
-    rows = []
+    rows: list[dict] = []
     for name, code in sources.items():
+        if name in wrong:
+            rows.append({"file": name, "kind": "", "neighbours": [], "repeats": {}, "no_code": wrong[name]})
+            continue
         found = nearest({name: code}, against[kinds[name]])[name]
         repeats: dict[str, str | None] = {}
         for form, index in within.items():
             match = index.check_and_add(name, code)
             repeats |= {form: match.nearest} if match.duplicate else {}
-        rows.append({"file": name, "kind": kinds[name].value, "neighbours": found, "repeats": repeats})
+        row = {"file": name, "kind": kinds[name].value, "neighbours": found, "repeats": repeats}
+        rows.append(row | {"no_code": ""})
     return rows
+
+
+def _no_code(text: str) -> str:
+    """Why a text is no Python that could be compared; empty if it is."""
+    try:
+        return "" if ast.parse(text).body else "it is empty"
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"it does not parse: {error}"
 
 
 def novelty_lines(rows: Sequence[dict]) -> list[str]:
@@ -213,6 +227,8 @@ def novelty_lines(rows: Sequence[dict]) -> list[str]:
     for row in rows:
         lines += [row["file"], *(f"  {line}" for line in _told(row["neighbours"]))]
         lines += [f"  {form}: repeats {other} of this folder" for form, other in row["repeats"].items()]
+        lines += [f"  left out: {row['no_code']}"] * bool(row["no_code"])
+    rows = [row for row in rows if not row["no_code"]]
     for place, form in enumerate(EACH_FORM):
         new = sum(not row["neighbours"][place].duplicate and form not in row["repeats"] for row in rows)
         lines.append(f"new in {form} form: {new} of {len(rows)} (Jaccard below {EACH_FORM[form].jaccard_threshold})")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner, Result
 
-from nngpt_lab import cli, doctor, report
+from nngpt_lab import cli, doctor, report, runner
 from nngpt_lab.corpora import architectures, artifacts, augmentations
 from nngpt_lab.ground import paths
 from nngpt_lab.ground.errors import DataError
@@ -238,6 +238,19 @@ def test_fetch_by_name_compiles_nothing(published):
     name = next(iter(artifacts.ARTIFACTS))
     assert lab("fetch", name).exit_code == 0
     assert (published.fetched, published.compiled) == ([name], [])
+
+
+def test_an_option_that_no_notebook_takes_is_told_and_left_out(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(runner, "run_notebooks", lambda *given, **options: ran.append(given[3]) or [])
+    done = lab("run", write_notebook(tmp_path / "n.ipynb"), "--isolation", "weak", "--device", "cpu", "-p", "top", 3)
+    assert done.exit_code == 0 and ran == [{"top": "3"}]
+    assert "--isolation weak: nothing in" in done.stderr and "--device cpu: nothing in" in done.stderr
+
+
+def test_minutes_that_are_no_time_are_refused(tmp_path):
+    done = lab("run", write_notebook(tmp_path / "n.ipynb"), "--minutes", "nan", "--output", tmp_path / "out")
+    assert done.exit_code == 2 and "does nothing" in done.output and not (tmp_path / "out").exists()
 
 
 def test_prune_lists_deletes_when_told_and_keeps_the_reference(tmp_path, monkeypatch):

@@ -119,6 +119,16 @@ def test_novelty_of_a_folder_against_another(mine, known, tmp_path):
     assert "new in raw_tokens form: 0 of 1" in said
 
 
+def test_a_file_that_holds_no_code_is_neither_new_nor_known(mine, known):
+    (mine / "bad.py").write_text("class Net(:\n")
+    (mine / "empty.py").write_text("# nothing yet\n")
+    rows = {row["file"]: row for row in json.loads(lab("novelty", mine, "--json").stdout)}
+    assert {name for name, row in rows.items() if row["no_code"]} == {"bad.py", "empty.py"}
+    said = lab("novelty", mine).stdout
+    assert "left out: it does not parse" in said and "left out: it is empty" in said
+    assert said.splitlines()[-1].split(" (")[0].endswith("of 3")
+
+
 def test_an_interval_ends_where_accuracies_do():
     """A t-interval of three scores can reach below 0 and above 1."""
     row = scoring.Scored("a.py", "architecture", "digits")
