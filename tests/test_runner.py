@@ -129,7 +129,7 @@ def test_what_lies_where_results_go_is_neither_moved_nor_cleared(tmp_path):
     assert outcome.status == "ok" and notebook.exists()
     assert all((tmp_path / file).read_text() == "by hand" for file in files)
     (outcome.job.folder / "manifest.json").unlink()
-    for trace in (".calls.jsonl", ".lock"):
+    for trace in (".calls.jsonl", ".lock", "contents.json"):
         (outcome.job.folder / trace).unlink(missing_ok=True)
     assert "not of a run" in refused(notebook, output=tmp_path)
     assert (outcome.job.folder / "executed.ipynb").exists()

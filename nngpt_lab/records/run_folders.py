@@ -143,11 +143,12 @@ def claim(notebook: Path, folder: Path) -> None:
 
 
 def check_ours(run: Path) -> None:
-    """A UsageError if a run's folder holds anything without a trace that the lab made it: a new run would clear it."""
-    traces = (manifest.FILENAME, manifest.CALLS, manifest.LEDGER, LOCK)
-    if run.is_dir() and any(run.iterdir()) and not any((run / trace).exists() for trace in traces):
-        cause = f"{manifest.display(run)} holds files that are not of a run, and a run would write over them"
-        raise UsageError(cause, "choose another --output, or move them")
+    """A UsageError if a run would clear something in its folder and nothing shows that the lab made it."""
+    traces = (manifest.FILENAME, manifest.CALLS, manifest.LEDGER, LOCK, "contents.json")
+    cleared = [part for part in manifest.RESULTS if (run / part).exists()]
+    if cleared and not any((run / trace).exists() for trace in traces):
+        cause = f"{manifest.display(run)} holds {cleared[0]}, which is not of a run, and a run would clear it"
+        raise UsageError(cause, "choose another --output, or move it")
 
 
 def prunable(notebook: Path) -> list[Path]:

@@ -112,17 +112,19 @@ def test_moved_together_or_alone_results_still_belong_to_their_notebook(tmp_path
     run_folders.claim(tmp_path / "new" / "n.ipynb", tmp_path / "new" / "results" / "n")
 
 
-@pytest.mark.parametrize("trace", ["manifest.json", ".calls.jsonl", "ledger.sqlite", ".lock", ""])
+@pytest.mark.parametrize("trace", ["manifest.json", ".calls.jsonl", "ledger.sqlite", ".lock", "contents.json", ""])
 def test_a_folder_without_a_trace_of_the_lab_is_not_taken_for_a_run(notebook, trace):
     run = notebook / "seed-0"
     run_folders.check_ours(run)
-    (run / "figures").mkdir(parents=True)
+    (run / "data").mkdir(parents=True)
+    run_folders.check_ours(run)  # nothing that would be cleared
+    (run / "figures").mkdir()
     (run / "figures" / "mine.png").write_text("by hand")
     if trace:
         (run / trace).touch()
         run_folders.check_ours(run)
         return
-    with pytest.raises(UsageError, match="not of a run"):
+    with pytest.raises(UsageError, match="holds figures, which is not of a run"):
         run_folders.check_ours(run)
 
 
