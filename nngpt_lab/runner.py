@@ -53,6 +53,7 @@ KERNEL_LOG = ".kernel.log"  # of the kernel's process, not of the notebook; tell
 PROGRESS = ".progress.json"  # how far the cell that runs is
 NOTEBOOK_GIB = 3  # of memory for each notebook that runs beside others; the most that one of the demo took is 2
 AGAIN_SECONDS = 60  # an interrupt that finds the kernel between two cells is lost: it is sent again
+START_SECONDS = 600  # for a kernel on a loaded machine
 SHOWS = re.compile(r"\bresults\.(figure|table)\(")  # a cell after which a notebook can go on, whatever it raised
 ENDING = {"KeyboardInterrupt", "LabError", "UsageError", "DataError", "BusyError", "SandboxError"}  # whatever it shows
 MADE_BY_A_RUN = {"injected-parameters", "papermill-error-cell-tag"}  # tags of cells that an executed notebook has more
@@ -270,13 +271,14 @@ def _interrupted_at(deadline: float, kernels: Sequence[Any]) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
-        wait = max(0.0, deadline - time.monotonic())
-        while not over.wait(wait):
-            pids = [getattr(kernel.provisioner, "pid", None) for kernel in kernels if time.monotonic() >= deadline]
-            for pid in filter(None, pids):
+        while not over.wait(max(0.0, deadline - time.monotonic())):
+            if time.monotonic() < deadline:
+                continue
+            for pid in filter(None, [getattr(kernel.provisioner, "pid", None) for kernel in kernels]):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGINT)
-            wait = AGAIN_SECONDS
+            if over.wait(AGAIN_SECONDS):  # not sooner: one that falls before a cell's reply takes the reply with it
+                return
 
     watcher = threading.Thread(target=watch, daemon=True)
     if deadline < math.inf:
@@ -311,6 +313,7 @@ def _execute(job: Job, deadline: float, place: int) -> dict[str, Any] | None:
                 progress_bar=bar,
                 cwd=str(job.notebook.parent),  # as in JupyterLab and nbval
                 kernel_manager_class=_this_python(log, job.folder / PROGRESS, kernels),
+                start_timeout=START_SECONDS,
                 allow_errors=True,
                 on_cell_error=_ends_unless_it_only_shows(ended),
             )

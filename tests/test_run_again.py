@@ -116,7 +116,6 @@ def test_time_up_stops_what_runs_and_the_same_call_goes_on(tmp_path, monkeypatch
     counter, begun, go_on = tmp_path / "counter", tmp_path / "begun", tmp_path / "go_on"
     clock = SimpleNamespace(monotonic=lambda: 1e9 * begun.exists(), perf_counter=lambda: 0.0)
     monkeypatch.setattr(runner, "time", clock)
-    monkeypatch.setattr(runner, "AGAIN_SECONDS", 0.2)
     waits = "import pathlib, time\nfrom nngpt_lab.ground import progress\nprogress.note('runs', 3, 8)\n"
     waits += f"pathlib.Path({str(begun)!r}).touch()\n"
     waits += f"while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.05)"

@@ -159,9 +159,9 @@ def _run_pip(command: list[str], staging: Path, artifact: Artifact) -> tuple[int
     # PIP_RESUME_RETRIES (pip >= 25.1) resumes inside the file; as a variable, an older pip ignores it.
     own = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(staging))
     environment = {"PIP_RESUME_RETRIES": "5"} | os.environ | own
+    bar = tqdm(desc=artifact.name, total=artifact.size_bytes, unit="B", unit_scale=True, disable=bar_hidden())
     child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")  # fmt: skip
-    bar = tqdm(desc=artifact.name, total=artifact.size_bytes, unit="B", unit_scale=True, disable=bar_hidden())
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):

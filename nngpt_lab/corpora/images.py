@@ -276,10 +276,10 @@ def _decode(file: Path, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
 
     cure = f"replace {file.parent} by an intact copy in the hub's Parquet layout, or remove it to download"
     try:
-        parquet = pq.ParquetFile(file)
-        image, label = (_column(file, parquet.schema_arrow.names, names)
-                        for names in (("img", "image"), ("label", "fine_label")))  # fmt: skip
-        table = parquet.read([image, label])
+        with pq.ParquetFile(file) as parquet:
+            image, label = (_column(file, parquet.schema_arrow.names, names)
+                            for names in (("img", "image"), ("label", "fine_label")))  # fmt: skip
+            table = parquet.read([image, label])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file} cannot be read as Parquet: {error}", cure) from error
     labels = np.array(table[label].to_numpy())  # Arrow's own memory is read-only

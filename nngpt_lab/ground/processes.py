@@ -93,7 +93,7 @@ def _begin(lock: Any) -> None:
     """A process of :func:`side_by_side` begins: a terminal's Ctrl-C goes to its parent, which hands it on."""
     tqdm.set_lock(lock)
     os.setpgrp()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until it has a call
+    signal.signal(signal.SIGINT, _note)  # until it has a call
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -104,11 +104,20 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+_interrupts: list[int] = []  # those of a process that had no call yet: it was still importing what its call needs
+
+
+def _note(number: int, _: Any) -> None:
+    _interrupts.append(number)
+
+
 def _interruptible(function: Callable[..., Result], call: tuple) -> Result:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if _interrupts:
+            raise KeyboardInterrupt
         return function(*call)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, _note)
         if not multiprocessing.parent_process().is_alive():  # type: ignore[union-attr]  # it has one
             os._exit(1)  # there is nobody to take the result

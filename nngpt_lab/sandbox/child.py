@@ -120,8 +120,9 @@ class Zygote:
 
     def serve(self) -> NoReturn:
         """Until the parent hangs up, which a dead parent does too."""
+        awaited = False  # the order for the spare that was asked for, however long a busy machine takes to send it
         while True:
-            if self.spare and not select.select([self.control], [], [], IDLE_SECONDS)[0]:
+            if self.spare and not awaited and not select.select([self.control], [], [], IDLE_SECONDS)[0]:
                 self.drop_spare()
             text, descriptors, _, _ = socket.recv_fds(self.control, 1 << 16, 8)
             if not text:
@@ -129,8 +130,10 @@ class Zygote:
             order = text.splitlines()[-1]
             if order == b"run":  # anything else is an order to kill that came after the end
                 self.say({"done": self.run(descriptors)})
+                awaited = False
             elif order.startswith(b"{"):
                 self.say({"not warm": self.warm(json.loads(order))})
+                awaited = True
 
     def run(self, descriptors: list[int]) -> dict[str, Any]:
         """Run one task to its end; how it ended, from the supervisor's own pipe."""

@@ -352,13 +352,15 @@ class _Run:
         """Send, watch, judge."""
         (result, result_end), (output, output_end) = os.pipe(), os.pipe()
         try:
-            os.set_blocking(result, False)
-            os.set_blocking(output, False)
-            begin = time.monotonic()
-            with contextlib.suppress(OSError):  # a zygote that is gone is noticed when it does not answer
-                socket.send_fds(self.sandbox._control, [b"run\n"], [result_end, output_end, sent])
-            for descriptor in (sent, result_end, output_end):
-                os.close(descriptor)
+            try:
+                os.set_blocking(result, False)
+                os.set_blocking(output, False)
+                begin = time.monotonic()
+                with contextlib.suppress(OSError):  # a zygote that is gone is noticed when it does not answer
+                    socket.send_fds(self.sandbox._control, [b"run\n"], [result_end, output_end, sent])
+            finally:
+                for descriptor in (sent, result_end, output_end):
+                    os.close(descriptor)
             said = self.watch(result, output, begin)
             seconds = time.monotonic() - begin - self.paused
         finally:

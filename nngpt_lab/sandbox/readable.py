@@ -7,6 +7,7 @@ cannot be read, wherever a package or a user has put a copy: scikit-learn's digi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nngpt_lab.ground import paths
+from nngpt_lab.ground.errors import DataError
 
 DATA = re.compile(  # formats in which labels are kept: tables, arrays, pickles, data bases, archives; MNIST's, CIFAR's
     r"\.(csv|tsv|arff|parquet|feather|np[yz]|mat|h5|hdf5|pkl|pickle|joblib|sqlite3?|libsvm)(\.(gz|bz2|xz|zst|lzma|z))?$|"
@@ -30,10 +32,18 @@ SYSTEM_FOLDERS = ("/usr/lib/locale", "/usr/lib/ssl")
 
 def places() -> tuple[list[str], list[str]]:
     """Folders and files that a task of this interpreter may read, and folders of which it may only list the names."""
-    apart = frozenset(os.path.realpath(folder) for folder in (paths.cache_folder(), paths.data_folder()) if folder)
+    apart = frozenset(os.path.realpath(folder) for folder in _of_data())
     found = [without_data(root, apart) for root in sorted(_roots())]
     readable = {*SYSTEM_FILES, *(place for below, _ in found for place in below)}
     return sorted(readable), sorted({place for _, listed in found for place in listed})
+
+
+def _of_data() -> Iterable[Path]:
+    """The cache and the folder of the user's data, as far as there are any: a home that is read-only has no cache."""
+    for find in (paths.cache_folder, paths.data_folder):
+        with contextlib.suppress(DataError):
+            if folder := find():
+                yield folder
 
 
 def _roots() -> set[str]:

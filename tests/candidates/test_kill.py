@@ -109,7 +109,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_rows(tmp_path):
     assert expected["evaluations"]["status"].value_counts().to_dict() == {
         "ok": COUNT, "crash": COUNT // 3, "forbidden": COUNT // 3, "non_finite": COUNT // 3
     }  # fmt: skip
-    temporary, orphans = tmp_path / "tmp", []
+    temporary, orphans, killed = tmp_path / "tmp", [], 0
     for number, moments in enumerate(KILLS):
         path = tmp_path / f"{number}.sqlite"
         for life, moment in enumerate([*moments, None]):
@@ -117,8 +117,11 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_rows(tmp_path):
             driver = start(DRIVER, path, log, COUNT, folder=temporary)
             if moment is not None:
                 wait_for(partial(has_begun, moment, log, driver))
-                (os.killpg if life % 2 else os.kill)(driver.pid, signal.SIGKILL)
-            assert driver.wait(LIMIT) == (0 if moment is None else -signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # on a busy machine it may have ended
+                    (os.killpg if life % 2 else os.kill)(driver.pid, signal.SIGKILL)
+            ended = driver.wait(LIMIT)
+            assert ended in (0, -signal.SIGKILL) and (moment is not None or ended == 0)
+            killed += ended != 0
             processes, folders = left_behind(temporary)
             assert not processes, f"after kill {life} of run {number}"
             orphans += folders
@@ -129,6 +132,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_rows(tmp_path):
             assert known <= check_file(path), "lost what was known"
         for name, table in rows(path).items():
             pd.testing.assert_frame_equal(table, expected[name])
+    assert killed >= 3
     assert len(orphans) <= 1  # an instant is left between making a sandbox's folder and starting who removes it
 
 

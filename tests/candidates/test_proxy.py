@@ -318,6 +318,7 @@ def test_a_child_that_got_ready_first_predicts_the_same(evaluator, digits):
 
 def test_a_driver_that_does_not_start_is_no_candidates_fault(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(proxy, "_device_name", lambda device, threads: "a card whose driver does not start")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 * 2**30, 80 * 2**30))
     on_gpu = replace(digits, device="cuda")
     with Ledger(tmp_path / "ledger.sqlite") as ledger:

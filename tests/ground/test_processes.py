@@ -13,7 +13,7 @@ import pytest
 
 import nngpt_lab
 from nngpt_lab.ground.processes import side_by_side
-from tests.helpers.waiting import LIMIT, wait_for
+from tests.helpers.waiting import LIMIT, alive, wait_for
 
 CALLER = """
 import sys
@@ -24,6 +24,26 @@ if __name__ == "__main__":
     list(side_by_side(waits, [(Path(sys.argv[1]), number) for number in range(3)], 2))
 """
 
+
+IMPORTING = """
+import sys
+from pathlib import Path
+from nngpt_lab.ground.processes import side_by_side
+if __name__ == "__main__":
+    from slow import works  # which a process of its own imports when it gets its call
+    list(side_by_side(works, [(Path(sys.argv[1]), number) for number in range(2)], 2))
+"""
+SLOW = """
+import multiprocessing, os, sys
+from pathlib import Path
+from nngpt_lab.ground import processes
+from tests.helpers.waiting import wait_for
+if multiprocessing.parent_process():
+    (Path(sys.argv[-1]) / f"imports {os.getpid()}").touch()
+    wait_for(lambda: processes._interrupts)
+def works(folder, number):
+    (folder / f"worked {number}").touch()
+"""
 
 OF_JOBLIB = """
 import sys
@@ -48,8 +68,8 @@ def meets(folder: Path, number: int, others: int) -> tuple[int, int]:
 
 
 def waits(folder: Path, number: int) -> None:
-    (folder / f"begun {number}").touch()
     try:
+        (folder / f"begun {number}").touch()
         wait_for(lambda: False)
     except KeyboardInterrupt:
         (folder / f"interrupted {number}").touch()
@@ -102,7 +122,7 @@ def test_joblib_s_processes_end_with_their_caller(tmp_path):
     finally:
         caller.kill()
         caller.communicate(timeout=LIMIT)
-    wait_for(lambda: not any(map(psutil.pid_exists, at_work)))
+    wait_for(lambda: not any(map(alive, at_work)))
 
 
 def test_every_room_takes_them_from_there():
@@ -124,3 +144,16 @@ def test_an_interrupt_or_the_end_of_the_caller_ends_what_runs(tmp_path, how):
     assert {path.name for path in folder.iterdir()} == {"begun 0", "begun 1", "interrupted 0", "interrupted 1"}
     assert caller.returncode == -how
     assert said.count("KeyboardInterrupt\n") <= 2  # the caller's own, and its cause
+
+
+def test_an_interrupt_is_heeded_by_a_process_that_still_imports(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    caller, folder = started(IMPORTING, tmp_path)
+    try:
+        wait_for(lambda: len(list(folder.iterdir())) == 2)
+        caller.send_signal(signal.SIGINT)
+        caller.communicate(timeout=LIMIT)
+    finally:
+        caller.kill()
+    assert caller.returncode == -signal.SIGINT
+    assert all(path.name.startswith("imports") for path in folder.iterdir())  # and none has worked

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
+
+import psutil
 
 LIMIT = 300  # seconds after which a test gives up: a hundred times what an idle machine needs
 
@@ -16,6 +19,14 @@ def wait_for(condition: Callable[[], object]) -> object:
         assert time.monotonic() < end, f"not in {LIMIT} seconds"
         time.sleep(0.01)
     return value
+
+
+def alive(process: psutil.Process | int) -> bool:
+    """Whether it still runs. Where process 1 reaps nobody, as in some containers, what has ended stays a zombie."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(process) if isinstance(process, int) else process
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def when(condition: Callable[[], object], action: Callable[[], object]) -> threading.Thread:

@@ -23,7 +23,7 @@ from nngpt_lab.ground import paths
 from nngpt_lab.sandbox import confine, parcels, parent
 from nngpt_lab.sandbox.parent import Sandbox, SandboxError
 from nngpt_lab.sandbox.status import Status
-from tests.helpers.waiting import LIMIT, settled, when
+from tests.helpers.waiting import alive, settled, wait_for, when
 from tests.sandbox import test_parent
 
 LIMITS, PREDICTIONS = test_parent.LIMITS, test_parent.PREDICTIONS
@@ -342,7 +342,7 @@ time.sleep(600)
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    assert not psutil.wait_procs(family, timeout=LIMIT)[1]
+    wait_for(lambda: not any(map(alive, family)))
 
 
 def test_what_we_do_wrong_is_an_error_not_a_status(box):

@@ -185,7 +185,7 @@ ATTACKS = {
     "outlive the supervisor": row(S)(libc("prctl(1, 0, 0, 0, 0)")),
     "another personality": row(S)(libc("personality(0xffffffff)")),
     # --- resources
-    "memory": row(R, W)("import time\nheld = bytearray(b'x') * (400 << 20)\ntime.sleep(1)\nvalue = len(held) > 0"),
+    "memory": row(R, W)("import time\nheld = bytearray(b'x') * (400 << 20)\ntime.sleep(10)\nvalue = len(held) > 0"),
     "processes": row(R, W)("""
         import os, time
         pids = []
@@ -193,7 +193,7 @@ ATTACKS = {
             pids.append(os.fork())
             if not pids[-1]:
                 time.sleep(60)
-        time.sleep(1)
+        time.sleep(10)
         value = len(pids) == 40
     """),
     "a large file": row(N, R, W)("value = open('large', 'wb').write(bytes(32 << 20)) == 32 << 20"),

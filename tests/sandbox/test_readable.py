@@ -20,7 +20,7 @@ from nngpt_lab.sandbox.parent import Limits, Sandbox
 if not confine.landlock_abi():
     pytest.skip("no Landlock in this kernel", allow_module_level=True)
 
-LIMITS = Limits(wall_seconds=120, cpu_seconds=120, memory_mib=2048, output_kib=256)
+LIMITS = Limits(wall_seconds=600, cpu_seconds=120, memory_mib=2048, output_kib=256)
 CODE = (".py", ".pyc", ".pyi", ".so", ".h", ".hpp", ".cuh", ".a", ".o", ".cmake", ".html", ".js", ".map")
 DATA = {  # where labels have been found, or would be looked for
     "sklearn/datasets/data/digits.csv.gz": "digits",
