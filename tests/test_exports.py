@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import jsonschema
@@ -116,7 +117,8 @@ def test_the_crate_says_what_the_manifest_says(crate):
     record = json.loads((crate / "manifest.json").read_text())
     entities = {each["@id"]: each for each in json.loads((crate / "ro-crate-metadata.json").read_text())["@graph"]}
     action, notebook = entities["#run"], entities["executed.ipynb"]
-    assert action["startTime"] == record["started"] and action["endTime"] == "2026-11-27T15:14:29+00:00"
+    ended = datetime.fromisoformat(record["started"]) + timedelta(seconds=record["seconds"])
+    assert action["startTime"] == record["started"] and action["endTime"] == f"{ended:%Y-%m-%dT%H:%M:%S}+00:00"
     assert entities["#parameter-llm_seeds"]["value"] == record["parameters"]["llm_seeds"] == 5
     assert "#parameter-coder" not in entities  # it was not given
     assert entities["#data-nn-dataset%3D%3D2.1.2"]["sha256"] == record["data"]["nn-dataset==2.1.2"]
