@@ -184,11 +184,11 @@ def run(
     from nngpt_lab import runner
 
     chosen = [find_notebook(name) for name in notebook]
-    own = {"device": device, "isolation": isolation}
-    known = {name for each in chosen for name in runner.read_parameters(runner.read_notebook(each), each.name)}
-    for option in [name for name, value in own.items() if value is not None and name not in known]:
+    own = {name: value for name, value in (("device", device), ("isolation", isolation)) if value is not None}
+    cells = [runner.read_parameters(runner.read_notebook(each), each.name) for each in chosen if own]
+    for option in [name for name in own if not any(name in cell for cell in cells)]:
         click.echo(f"--{option} {own.pop(option)}: nothing in {', '.join(notebook)} takes it", err=True)
-    given = dict(parameters) | {name: value for name, value in own.items() if value is not None}
+    given = dict(parameters) | own
     stop_if_failed(runner.run_notebooks(chosen, profile, seed, given, output, force, on_done=tell, minutes=minutes))
 
 
@@ -337,9 +337,10 @@ def claims(folder: str | None, form: str) -> None:
     if form == "bibtex":
         click.echo(registry.bibtex())
         return
-    table = registry.claims(folder)
     if folder is None and (shown := registry.newest()):
         click.echo(f"claims of {manifest.display(shown)}; name another folder to see its own", err=True)
+        folder = str(shown)
+    table = registry.claims(folder)
     as_text = {"csv": lambda: table.to_csv(index=False), "json": lambda: table.to_json(orient="records", indent=1)}
     click.echo(registry.latex(table) if form == "latex" else as_text[form]())
 

@@ -162,7 +162,7 @@ def _fill(row: Scored, outcomes: Sequence[Outcome]) -> None:
         estimate = t_interval(np.array(row.scores))
         row.mean = estimate.value
         if not np.isnan(estimate.low):
-            bounded = estimate.within(0, 1)  # though a t-interval is not
+            bounded = estimate.within(0, 1)  # an accuracy cannot lie outside, though a t-interval can
             row.low, row.high = bounded.low, bounded.high
 
 

@@ -302,4 +302,4 @@ def ordering_summary(table: pd.DataFrame) -> pd.DataFrame:
 def _t_interval(values: np.ndarray, lowest: float = 0.0) -> Estimate:
     """Mean with a t interval, kept within the range of a share or accuracy; of differences with ``lowest`` -1."""
     mean = intervals.t_interval(values)
-    return Estimate(mean.value, *np.clip([mean.low, mean.high], lowest, 1).tolist(), mean.n)
+    return mean.within(lowest, 1)
